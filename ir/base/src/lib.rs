@@ -1,0 +1,1 @@
+//! The shared vocabulary of Tenon: dtypes, dims, shapes, tensors, locations, diagnostics.

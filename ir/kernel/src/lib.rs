@@ -1,0 +1,1 @@
+//! Kernel IR: loops over flat buffers, its text, verifier and interpreter.

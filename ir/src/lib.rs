@@ -1,0 +1,1 @@
+//! Graph IR, operators, text, verifier and reference interpreter.

@@ -1,0 +1,1 @@
+//! Graph and kernel passes, schedule and memory plan: the flat pipeline.

@@ -1,0 +1,1 @@
+//! The contract between an artifact and the program that links it.

@@ -1,0 +1,1 @@
+//! What an application links beside an artifact: no std, no alloc.

@@ -1,0 +1,1 @@
+//! The corpus of text cases and its runners.
