@@ -1,1 +1,18 @@
-//! The shared vocabulary of Tenon: dtypes, dims, shapes, tensors, locations, diagnostics.
+//! The shared vocabulary of Tenon: dtypes, symbolic dims, shapes, facts, tensors, locations, diagnostics.
+//!
+//! This crate knows nothing of ONNX, of graphs or of machines; everything else depends on it.
+#![forbid(unsafe_code)]
+
+mod diagnostic;
+mod dim;
+mod dtype;
+mod fact;
+mod loc;
+mod tensor;
+
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use dim::Dim;
+pub use dtype::{DType, Element, Real, Scalar};
+pub use fact::{Fact, Shape};
+pub use loc::Loc;
+pub use tensor::{Tensor, TensorError};

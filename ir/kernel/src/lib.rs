@@ -1,1 +1,28 @@
-//! Kernel IR: loops over flat buffers, its text, verifier and interpreter.
+//! Kernel IR: a small, closed, imperative loop language over flat buffers.
+//!
+//! One syntax, two specifications. *Structured* kernel IR is what an operator's `lower` emits: scalar loops,
+//! `contract`, mathematical functions. *Scheduled* kernel IR is what the schedule passes leave: no `contract`, no
+//! mathematical functions, virtual vectors of any width. A backend sees only the second, inside a [`Program`].
+//!
+//! ```text
+//! kernel relu(in %x: f32[64], out %y: f32[64]) {
+//!   parfor %i in 0..64 step 8 {
+//!     store %y[%i] = max(splat8(0.0), load8 %x[%i])
+//!   }
+//! }
+//! ```
+//!
+//! This crate knows nothing of operators, graphs or machines.
+#![forbid(unsafe_code)]
+
+pub mod affine;
+pub mod build;
+pub mod expr;
+pub mod program;
+pub mod stmt;
+
+pub use affine::Affine;
+pub use build::KernelBuilder;
+pub use expr::{BinOp, Buf, CmpOp, Expr, MathFn, Type, UnOp, Var};
+pub use program::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
+pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Stmt, VarInfo};

@@ -1,0 +1,250 @@
+//! Symbolic dimensions: constants, named symbols, and arithmetic over them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+/// The extent of one axis. Always kept in the normal form its constructors make, so that equal sums and
+/// products compare equal. Division rounds towards negative infinity.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dim {
+    /// A known extent. Negative values occur only in intermediate shape arithmetic.
+    Const(i64),
+    /// A dimension named by the model, e.g. `batch`.
+    Sym(Arc<str>),
+    /// Σ coefficient · product of symbols: at least two terms, or one that is not a bare symbol. The key is a
+    /// sorted product of atoms (empty for the constant term); coefficients are never 0.
+    Sum(Arc<BTreeMap<Vec<Dim>, i64>>),
+    /// `⌊a / b⌋`
+    Div(Arc<(Dim, Dim)>),
+    /// The smaller.
+    Min(Arc<(Dim, Dim)>),
+    /// The larger.
+    Max(Arc<(Dim, Dim)>),
+}
+
+impl Dim {
+    /// The symbol `name`.
+    pub fn sym(name: impl AsRef<str>) -> Dim {
+        Dim::Sym(Arc::from(name.as_ref()))
+    }
+
+    /// The value, when it is known.
+    pub fn as_const(&self) -> Option<i64> {
+        match self {
+            Dim::Const(c) => Some(*c),
+            _ => None,
+        }
+    }
+
+    /// As a non-negative extent, when it is known.
+    pub fn as_usize(&self) -> Option<usize> {
+        self.as_const().and_then(|c| usize::try_from(c).ok())
+    }
+
+    fn terms(&self) -> BTreeMap<Vec<Dim>, i64> {
+        match self {
+            Dim::Const(0) => BTreeMap::new(),
+            Dim::Const(c) => BTreeMap::from([(vec![], *c)]),
+            Dim::Sum(t) => (**t).clone(),
+            atom => BTreeMap::from([(vec![atom.clone()], 1)]),
+        }
+    }
+
+    fn from_terms(mut t: BTreeMap<Vec<Dim>, i64>) -> Dim {
+        t.retain(|_, c| *c != 0);
+        match t.len() {
+            0 => Dim::Const(0),
+            1 => {
+                let (k, c) = t.first_key_value().expect("one term");
+                match (k.as_slice(), *c) {
+                    ([], c) => Dim::Const(c),
+                    ([atom], 1) => atom.clone(),
+                    _ => Dim::Sum(Arc::new(t)),
+                }
+            }
+            _ => Dim::Sum(Arc::new(t)),
+        }
+    }
+
+    /// `self + other`, saturating on overflow of the constants.
+    #[must_use]
+    pub fn add(&self, other: &Dim) -> Dim {
+        let mut t = self.terms();
+        for (k, c) in other.terms() {
+            let e = t.entry(k).or_insert(0);
+            *e = e.saturating_add(c);
+        }
+        Dim::from_terms(t)
+    }
+
+    /// `self - other`.
+    #[must_use]
+    pub fn sub(&self, other: &Dim) -> Dim {
+        self.add(&other.mul(&Dim::Const(-1)))
+    }
+
+    /// `self · other`.
+    #[must_use]
+    pub fn mul(&self, other: &Dim) -> Dim {
+        let mut t: BTreeMap<Vec<Dim>, i64> = BTreeMap::new();
+        for (ka, ca) in self.terms() {
+            for (kb, cb) in other.terms() {
+                let mut k = ka.clone();
+                k.extend(kb);
+                k.sort();
+                let e = t.entry(k).or_insert(0);
+                *e = e.saturating_add(ca.saturating_mul(cb));
+            }
+        }
+        Dim::from_terms(t)
+    }
+
+    /// `⌊self / other⌋`; exact quotients of products simplify. Division by zero stays symbolic.
+    #[must_use]
+    pub fn div(&self, other: &Dim) -> Dim {
+        match (self, other) {
+            (_, Dim::Const(1)) => return self.clone(),
+            (Dim::Const(a), Dim::Const(b)) if *b != 0 => {
+                return Dim::Const(a.checked_div_euclid(*b).map_or(i64::MAX, |q| {
+                    // `div_euclid` rounds away from zero for a negative divisor; floor does not.
+                    if *b < 0 && a.rem_euclid(*b) != 0 { q - 1 } else { q }
+                }));
+            }
+            (Dim::Const(0), _) => return Dim::Const(0),
+            _ => {}
+        }
+        if self == other {
+            return Dim::Const(1);
+        }
+        if let Some(q) = self.exact_div(other) {
+            return q;
+        }
+        Dim::Div(Arc::new((self.clone(), other.clone())))
+    }
+
+    /// `self / other` where `other` is a single product that divides every term.
+    fn exact_div(&self, other: &Dim) -> Option<Dim> {
+        let d = other.terms();
+        if d.len() != 1 {
+            return None;
+        }
+        let (dk, dc) = d.first_key_value()?;
+        let mut out = BTreeMap::new();
+        for (k, c) in self.terms() {
+            if c % dc != 0 {
+                return None;
+            }
+            let mut rest = k;
+            for atom in dk {
+                let i = rest.iter().position(|a| a == atom)?;
+                rest.remove(i);
+            }
+            out.insert(rest, c / dc);
+        }
+        Some(Dim::from_terms(out))
+    }
+
+    /// The smaller of the two.
+    #[must_use]
+    pub fn smaller(&self, other: &Dim) -> Dim {
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => Dim::Const(a.min(b)),
+            _ if self == other => self.clone(),
+            _ => Dim::Min(Arc::new((self.clone(), other.clone()))),
+        }
+    }
+
+    /// The larger of the two.
+    #[must_use]
+    pub fn larger(&self, other: &Dim) -> Dim {
+        match (self.as_const(), other.as_const()) {
+            (Some(a), Some(b)) => Dim::Const(a.max(b)),
+            _ if self == other => self.clone(),
+            _ => Dim::Max(Arc::new((self.clone(), other.clone()))),
+        }
+    }
+
+    /// Replaces symbols by `value`; those it does not know stay.
+    #[must_use]
+    pub fn substitute(&self, value: &dyn Fn(&str) -> Option<i64>) -> Dim {
+        match self {
+            Dim::Const(_) => self.clone(),
+            Dim::Sym(n) => value(n).map_or_else(|| self.clone(), Dim::Const),
+            Dim::Sum(t) => t.iter().fold(Dim::Const(0), |acc, (k, c)| {
+                let product = k.iter().fold(Dim::Const(*c), |p, a| p.mul(&a.substitute(value)));
+                acc.add(&product)
+            }),
+            Dim::Div(p) => p.0.substitute(value).div(&p.1.substitute(value)),
+            Dim::Min(p) => p.0.substitute(value).smaller(&p.1.substitute(value)),
+            Dim::Max(p) => p.0.substitute(value).larger(&p.1.substitute(value)),
+        }
+    }
+
+    /// Adds the names of all symbols in it to `out`.
+    pub fn symbols(&self, out: &mut BTreeSet<Arc<str>>) {
+        match self {
+            Dim::Const(_) => {}
+            Dim::Sym(n) => {
+                out.insert(n.clone());
+            }
+            Dim::Sum(t) => t.keys().flatten().for_each(|a| a.symbols(out)),
+            Dim::Div(p) | Dim::Min(p) | Dim::Max(p) => {
+                p.0.symbols(out);
+                p.1.symbols(out);
+            }
+        }
+    }
+}
+
+impl From<i64> for Dim {
+    fn from(c: i64) -> Dim {
+        Dim::Const(c)
+    }
+}
+
+impl From<usize> for Dim {
+    fn from(c: usize) -> Dim {
+        Dim::Const(i64::try_from(c).unwrap_or(i64::MAX))
+    }
+}
+
+/// `7`, `batch`, `2*n+1`, `div(n, 2)`, `min(n, 8)`; [`Dim::parse`](#method.parse) reads it back.
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Dim::Const(c) => write!(f, "{c}"),
+            Dim::Sym(n) if is_plain(n) => f.write_str(n),
+            Dim::Sym(n) => write!(f, "`{n}`"),
+            Dim::Sum(t) => {
+                // The constant sorts first; print it last, as one writes it.
+                let ordered = t.iter().skip_while(|(k, _)| k.is_empty()).chain(t.get_key_value(&vec![]));
+                for (i, (k, c)) in ordered.enumerate() {
+                    if i > 0 && *c >= 0 {
+                        f.write_str("+")?;
+                    }
+                    match (k.is_empty(), *c) {
+                        (true, c) => write!(f, "{c}")?,
+                        (false, 1) => {}
+                        (false, -1) => f.write_str("-")?,
+                        (false, c) => write!(f, "{c}*")?,
+                    }
+                    for (j, a) in k.iter().enumerate() {
+                        write!(f, "{}{a}", if j > 0 { "*" } else { "" })?;
+                    }
+                }
+                Ok(())
+            }
+            Dim::Div(p) => write!(f, "div({}, {})", p.0, p.1),
+            Dim::Min(p) => write!(f, "min({}, {})", p.0, p.1),
+            Dim::Max(p) => write!(f, "max({}, {})", p.0, p.1),
+        }
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let mut cs = name.chars();
+    cs.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && cs.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
+        && !matches!(name, "div" | "min" | "max")
+}

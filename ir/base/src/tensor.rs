@@ -1,0 +1,189 @@
+//! Dense tensors in row-major order.
+
+use crate::{DType, Element, Fact, Scalar};
+use bytes::Bytes;
+use std::fmt;
+
+/// A dense, row-major, immutable tensor. Elements are little-endian bytes, so a tensor may be a slice of a mapped
+/// model file; cloning is cheap.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Vec<usize>,
+    data: Bytes,
+}
+
+/// Why bytes are not a tensor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TensorError {
+    /// The byte count does not fit dtype and shape.
+    Length {
+        /// Bytes the shape asks for.
+        expected: usize,
+        /// Bytes given.
+        found: usize,
+    },
+    /// The product of the extents does not fit in memory.
+    Overflow,
+}
+
+impl fmt::Display for TensorError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            TensorError::Length { expected, found } => {
+                write!(f, "expected {expected} bytes of data, found {found}")
+            }
+            TensorError::Overflow => f.write_str("the tensor is larger than the address space"),
+        }
+    }
+}
+
+impl std::error::Error for TensorError {}
+
+impl Tensor {
+    /// A tensor over `data`, which must hold exactly the elements of `shape` as little-endian bytes.
+    pub fn from_bytes(dtype: DType, shape: &[usize], data: Bytes) -> Result<Tensor, TensorError> {
+        let expected = shape
+            .iter()
+            .try_fold(dtype.size(), |n, &d| n.checked_mul(d))
+            .filter(|n| isize::try_from(*n).is_ok())
+            .ok_or(TensorError::Overflow)?;
+        if data.len() != expected {
+            return Err(TensorError::Length { expected, found: data.len() });
+        }
+        Ok(Tensor { dtype, shape: shape.to_vec(), data })
+    }
+
+    /// A tensor of `values`.
+    ///
+    /// # Panics
+    /// If the number of values is not the product of `shape`: a bug of the caller, never of a model.
+    pub fn new<T: Element>(shape: &[usize], values: &[T]) -> Tensor {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?} and element count differ");
+        let size = T::DTYPE.size();
+        let mut data = vec![0; values.len() * size];
+        for (v, b) in values.iter().zip(data.chunks_exact_mut(size)) {
+            v.write_le(b);
+        }
+        Tensor { dtype: T::DTYPE, shape: shape.to_vec(), data: data.into() }
+    }
+
+    /// A rank-0 tensor.
+    pub fn scalar<T: Element>(value: T) -> Tensor {
+        Tensor::new(&[], &[value])
+    }
+
+    /// `shape` filled with `value`.
+    pub fn full(shape: &[usize], value: Scalar) -> Tensor {
+        let n: usize = shape.iter().product();
+        Tensor { dtype: value.dtype(), shape: shape.to_vec(), data: value.to_le_bytes().repeat(n).into() }
+    }
+
+    /// A tensor from scalars of one dtype.
+    pub fn from_scalars(dtype: DType, shape: &[usize], values: impl IntoIterator<Item = Scalar>) -> Tensor {
+        let mut data = Vec::with_capacity(shape.iter().product::<usize>() * dtype.size());
+        for v in values {
+            debug_assert_eq!(v.dtype(), dtype);
+            data.extend_from_slice(&v.to_le_bytes());
+        }
+        assert_eq!(shape.iter().product::<usize>() * dtype.size(), data.len(), "shape and element count differ");
+        Tensor { dtype, shape: shape.to_vec(), data: data.into() }
+    }
+
+    /// `f64` values rounded (or truncated, saturating, for integers) to `dtype`.
+    pub fn from_f64(dtype: DType, shape: &[usize], values: &[f64]) -> Tensor {
+        match dtype {
+            DType::F32 => Tensor::new(shape, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()),
+            DType::F64 => Tensor::new(shape, values),
+            _ => Tensor::from_scalars(dtype, shape, values.iter().map(|&v| Scalar::of_f64(dtype, v))),
+        }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Extents.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Little-endian bytes of all elements.
+    pub fn bytes(&self) -> &Bytes {
+        &self.data
+    }
+
+    /// Its type.
+    pub fn fact(&self) -> Fact {
+        Fact::of(self.dtype, &self.shape)
+    }
+
+    /// The same elements in another shape of the same element count.
+    ///
+    /// # Panics
+    /// If the counts differ.
+    #[must_use]
+    pub fn reshaped(&self, shape: &[usize]) -> Tensor {
+        assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape changes the element count");
+        Tensor { dtype: self.dtype, shape: shape.to_vec(), data: self.data.clone() }
+    }
+
+    /// All elements as `T`.
+    ///
+    /// # Panics
+    /// If `T` is not the tensor's dtype.
+    pub fn to_vec<T: Element>(&self) -> Vec<T> {
+        assert_eq!(T::DTYPE, self.dtype, "a {} tensor read as {}", self.dtype, T::DTYPE);
+        self.data.chunks_exact(self.dtype.size()).map(T::read_le).collect()
+    }
+
+    /// Element `i` of the row-major order.
+    pub fn get(&self, i: usize) -> Scalar {
+        let s = self.dtype.size();
+        Scalar::from_le_bytes(self.dtype, &self.data[i * s..(i + 1) * s])
+    }
+
+    /// All elements as scalars.
+    pub fn scalars(&self) -> impl Iterator<Item = Scalar> + '_ {
+        self.data.chunks_exact(self.dtype.size()).map(|b| Scalar::from_le_bytes(self.dtype, b))
+    }
+
+    /// All elements as `f64`.
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self.dtype {
+            DType::F32 => self.to_vec::<f32>().into_iter().map(f64::from).collect(),
+            DType::F64 => self.to_vec(),
+            _ => self.scalars().map(Scalar::as_f64).collect(),
+        }
+    }
+
+    /// All elements as `i64` (floats are truncated).
+    pub fn to_i64(&self) -> Vec<i64> {
+        match self.dtype {
+            DType::I64 => self.to_vec(),
+            _ => self.scalars().map(|s| s.as_int() as i64).collect(),
+        }
+    }
+}
+
+/// Shows dtype, shape and at most the first eight elements.
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {{", self.fact())?;
+        for s in self.scalars().take(8) {
+            write!(f, " {s}")?;
+        }
+        f.write_str(if self.len() > 8 { " … }" } else { " }" })
+    }
+}
