@@ -1,1 +1,159 @@
-//! Target descriptions as data.
+//! Target descriptions as data: what code is generated for, on any machine.
+//!
+//! A target is written `triple[/cpu][+feature][-feature]`, or just a CPU (which then runs Linux):
+//!
+//! ```
+//! use tenon_target::{Feature, Target};
+//! let t = Target::parse("x86_64-linux/x86-64-v3+avx512f").unwrap();
+//! assert!(t.has(Feature::Fma) && t.vector_bytes == 16);
+//! assert_eq!(t.name, "x86_64-linux/x86-64-v3+avx512f");
+//! // A plain triple means the oldest machine worth the name: x86-64-v2.
+//! assert_eq!(Target::parse("x86_64-linux").unwrap().cpu, "x86-64-v2");
+//! ```
+#![forbid(unsafe_code)]
+
+mod cpu;
+mod feature;
+#[cfg(feature = "host")]
+pub mod host;
+mod parse;
+
+pub use cpu::{CPUS, Caches, Cpu};
+pub use feature::{Arch, Feature, FeatureInfo, FeatureSet};
+pub use parse::ParseError;
+#[cfg(feature = "host")]
+pub use host::host;
+
+use std::fmt;
+use target_lexicon::{BinaryFormat, OperatingSystem, Triple};
+use tenon_base::DType;
+
+/// A machine to generate code for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// As [`Target::parse`] reads it back: `x86_64-linux/x86-64-v3`.
+    pub name: String,
+    /// The CPU preset it started from.
+    pub cpu: &'static str,
+    /// Architecture, system and object format.
+    pub triple: Triple,
+    /// The architecture of the triple.
+    pub arch: Arch,
+    /// Instruction set extensions the code may use.
+    pub features: FeatureSet,
+    /// Bytes of the vectors the general code generator uses: 16, or 0 where the machine has none.
+    pub vector_bytes: usize,
+    /// Data caches.
+    pub caches: Caches,
+    /// Cores an application may expect.
+    pub cores: usize,
+    /// Multiply-adds on `vector_bytes` vectors of `f32` a cycle and core.
+    vector_ops_per_cycle: f64,
+}
+
+impl Target {
+    /// The target written `s`; see the crate's documentation for the syntax.
+    ///
+    /// # Errors
+    /// Says which part is unknown, what is near to it and what there is.
+    pub fn parse(s: &str) -> Result<Target, ParseError> {
+        parse::parse(s)
+    }
+
+    /// Whether the machine has `f`.
+    pub fn has(&self, f: Feature) -> bool {
+        self.features.has(f)
+    }
+
+    /// Whether `a * b + c` can be rounded once by one instruction.
+    pub fn has_fma(&self) -> bool {
+        match self.arch {
+            Arch::X86_64 => self.has(Feature::Fma),
+            Arch::Aarch64 | Arch::Riscv64 => true,
+        }
+    }
+
+    /// Bytes of the widest vectors of the machine, whichever generator uses them: 64 with AVX-512, 32 with AVX2.
+    pub fn widest_vector_bytes(&self) -> usize {
+        let has = |f| self.has(f);
+        match self.arch {
+            Arch::X86_64 if has(Feature::Avx512f) => 64,
+            Arch::X86_64 if has(Feature::Avx2) => 32,
+            Arch::Riscv64 if has(Feature::Zvl512b) => 64,
+            Arch::Riscv64 if has(Feature::Zvl256b) => 32,
+            _ => self.vector_bytes,
+        }
+    }
+
+    /// Lanes of a `vector_bytes` vector of `dtype`; 1 where the machine has no vectors.
+    pub fn lanes(&self, dtype: DType) -> usize {
+        (self.vector_bytes / dtype.size()).max(1)
+    }
+
+    /// Vector registers that a register tile may use.
+    pub fn vector_registers(&self) -> usize {
+        match self.arch {
+            Arch::X86_64 => 16,
+            Arch::Aarch64 | Arch::Riscv64 => 32,
+        }
+    }
+
+    /// Multiplications and additions of `dtype` a cycle and core, at best, with `vector_bytes` vectors.
+    pub fn peak_ops_per_cycle(&self, dtype: DType) -> f64 {
+        // `f16` is computed in `f32`; narrow integers are as wide as their products.
+        let lanes = match dtype {
+            DType::F16 | DType::Bool => self.lanes(DType::F32),
+            DType::I8 | DType::U8 => self.lanes(DType::I16),
+            _ => self.lanes(dtype),
+        };
+        2.0 * lanes as f64 * self.vector_ops_per_cycle
+    }
+
+    /// Whether objects are ELF (Linux, bare metal).
+    pub fn is_elf(&self) -> bool {
+        self.triple.binary_format == BinaryFormat::Elf
+    }
+
+    /// Whether the system is macOS or another of Apple's.
+    pub fn is_apple(&self) -> bool {
+        matches!(
+            self.triple.operating_system,
+            OperatingSystem::Darwin(_) | OperatingSystem::MacOSX(_) | OperatingSystem::IOS(_)
+        )
+    }
+
+    fn new(name: String, triple: Triple, arch: Arch, cpu: &'static Cpu, features: FeatureSet) -> Target {
+        let vectors = match arch {
+            Arch::X86_64 => features.has(Feature::Sse2),
+            Arch::Aarch64 => features.has(Feature::Neon),
+            Arch::Riscv64 => features.has(Feature::V),
+        };
+        Target {
+            name,
+            cpu: cpu.name,
+            triple,
+            arch,
+            features,
+            vector_bytes: if vectors { 16 } else { 0 },
+            caches: cpu.caches,
+            cores: cpu.cores,
+            vector_ops_per_cycle: cpu.vector_ops_per_cycle,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// What a user can name: every CPU preset, and the systems by architecture.
+pub fn list() -> &'static [Cpu] {
+    CPUS
+}
+
+/// Short triples that [`Target::parse`] knows, with what they stand for. Full triples work too.
+pub fn triples() -> &'static [(&'static str, &'static str)] {
+    parse::TRIPLES
+}
