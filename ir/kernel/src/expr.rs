@@ -173,7 +173,7 @@ pub enum Expr {
     /// `a * b + c` of floats, rounded once where the target has the instruction and twice where it has not: see
     /// [`crate::Program::fused_multiply_add`].
     Fma(Box<[Expr; 3]>),
-    /// Value conversion. To `bool`: `x != 0`.
+    /// Value conversion. To `bool`: `x != 0`. To and from `f16` by way of `f32`: a wider float is rounded twice.
     Cast(DType, Box<Expr>),
     /// The same bits as another element type of the same size (not `bool`).
     Bitcast(DType, Box<Expr>),

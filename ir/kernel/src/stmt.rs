@@ -257,7 +257,7 @@ impl Stmt {
     /// The same statement with every expression `e` in it, and in the statements inside it, replaced by `f(e)`.
     #[must_use]
     pub fn map_exprs(self, f: &mut dyn FnMut(Expr) -> Expr) -> Stmt {
-        let mut all = |body: Vec<Stmt>, f: &mut dyn FnMut(Expr) -> Expr| -> Vec<Stmt> {
+        let all = |body: Vec<Stmt>, f: &mut dyn FnMut(Expr) -> Expr| -> Vec<Stmt> {
             body.into_iter().map(|s| s.map_exprs(f)).collect()
         };
         match self {

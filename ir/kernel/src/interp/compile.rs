@@ -1,0 +1,422 @@
+//! From a kernel to flat code over one register file.
+
+use super::value::{self, LaneFn, Lanewise, Operands};
+use super::{InterpError, Options};
+use crate::{Access, Affine, BinOp, Buf, Contract, Expr, Kernel, Stmt, Type, Var};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use tenon_base::DType;
+
+/// One instruction.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Instr {
+    pub(super) op: Op,
+    pub(super) o: Operands,
+}
+
+/// What an instruction does with its operands.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Op {
+    /// Lanes from lanes.
+    Map(Lanewise),
+    /// A conversion of each lane.
+    Cast(LaneFn),
+    /// `n` elements of a buffer from the index in register `a`.
+    Load(Buf),
+}
+
+/// Instructions to run, as a range of [`Code::instrs`].
+pub(super) type Span = Range<usize>;
+
+/// A compiled statement. Registers named here are read after the span before them has run.
+#[derive(Debug)]
+pub(super) enum Node {
+    Eval(Span),
+    Store { code: Span, buf: Buf, index: usize, value: usize, lanes: usize },
+    For { code: Span, lo: usize, hi: usize, step: i64, var: usize, body: Vec<Node> },
+    If { code: Span, cond: usize, then: Vec<Node>, otherwise: Vec<Node> },
+    While { code: Span, cond: usize, body: Vec<Node> },
+    Contract(Box<ContractNode>),
+}
+
+/// A compiled [`Contract`].
+#[derive(Debug)]
+pub(super) struct ContractNode {
+    /// Registers and extents of the output loops.
+    pub(super) dims: Vec<(usize, i64)>,
+    /// The same of the reduction loops.
+    pub(super) reduce: Vec<(usize, i64)>,
+    pub(super) acc: usize,
+    pub(super) acc_dtype: DType,
+    pub(super) init: (Span, usize),
+    pub(super) a: Factor,
+    pub(super) b: Factor,
+    pub(super) multiply_add: fn(u64, u64, u64) -> u64,
+    pub(super) store: Node,
+}
+
+/// A factor of a contraction: a load at an affine index, converted to the accumulator's type.
+#[derive(Debug)]
+pub(super) struct Factor {
+    pub(super) buf: Buf,
+    pub(super) base: i64,
+    /// Registers and coefficients of all variables but the innermost reduction's.
+    pub(super) terms: Vec<(usize, i64)>,
+    /// The coefficient of the innermost reduction's variable.
+    pub(super) stride: i64,
+    pub(super) cast: Option<LaneFn>,
+}
+
+/// A compiled kernel.
+#[derive(Debug)]
+pub(super) struct Code {
+    pub(super) instrs: Vec<Instr>,
+    pub(super) body: Vec<Node>,
+    /// Registers that hold constants.
+    pub(super) consts: Vec<(usize, u64)>,
+    /// Size of the register file.
+    pub(super) registers: usize,
+}
+
+/// Compiles `kernel`.
+pub(super) fn compile(kernel: &Kernel, options: &Options) -> Result<Code, InterpError> {
+    let mut registers = 0;
+    let vars = kernel
+        .vars
+        .iter()
+        .map(|v| {
+            registers += usize::from(v.ty.lanes);
+            registers - usize::from(v.ty.lanes)
+        })
+        .collect();
+    let mut c = Compiler {
+        kernel,
+        fused: options.fused_multiply_add,
+        vars,
+        instrs: vec![],
+        consts: BTreeMap::new(),
+        registers,
+    };
+    let body = c.block(&kernel.body)?;
+    let consts = c.consts.into_iter().map(|((bits, _), reg)| (reg, bits)).collect();
+    Ok(Code { instrs: c.instrs, body, consts, registers: c.registers })
+}
+
+struct Compiler<'k> {
+    kernel: &'k Kernel,
+    fused: bool,
+    /// First register of each variable.
+    vars: Vec<usize>,
+    instrs: Vec<Instr>,
+    /// Registers of constants, by bits and dtype.
+    consts: BTreeMap<(u64, DType), usize>,
+    registers: usize,
+}
+
+impl Compiler<'_> {
+    fn malformed<T>(&self, message: impl Into<String>) -> Result<T, InterpError> {
+        Err(InterpError::Malformed { kernel: self.kernel.name.clone(), message: message.into() })
+    }
+
+    fn alloc(&mut self, lanes: u16) -> usize {
+        self.registers += usize::from(lanes);
+        self.registers - usize::from(lanes)
+    }
+
+    fn var(&self, v: Var) -> Result<(usize, Type), InterpError> {
+        match self.vars.get(v.0 as usize) {
+            Some(&reg) => Ok((reg, self.kernel.var(v).ty)),
+            None => self.malformed(format!("there is no variable {}", v.0)),
+        }
+    }
+
+    fn buffer(&self, b: Buf) -> Result<(DType, Access), InterpError> {
+        match self.kernel.buffers.get(b.0 as usize) {
+            Some(decl) => Ok((decl.dtype, decl.access)),
+            None => self.malformed(format!("there is no buffer {}", b.0)),
+        }
+    }
+
+    /// Appends an instruction and gives its result's first register.
+    fn emit(&mut self, op: Op, lanes: u16, a: usize, b: usize, c: usize) -> usize {
+        let d = self.alloc(lanes);
+        self.instrs.push(Instr { op, o: Operands { d, a, b, c, n: usize::from(lanes) } });
+        d
+    }
+
+    fn map(
+        &mut self,
+        f: Option<Lanewise>,
+        ty: Type,
+        what: &str,
+        a: usize,
+        b: usize,
+        c: usize,
+    ) -> Result<usize, InterpError> {
+        match f {
+            Some(f) => Ok(self.emit(Op::Map(f), ty.lanes, a, b, c)),
+            None => self.malformed(format!("{what} is not defined for {}", ty.elem)),
+        }
+    }
+
+    /// Several operands of one type.
+    fn same<const N: usize>(&mut self, what: &str, es: [&Expr; N]) -> Result<([usize; N], Type), InterpError> {
+        let mut regs = [0; N];
+        let mut first = None;
+        for (r, e) in regs.iter_mut().zip(es) {
+            let (reg, ty) = self.expr(e)?;
+            *r = reg;
+            if *first.get_or_insert(ty) != ty {
+                return self.malformed(format!("the operands of {what} differ in type"));
+            }
+        }
+        match first {
+            Some(ty) => Ok((regs, ty)),
+            None => self.malformed(format!("{what} has no operands")),
+        }
+    }
+
+    fn scalar(&mut self, e: &Expr, elem: DType, what: &str) -> Result<usize, InterpError> {
+        match self.expr(e)? {
+            (reg, ty) if ty == Type::scalar(elem) => Ok(reg),
+            _ => self.malformed(format!("{what} is not a scalar {elem}")),
+        }
+    }
+
+    /// Code for `e`: its first register and its type.
+    fn expr(&mut self, e: &Expr) -> Result<(usize, Type), InterpError> {
+        Ok(match e {
+            Expr::Const(s) => {
+                let (bits, next) = (value::of_scalar(*s), self.registers);
+                let reg = *self.consts.entry((bits, s.dtype())).or_insert(next);
+                if reg == next {
+                    self.registers += 1;
+                }
+                (reg, Type::scalar(s.dtype()))
+            }
+            Expr::Var(v) => self.var(*v)?,
+            Expr::Load { buf, index, lanes } => {
+                let index = self.scalar(index, DType::I64, "an index")?;
+                let (elem, _) = self.buffer(*buf)?;
+                (self.emit(Op::Load(*buf), *lanes, index, 0, 0), Type::vector(elem, *lanes))
+            }
+            Expr::Unary(op, x) => {
+                let (a, ty) = self.expr(x)?;
+                (self.map(value::unary(*op, ty.elem), ty, &format!("{op:?}"), a, 0, 0)?, ty)
+            }
+            Expr::Binary(op, xy) => {
+                let ([a, b], ty) = self.same(&format!("{op:?}"), [&xy[0], &xy[1]])?;
+                (self.map(value::binary(*op, ty.elem), ty, &format!("{op:?}"), a, b, 0)?, ty)
+            }
+            Expr::Compare(op, xy) => {
+                let ([a, b], ty) = self.same(&format!("{op:?}"), [&xy[0], &xy[1]])?;
+                let r = self.map(value::compare(*op, ty.elem), ty, &format!("{op:?}"), a, b, 0)?;
+                (r, Type::vector(DType::Bool, ty.lanes))
+            }
+            Expr::Select(mxy) => {
+                let (m, mask) = self.expr(&mxy[0])?;
+                let ([a, b], ty) = self.same("select", [&mxy[1], &mxy[2]])?;
+                if mask != Type::vector(DType::Bool, ty.lanes) {
+                    return self.malformed("the mask of select is not bool or has other lanes");
+                }
+                (self.map(Some(value::select), ty, "select", m, a, b)?, ty)
+            }
+            Expr::Fma(xyz) => {
+                let ([a, b, c], ty) = self.same("fma", [&xyz[0], &xyz[1], &xyz[2]])?;
+                (self.map(value::fma(ty.elem, self.fused), ty, "fma", a, b, c)?, ty)
+            }
+            Expr::Cast(to, x) => {
+                let (a, ty) = self.expr(x)?;
+                let r = self.emit(Op::Cast(value::cast(ty.elem, *to)), ty.lanes, a, 0, 0);
+                (r, Type::vector(*to, ty.lanes))
+            }
+            Expr::Bitcast(to, x) => {
+                let (a, ty) = self.expr(x)?;
+                if to.size() != ty.elem.size() || *to == DType::Bool || ty.elem == DType::Bool {
+                    return self.malformed(format!("bitcast from {} to {to}", ty.elem));
+                }
+                (a, Type::vector(*to, ty.lanes))
+            }
+            Expr::Splat(n, x) => {
+                let (a, ty) = self.expr(x)?;
+                if ty.lanes != 1 {
+                    return self.malformed("splat of a vector");
+                }
+                let ty = Type::vector(ty.elem, *n);
+                (self.map(Some(value::splat), ty, "splat", a, 0, 0)?, ty)
+            }
+            Expr::Lanes(es) => {
+                let lanes = u16::try_from(es.len()).unwrap_or(0);
+                let mut ty = None;
+                let regs = es
+                    .iter()
+                    .map(|e| {
+                        let (reg, t) = self.expr(e)?;
+                        if t.lanes != 1 || *ty.get_or_insert(t) != t {
+                            return self.malformed("the lanes of a vector are not scalars of one type");
+                        }
+                        Ok(reg)
+                    })
+                    .collect::<Result<Vec<_>, _>>()?;
+                let Some(ty) = ty.filter(|_| lanes > 0) else {
+                    return self.malformed("a vector of no lanes, or of too many");
+                };
+                let d = self.alloc(lanes);
+                for (k, a) in regs.into_iter().enumerate() {
+                    self.instrs.push(Instr {
+                        op: Op::Map(value::copy),
+                        o: Operands { d: d + k, a, n: 1, ..Operands::default() },
+                    });
+                }
+                (d, Type::vector(ty.elem, lanes))
+            }
+            Expr::Extract(x, lane) => {
+                let (a, ty) = self.expr(x)?;
+                if *lane >= ty.lanes {
+                    return self.malformed(format!("lane {lane} of a vector of {}", ty.lanes));
+                }
+                (a + usize::from(*lane), Type::scalar(ty.elem))
+            }
+            Expr::Reduce(op, x) => self.reduce(*op, x)?,
+            Expr::Math(f, xs) => {
+                let ([a, b], ty) = match xs.as_slice() {
+                    [x] => {
+                        let (a, ty) = self.expr(x)?;
+                        ([a, a], ty)
+                    }
+                    [x, y] => self.same(&format!("{f:?}"), [x, y])?,
+                    _ => return self.malformed(format!("{f:?} has {} operands", xs.len())),
+                };
+                (self.map(value::math(*f, ty.elem), ty, &format!("{f:?}"), a, b, 0)?, ty)
+            }
+        })
+    }
+
+    /// A fold of the lanes by halving.
+    fn reduce(&mut self, op: BinOp, x: &Expr) -> Result<(usize, Type), InterpError> {
+        let (mut a, ty) = self.expr(x)?;
+        if !ty.lanes.is_power_of_two() {
+            return self.malformed(format!("a reduction of {} lanes, which is not a power of two", ty.lanes));
+        }
+        let mut half = ty.lanes / 2;
+        while half > 0 {
+            let f = value::binary(op, ty.elem);
+            a = self.map(f, Type::vector(ty.elem, half), &format!("{op:?}"), a, a + usize::from(half), 0)?;
+            half /= 2;
+        }
+        Ok((a, Type::scalar(ty.elem)))
+    }
+
+    /// Code for the expressions `f` compiles.
+    fn span<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, InterpError>) -> Result<(Span, T), InterpError> {
+        let start = self.instrs.len();
+        let r = f(self)?;
+        Ok((start..self.instrs.len(), r))
+    }
+
+    fn block(&mut self, body: &[Stmt]) -> Result<Vec<Node>, InterpError> {
+        body.iter().map(|s| self.stmt(s)).collect()
+    }
+
+    fn stmt(&mut self, s: &Stmt) -> Result<Node, InterpError> {
+        Ok(match s {
+            Stmt::Let { var, value } | Stmt::Declare { var, value } | Stmt::Set { var, value } => {
+                let (d, declared) = self.var(*var)?;
+                let (code, ()) = self.span(|c| {
+                    let (a, ty) = c.expr(value)?;
+                    if ty != declared {
+                        return c.malformed(format!("%{} is given a value of another type", c.kernel.var(*var).name));
+                    }
+                    let o = Operands { d, a, n: usize::from(ty.lanes), ..Operands::default() };
+                    c.instrs.push(Instr { op: Op::Map(value::copy), o });
+                    Ok(())
+                })?;
+                Node::Eval(code)
+            }
+            Stmt::Store { buf, index, value } => self.store(*buf, index, value)?,
+            Stmt::For { var, lo, hi, step, body, .. } => {
+                let (var, ty) = self.var(*var)?;
+                if ty != Type::INDEX || *step < 1 {
+                    return self.malformed("a loop variable is not i64, or the step is below 1");
+                }
+                let (code, (lo, hi)) = self.span(|c| {
+                    Ok((c.scalar(lo, DType::I64, "a loop bound")?, c.scalar(hi, DType::I64, "a loop bound")?))
+                })?;
+                Node::For { code, lo, hi, step: *step, var, body: self.block(body)? }
+            }
+            Stmt::If { cond, then, otherwise } => {
+                let (code, cond) = self.span(|c| c.scalar(cond, DType::Bool, "a condition"))?;
+                Node::If { code, cond, then: self.block(then)?, otherwise: self.block(otherwise)? }
+            }
+            Stmt::While { cond, body } => {
+                let (code, cond) = self.span(|c| c.scalar(cond, DType::Bool, "a condition"))?;
+                Node::While { code, cond, body: self.block(body)? }
+            }
+            Stmt::Contract(c) => Node::Contract(Box::new(self.contract(c)?)),
+        })
+    }
+
+    fn store(&mut self, buf: Buf, index: &Expr, value: &Expr) -> Result<Node, InterpError> {
+        let (elem, access) = self.buffer(buf)?;
+        if access == Access::In {
+            return self.malformed(format!("a store to %{}, which is an input", self.kernel.buffer(buf).name));
+        }
+        let (code, (index, value, lanes)) = self.span(|c| {
+            let index = c.scalar(index, DType::I64, "an index")?;
+            let (value, ty) = c.expr(value)?;
+            if ty.elem != elem {
+                return c.malformed(format!("a store of {} to a buffer of {elem}", ty.elem));
+            }
+            Ok((index, value, usize::from(ty.lanes)))
+        })?;
+        Ok(Node::Store { code, buf, index, value, lanes })
+    }
+
+    fn contract(&mut self, c: &Contract) -> Result<ContractNode, InterpError> {
+        let (acc, acc_ty) = self.var(c.acc)?;
+        let dims = self.dims(&c.dims)?;
+        let reduce = self.dims(&c.reduce)?;
+        let init = self.span(|k| k.scalar(&c.init, acc_ty.elem, "the initial value of a contraction"))?;
+        let inner = c.reduce.last().map(|d| d.var);
+        let (a, b) = (self.factor(&c.a, inner, acc_ty.elem)?, self.factor(&c.b, inner, acc_ty.elem)?);
+        let store = self.store(c.out, &c.out_index, &c.value)?;
+        let Some(multiply_add) = value::multiply_add(acc_ty.elem) else {
+            return self.malformed(format!("a contraction in {}", acc_ty.elem));
+        };
+        Ok(ContractNode { dims, reduce, acc, acc_dtype: acc_ty.elem, init, a, b, multiply_add, store })
+    }
+
+    fn dims(&self, dims: &[crate::ContractDim]) -> Result<Vec<(usize, i64)>, InterpError> {
+        dims.iter()
+            .map(|d| {
+                let extent = i64::try_from(d.extent).ok().filter(|n| *n > 0);
+                match (self.var(d.var)?, extent) {
+                    ((reg, Type::INDEX), Some(n)) => Ok((reg, n)),
+                    _ => self.malformed("a loop of a contraction is empty, too long or not i64"),
+                }
+            })
+            .collect()
+    }
+
+    fn factor(&self, e: &Expr, inner: Option<Var>, acc: DType) -> Result<Factor, InterpError> {
+        let (load, converted) = match e {
+            Expr::Cast(to, e) if *to == acc => (&**e, true),
+            e => (e, false),
+        };
+        let Expr::Load { buf, index, lanes: 1 } = load else {
+            return self.malformed("a factor of a contraction is not a load, or a cast of one");
+        };
+        let (elem, _) = self.buffer(*buf)?;
+        if !converted && elem != acc {
+            return self.malformed(format!("a factor of type {elem} in a contraction of {acc}"));
+        }
+        let Some(mut affine) = Affine::of(index) else {
+            return self.malformed("the index of a factor of a contraction is not affine");
+        };
+        let stride = inner.and_then(|v| affine.terms.remove(&v)).unwrap_or(0);
+        let terms =
+            affine.terms.iter().map(|(v, c)| Ok((self.var(*v)?.0, *c))).collect::<Result<Vec<_>, InterpError>>()?;
+        let cast = (elem != acc).then(|| value::cast(elem, acc));
+        Ok(Factor { buf: *buf, base: affine.base, terms, stride, cast })
+    }
+}
