@@ -26,5 +26,6 @@ pub use affine::Affine;
 pub use build::KernelBuilder;
 pub use expr::{BinOp, Buf, CmpOp, Expr, MathFn, Type, UnOp, Var};
 pub use interp::{InterpError, Memory, run_kernel, run_program};
+pub use interp::erf;
 pub use program::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
 pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Stmt, VarInfo};

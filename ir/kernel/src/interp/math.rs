@@ -6,7 +6,7 @@ use std::f64::consts::{FRAC_2_SQRT_PI, PI};
 ///
 /// Below 2.5 by the series `2/√π · e^(-x²) · Σ 2ⁿ x^(2n+1) / (2n+1)!!`, whose terms are all of one sign; above by the
 /// continued fraction of the complement, which is small there.
-pub(super) fn erf(x: f64) -> f64 {
+pub fn erf(x: f64) -> f64 {
     let ax = x.abs();
     if x.is_nan() || ax == 0.0 {
         return x;

@@ -8,7 +8,8 @@
 
 mod compile;
 mod math;
-mod run;
+
+pub use math::erf;
 mod value;
 
 use crate::{Access, BufferKind, Kernel, Program};

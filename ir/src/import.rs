@@ -1,0 +1,403 @@
+//! The view of ONNX that operators import from. `frontend` fills it from the file format.
+
+use crate::op::{InferError, Operator};
+use crate::{Graph, Op, ValueId};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use tenon_base::{DType, Dim, Fact, Loc, Shape, Tensor};
+
+/// An attribute of an ONNX node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OnnxAttr {
+    /// INT
+    Int(i64),
+    /// FLOAT
+    Float(f32),
+    /// STRING (bytes that need not be UTF-8 are replaced)
+    Str(String),
+    /// TENSOR
+    Tensor(Tensor),
+    /// GRAPH
+    Graph(Box<OnnxGraph>),
+    /// INTS
+    Ints(Vec<i64>),
+    /// FLOATS
+    Floats(Vec<f32>),
+    /// STRINGS
+    Strs(Vec<String>),
+    /// A kind that no operator here reads (SPARSE_TENSOR, TYPE_PROTO, …), by name.
+    Other(&'static str),
+}
+
+/// An ONNX graph or subgraph, resolved from the file format but not yet imported.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OnnxGraph {
+    /// Its name.
+    pub name: String,
+    /// Nodes in the file's order.
+    pub nodes: Vec<OnnxRawNode>,
+    /// Declared inputs: name, dtype and shape where given.
+    pub inputs: Vec<(String, Option<Fact>)>,
+    /// Declared outputs.
+    pub outputs: Vec<(String, Option<Fact>)>,
+    /// Constant data.
+    pub initializers: Vec<(String, Tensor)>,
+}
+
+/// A node as the file has it: values by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OnnxRawNode {
+    /// May be empty.
+    pub name: String,
+    /// E.g. `Conv`.
+    pub op_type: String,
+    /// `""` is `ai.onnx`.
+    pub domain: String,
+    /// Operand names; empty for an optional one left out.
+    pub inputs: Vec<String>,
+    /// Result names; empty for one that is not wanted.
+    pub outputs: Vec<String>,
+    /// By name.
+    pub attrs: BTreeMap<String, OnnxAttr>,
+}
+
+/// Why a node could not be imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportError {
+    /// Expected and found.
+    pub message: String,
+    /// What to try.
+    pub help: Option<String>,
+}
+
+impl ImportError {
+    /// An error without advice.
+    pub fn new(message: impl Into<String>) -> ImportError {
+        ImportError { message: message.into(), help: None }
+    }
+
+    /// The same, with advice.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> ImportError {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+impl std::error::Error for ImportError {}
+impl From<InferError> for ImportError {
+    fn from(e: InferError) -> ImportError {
+        ImportError { message: e.message, help: e.help }
+    }
+}
+impl From<String> for ImportError {
+    fn from(message: String) -> ImportError {
+        ImportError::new(message)
+    }
+}
+
+/// A node with its operands resolved: what [`Operator::import`] reads.
+#[derive(Clone, Copy, Debug)]
+pub struct OnnxNode<'a> {
+    raw: &'a OnnxRawNode,
+    /// The opset of the node's domain.
+    pub opset: i64,
+    /// Operands; `None` for an optional one left out.
+    pub inputs: &'a [Option<ValueId>],
+}
+
+impl<'a> OnnxNode<'a> {
+    /// A view of `raw`.
+    pub fn new(raw: &'a OnnxRawNode, opset: i64, inputs: &'a [Option<ValueId>]) -> OnnxNode<'a> {
+        OnnxNode { raw, opset, inputs }
+    }
+
+    /// E.g. `Conv`.
+    pub fn op_type(&self) -> &'a str {
+        &self.raw.op_type
+    }
+
+    /// How many results the node lists, wanted or not.
+    pub fn output_count(&self) -> usize {
+        self.raw.outputs.len()
+    }
+
+    /// Whether result `i` is wanted.
+    pub fn wants_output(&self, i: usize) -> bool {
+        self.raw.outputs.get(i).is_some_and(|n| !n.is_empty())
+    }
+
+    /// Operand `i`, which must be there.
+    pub fn input(&self, i: usize) -> Result<ValueId, ImportError> {
+        self.opt_input(i).ok_or_else(|| ImportError::new(format!("operand {i} is missing")))
+    }
+
+    /// Operand `i`, if it is there.
+    pub fn opt_input(&self, i: usize) -> Option<ValueId> {
+        self.inputs.get(i).copied().flatten()
+    }
+
+    /// All operands, none of which may be left out.
+    pub fn all_inputs(&self) -> Result<Vec<ValueId>, ImportError> {
+        (0..self.inputs.len()).map(|i| self.input(i)).collect()
+    }
+
+    /// The attribute in generic form.
+    pub fn attr(&self, name: &str) -> Option<&'a OnnxAttr> {
+        self.raw.attrs.get(name)
+    }
+
+    fn wrong(&self, name: &str, expected: &str) -> ImportError {
+        ImportError::new(format!("attribute `{name}`: expected {expected}, found {:?}", self.raw.attrs.get(name)))
+    }
+
+    /// INT, if present.
+    pub fn opt_int(&self, name: &str) -> Result<Option<i64>, ImportError> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(OnnxAttr::Int(v)) => Ok(Some(*v)),
+            Some(_) => Err(self.wrong(name, "an integer")),
+        }
+    }
+
+    /// INT with a default.
+    pub fn int(&self, name: &str, default: i64) -> Result<i64, ImportError> {
+        Ok(self.opt_int(name)?.unwrap_or(default))
+    }
+
+    /// FLOAT, if present.
+    pub fn opt_float(&self, name: &str) -> Result<Option<f32>, ImportError> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(OnnxAttr::Float(v)) => Ok(Some(*v)),
+            Some(_) => Err(self.wrong(name, "a float")),
+        }
+    }
+
+    /// FLOAT with a default.
+    pub fn float(&self, name: &str, default: f32) -> Result<f32, ImportError> {
+        Ok(self.opt_float(name)?.unwrap_or(default))
+    }
+
+    /// INTS, if present.
+    pub fn opt_ints(&self, name: &str) -> Result<Option<Vec<i64>>, ImportError> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(OnnxAttr::Ints(v)) => Ok(Some(v.clone())),
+            Some(_) => Err(self.wrong(name, "a list of integers")),
+        }
+    }
+
+    /// STRING, if present.
+    pub fn opt_str(&self, name: &str) -> Result<Option<&'a str>, ImportError> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(OnnxAttr::Str(v)) => Ok(Some(v)),
+            Some(_) => Err(self.wrong(name, "a string")),
+        }
+    }
+
+    /// STRING with a default.
+    pub fn str(&self, name: &str, default: &'a str) -> Result<&'a str, ImportError> {
+        Ok(self.opt_str(name)?.unwrap_or(default))
+    }
+
+    /// TENSOR, if present.
+    pub fn opt_tensor(&self, name: &str) -> Result<Option<&'a Tensor>, ImportError> {
+        match self.attr(name) {
+            None => Ok(None),
+            Some(OnnxAttr::Tensor(v)) => Ok(Some(v)),
+            Some(_) => Err(self.wrong(name, "a tensor")),
+        }
+    }
+}
+
+/// Builds the graph while nodes are imported. Operators on constants are evaluated at once when they are small, so
+/// that shapes computed in the model are known to the operators that need them.
+#[derive(Debug)]
+pub struct Importer<'g> {
+    graph: &'g mut Graph,
+    /// Small integer values known only symbolically.
+    dims: &'g mut BTreeMap<ValueId, Vec<Dim>>,
+    loc: Loc,
+}
+
+/// Results up to this many elements are computed at import.
+const EAGER_ELEMENTS: i64 = 1 << 16;
+
+impl<'g> Importer<'g> {
+    /// An importer for one node, named `loc`. `dims` lives as long as the import of the whole graph.
+    pub fn new(graph: &'g mut Graph, dims: &'g mut BTreeMap<ValueId, Vec<Dim>>, loc: Loc) -> Importer<'g> {
+        Importer { graph, dims, loc }
+    }
+
+    /// The graph so far.
+    pub fn graph(&self) -> &Graph {
+        self.graph
+    }
+
+    /// The type of a value.
+    pub fn fact(&self, v: ValueId) -> &Fact {
+        self.graph.fact(v)
+    }
+
+    /// Element type of a value.
+    pub fn dtype(&self, v: ValueId) -> DType {
+        self.fact(v).dtype
+    }
+
+    /// The shape of a value.
+    pub fn shape(&self, v: ValueId) -> &Shape {
+        &self.fact(v).shape
+    }
+
+    /// The number of axes of a value.
+    pub fn rank(&self, v: ValueId) -> usize {
+        self.shape(v).rank()
+    }
+
+    /// Constant data.
+    pub fn weight(&mut self, tensor: Tensor) -> ValueId {
+        self.graph.add_weight("", tensor)
+    }
+
+    /// The data of `v`, if it is constant.
+    pub fn known(&self, v: ValueId) -> Option<&Tensor> {
+        self.graph.weight(v)
+    }
+
+    /// The data of `v`, which the operator needs at compile time; `what` names the operand.
+    pub fn constant(&self, v: ValueId, what: &str) -> Result<&Tensor, ImportError> {
+        self.known(v).ok_or_else(|| {
+            let free = self.free_symbols();
+            let help = if free.is_empty() {
+                "pin the input it depends on with --set INPUT=VALUE".to_string()
+            } else {
+                format!("pin the dimensions it may depend on: {}", free_dims_help(&free))
+            };
+            ImportError::new(format!("`{what}` must be known at compile time, but it is computed from the inputs"))
+                .with_help(help)
+        })
+    }
+
+    /// The elements of the integer operand `what` (rank 0 or 1), symbolic where the model's dimensions are.
+    pub fn constant_dims(&self, v: ValueId, what: &str) -> Result<Vec<Dim>, ImportError> {
+        if let Some(d) = self.known_dims(v) {
+            return Ok(d);
+        }
+        self.constant(v, what).map(|t| t.to_i64().into_iter().map(Dim::Const).collect())
+    }
+
+    /// The elements of the integer operand `what`, all of them numbers.
+    pub fn constant_ints(&self, v: ValueId, what: &str) -> Result<Vec<i64>, ImportError> {
+        Ok(self.constant(v, what)?.to_i64())
+    }
+
+    /// The elements of a small integer value, if they are known at least symbolically.
+    pub fn known_dims(&self, v: ValueId) -> Option<Vec<Dim>> {
+        if let Some(d) = self.dims.get(&v) {
+            return Some(d.clone());
+        }
+        let t = self.known(v)?;
+        (t.dtype().is_int() && t.shape().len() <= 1 && t.len() <= 1024)
+            .then(|| t.to_i64().into_iter().map(Dim::Const).collect())
+    }
+
+    /// Records the elements of a small integer value that is known only symbolically.
+    pub fn set_known_dims(&mut self, v: ValueId, dims: Vec<Dim>) {
+        self.dims.insert(v, dims);
+    }
+
+    fn free_symbols(&self) -> BTreeSet<std::sync::Arc<str>> {
+        let mut out = BTreeSet::new();
+        for &id in self.graph.inputs() {
+            self.graph.fact(ValueId { node: id, port: 0 }).shape.0.iter().for_each(|d| d.symbols(&mut out));
+        }
+        out
+    }
+
+    /// Adds an operator with one result.
+    pub fn op(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<ValueId, ImportError> {
+        Ok(self.ops(op, operands)?[0])
+    }
+
+    /// Adds an operator and gives all its results.
+    pub fn ops(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<Vec<ValueId>, ImportError> {
+        let op = op.into();
+        if let Some(tensors) = self.eager(&op, operands)? {
+            return Ok(tensors.into_iter().map(|t| self.weight(t)).collect());
+        }
+        let outs = self.graph.add_op(op.clone(), operands, self.loc.clone())?;
+        if let [out] = outs[..] {
+            let known: Vec<Option<Vec<Dim>>> = operands.iter().map(|v| self.known_dims(*v)).collect();
+            let facts: Vec<Fact> = operands.iter().map(|v| self.fact(*v).clone()).collect();
+            if let Some(dims) = op.infer_dims(&known, &facts) {
+                let t = dims.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>();
+                let fact = self.fact(out).clone();
+                match (t, fact.dims()) {
+                    // Every element turned out to be a number: it is an ordinary constant.
+                    (Some(v), Some(shape)) if fact.dtype == DType::I64 && shape.iter().product::<usize>() == v.len() => {
+                        return Ok(vec![self.weight(Tensor::new(&shape, &v))]);
+                    }
+                    _ => self.set_known_dims(out, dims),
+                }
+            }
+        }
+        Ok(outs)
+    }
+
+    fn eager(&self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Tensor>>, ImportError> {
+        let Some(ins) = operands.iter().map(|v| self.known(*v).cloned()).collect::<Option<Vec<_>>>() else {
+            return Ok(None);
+        };
+        let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
+        let outs = op.infer(&facts)?;
+        let small = |f: &Fact| f.shape.numel().as_const().is_some_and(|n| n <= EAGER_ELEMENTS);
+        if !outs.iter().all(small) || !facts.iter().all(small) {
+            return Ok(None);
+        }
+        Ok(Some(op.eval(&ins)?))
+    }
+}
+
+/// `--dim batch=… --dim seq=…`
+pub fn free_dims_help(symbols: &BTreeSet<std::sync::Arc<str>>) -> String {
+    symbols.iter().map(|s| format!("--dim {s}=…")).collect::<Vec<_>>().join(" ")
+}
+
+/// The dtype of an ONNX `TensorProto.DataType` code.
+pub fn dtype_of_code(code: i64) -> Result<DType, ImportError> {
+    Ok(match code {
+        1 => DType::F32,
+        2 => DType::U8,
+        3 => DType::I8,
+        4 => DType::U16,
+        5 => DType::I16,
+        6 => DType::I32,
+        7 => DType::I64,
+        9 => DType::Bool,
+        10 => DType::F16,
+        11 => DType::F64,
+        12 => DType::U32,
+        13 => DType::U64,
+        other => {
+            let name = match other {
+                8 => "string",
+                14 => "complex64",
+                15 => "complex128",
+                16 => "bfloat16",
+                17..=20 => "float8",
+                21 => "uint4",
+                22 => "int4",
+                23 => "float4e2m1",
+                _ => return Err(ImportError::new(format!("{other} is not an ONNX element type"))),
+            };
+            return Err(ImportError::new(format!("elements of type {name} are not supported")));
+        }
+    })
+}

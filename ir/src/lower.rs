@@ -1,0 +1,272 @@
+//! From operators to structured kernel IR.
+//!
+//! An operator writes its kernel through [`LowerCx`]: it reads operands and writes results by *element index in the
+//! operator's own shapes*, and never sees buffers. What stands behind an operand (memory, or fused producers) and behind
+//! a result (memory, or fused consumers) is the fusion's choice, made in `passes`.
+
+use crate::op::{OpClass, Operator};
+use crate::Op;
+use std::fmt;
+use tenon_base::{DType, Fact, Scalar};
+use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, KernelBuilder};
+
+/// Why an operator could not be lowered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LowerError(pub String);
+
+impl fmt::Display for LowerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for LowerError {}
+
+/// Gives the element at a row-major index of an operand.
+pub type Reader<'a> = Box<dyn Fn(Expr) -> Expr + 'a>;
+
+/// Takes the row-major index and the value of a result's element; gives the buffer, index and value to store.
+pub type Writer<'a> = Box<dyn Fn(Expr, Expr) -> (Buf, Expr, Expr) + 'a>;
+
+/// What an operator lowers into: one kernel under construction.
+pub struct LowerCx<'a> {
+    /// The operator.
+    pub op: &'a Op,
+    ins: Vec<(Vec<usize>, DType)>,
+    outs: Vec<(Vec<usize>, DType)>,
+    readers: Vec<Reader<'a>>,
+    writers: Vec<Writer<'a>>,
+    /// The kernel; loops, variables and scratch buffers are made here.
+    pub k: KernelBuilder,
+}
+
+impl fmt::Debug for LowerCx<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LowerCx").field("op", &self.op).field("ins", &self.ins).finish_non_exhaustive()
+    }
+}
+
+impl<'a> LowerCx<'a> {
+    /// A context for `op`; every extent must be known.
+    pub fn new(
+        op: &'a Op,
+        ins: &[Fact],
+        outs: &[Fact],
+        readers: Vec<Reader<'a>>,
+        writers: Vec<Writer<'a>>,
+        k: KernelBuilder,
+    ) -> Result<LowerCx<'a>, LowerError> {
+        let known = |f: &Fact| {
+            f.dims().map(|d| (d, f.dtype)).ok_or_else(|| LowerError(format!("the shape {f} is not fully known")))
+        };
+        let ins = ins.iter().map(known).collect::<Result<_, _>>()?;
+        let outs = outs.iter().map(known).collect::<Result<_, _>>()?;
+        Ok(LowerCx { op, ins, outs, readers, writers, k })
+    }
+
+    /// A context for `op` alone, its operands and results in buffers of their own.
+    pub fn alone(op: &'a Op, name: &str, ins: &[Fact], outs: &[Fact]) -> Result<LowerCx<'a>, LowerError> {
+        let mut k = KernelBuilder::new(name);
+        let len = |f: &Fact| f.dims().map_or(0, |d| d.iter().product());
+        let mut readers: Vec<Reader<'a>> = vec![];
+        for (i, f) in ins.iter().enumerate() {
+            let b = k.buffer(&format!("x{i}"), f.dtype, len(f), Access::In);
+            readers.push(Box::new(move |index| Expr::load(b, index)));
+        }
+        let mut writers: Vec<Writer<'a>> = vec![];
+        for (i, f) in outs.iter().enumerate() {
+            let b = k.buffer(&format!("y{i}"), f.dtype, len(f), Access::Out);
+            writers.push(Box::new(move |index, value| (b, index, value)));
+        }
+        LowerCx::new(op, ins, outs, readers, writers, k)
+    }
+
+    /// The finished kernel.
+    pub fn finish(self) -> Kernel {
+        self.k.finish()
+    }
+
+    /// How many operands there are.
+    pub fn in_count(&self) -> usize {
+        self.ins.len()
+    }
+
+    /// Extents of operand `i`.
+    pub fn in_dims(&self, i: usize) -> Vec<usize> {
+        self.ins[i].0.clone()
+    }
+
+    /// Extents of result `i`.
+    pub fn out_dims(&self, i: usize) -> Vec<usize> {
+        self.outs[i].0.clone()
+    }
+
+    /// Element type of operand `i`.
+    pub fn in_dtype(&self, i: usize) -> DType {
+        self.ins[i].1
+    }
+
+    /// Element type of result `i`.
+    pub fn out_dtype(&self, i: usize) -> DType {
+        self.outs[i].1
+    }
+
+    /// Facts of all operands.
+    pub fn in_facts(&self) -> Vec<Fact> {
+        self.ins.iter().map(|(d, t)| Fact::of(*t, d)).collect()
+    }
+
+    /// Fact of result `i`.
+    pub fn out_fact(&self, i: usize) -> Fact {
+        Fact::of(self.outs[i].1, &self.outs[i].0)
+    }
+
+    /// The element of operand `i` at row-major index `flat`, in the operand's dtype.
+    pub fn load_flat(&self, i: usize, flat: Expr) -> Expr {
+        (self.readers[i])(flat)
+    }
+
+    /// The element of operand `i` at `index`, one expression an axis.
+    pub fn load(&self, i: usize, index: &[Expr]) -> Expr {
+        self.load_flat(i, flatten(index, &self.ins[i].0))
+    }
+
+    /// The same, converted to the type computed in: `f16` becomes `f32`, all else stays.
+    pub fn load_wide(&self, i: usize, index: &[Expr]) -> Expr {
+        widen(self.load(i, index), self.ins[i].1)
+    }
+
+    /// Stores the element of result `i` at row-major index `flat`; `value` is of the result's dtype, or `f32` for a
+    /// result of `f16`.
+    pub fn store_flat(&mut self, i: usize, flat: Expr, value: Expr) {
+        let (buf, index, value) = self.write(i, flat, value);
+        self.k.store(buf, index, value);
+    }
+
+    /// Stores the element of result `i` at `index`.
+    pub fn store(&mut self, i: usize, index: &[Expr], value: Expr) {
+        let flat = flatten(index, &self.outs[i].0);
+        self.store_flat(i, flat, value);
+    }
+
+    /// For [`tenon_kernel::Contract`]: buffer, index and value to store for an element of result `i`.
+    pub fn write(&self, i: usize, flat: Expr, value: Expr) -> (Buf, Expr, Expr) {
+        let value = narrow(value, &self.k, self.outs[i].1);
+        (self.writers[i])(flat, value)
+    }
+
+    /// A buffer whose contents live only during the kernel.
+    pub fn scratch(&mut self, name: &str, dtype: DType, len: usize) -> Buf {
+        self.k.buffer(name, dtype, len, Access::Scratch)
+    }
+}
+
+/// The type arithmetic is done in: `f32` for `f16`, else the dtype itself.
+pub fn wide(dtype: DType) -> DType {
+    if dtype == DType::F16 { DType::F32 } else { dtype }
+}
+
+/// `e` of `dtype` in the type arithmetic is done in.
+pub fn widen(e: Expr, dtype: DType) -> Expr {
+    if dtype == DType::F16 { e.cast(DType::F32) } else { e }
+}
+
+fn narrow(e: Expr, k: &KernelBuilder, dtype: DType) -> Expr {
+    if dtype == DType::F16 && k.kernel().type_of(&e).elem == DType::F32 { e.cast(DType::F16) } else { e }
+}
+
+/// Row-major strides of `dims`, in elements.
+pub fn strides(dims: &[usize]) -> Vec<usize> {
+    let mut s = vec![1; dims.len()];
+    for i in (1..dims.len()).rev() {
+        s[i - 1] = s[i] * dims[i];
+    }
+    s
+}
+
+/// The row-major index of `index` in `dims`.
+pub fn flatten(index: &[Expr], dims: &[usize]) -> Expr {
+    debug_assert_eq!(index.len(), dims.len());
+    index.iter().zip(strides(dims)).fold(Expr::int(0), |sum, (i, s)| sum + i.clone() * s)
+}
+
+/// The index per axis of row-major index `flat` in `dims`; simplified away later where `flat` is affine.
+pub fn unflatten(flat: &Expr, dims: &[usize]) -> Vec<Expr> {
+    let s = strides(dims);
+    dims.iter()
+        .enumerate()
+        .map(|(a, &n)| match n {
+            1 => Expr::int(0),
+            _ if a == 0 => flat.clone() / s[a],
+            n => flat.clone() / s[a] % n,
+        })
+        .collect()
+}
+
+/// The index into an operand of extents `dims` that broadcasts to an output of extents `out` at `index`.
+pub fn broadcast_index(index: &[Expr], out: &[usize], dims: &[usize]) -> Vec<Expr> {
+    let skip = out.len() - dims.len();
+    dims.iter().zip(&index[skip..]).map(|(&d, i)| if d == 1 { Expr::int(0) } else { i.clone() }).collect()
+}
+
+/// The element of a pointwise operator's result at `index` (per axis), from `load(operand, its flat index)`.
+/// Operands and result of `f16` are computed in `f32`; the value given has the result's dtype.
+pub fn pointwise_element(
+    op: &Op,
+    ins: &[Fact],
+    out: &Fact,
+    index: &[Expr],
+    load: &dyn Fn(usize, Expr) -> Expr,
+) -> Option<Expr> {
+    let out_dims = out.dims()?;
+    let mut args = vec![];
+    for (i, f) in ins.iter().enumerate() {
+        let dims = f.dims()?;
+        let at = flatten(&broadcast_index(index, &out_dims, &dims), &dims);
+        args.push(widen(load(i, at), f.dtype));
+    }
+    let dtypes: Vec<DType> = ins.iter().map(|f| wide(f.dtype)).collect();
+    let value = op.scalar(&dtypes, wide(out.dtype), &args)?;
+    Some(if out.dtype == DType::F16 { value.cast(DType::F16) } else { value })
+}
+
+/// The element of a moving operator's result at `index`, from `load(flat index of operand 0)`.
+pub fn move_element(op: &Op, ins: &[Fact], out: &Fact, index: &[Expr], load: &dyn Fn(Expr) -> Expr) -> Option<Expr> {
+    let dims = ins[0].dims()?;
+    let source = op.source(ins, out, index)?;
+    let value = load(flatten(&source.index, &dims));
+    Some(match source.inside {
+        None => value,
+        Some(cond) => cond.select(value, Expr::Const(Scalar::of_f64(out.dtype, source.fill))),
+    })
+}
+
+/// Lowers any pointwise, view or moving operator: a nest of independent loops over the result.
+pub fn lower_by_element(cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
+    let (op, ins, out) = (cx.op, cx.in_facts(), cx.out_fact(0));
+    let dims = cx.out_dims(0);
+    let vars: Vec<tenon_kernel::Var> = (0..dims.len())
+        .map(|i| cx.k.fresh(&format!("i{i}"), tenon_kernel::Type::INDEX))
+        .collect();
+    let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
+    let value = match op.class() {
+        OpClass::Pointwise => pointwise_element(op, &ins, &out, &index, &|i, at| cx.load_flat(i, at)),
+        OpClass::Move => move_element(op, &ins, &out, &index, &|at| cx.load_flat(0, at)),
+        OpClass::View => Some(cx.load_flat(0, flatten(&index, &dims))),
+        OpClass::Kernel => None,
+    }
+    .ok_or_else(|| LowerError(format!("{} has no lowering for {}", op.name(), out)))?;
+    let (buf, at, value) = cx.write(0, flatten(&index, &dims), value);
+    let mut body = vec![tenon_kernel::Stmt::Store { buf, index: at, value }];
+    for (&var, &n) in vars.iter().zip(&dims).rev() {
+        body = vec![tenon_kernel::Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
+    }
+    body.into_iter().for_each(|s| cx.k.push(s));
+    Ok(())
+}
+
+/// `0 ≤ e < n` as a condition.
+pub fn within(e: &Expr, n: usize) -> Expr {
+    let lo = e.clone().compare(CmpOp::Ge, Expr::int(0));
+    let hi = e.clone().compare(CmpOp::Lt, n.into());
+    Expr::Binary(tenon_kernel::BinOp::And, Box::new([lo, hi]))
+}

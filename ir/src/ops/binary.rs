@@ -1,0 +1,342 @@
+//! Functions of two elements with broadcasting, without attributes: one row each in the table. Comparisons give `bool`.
+//!
+//! ONNX: Add, Sub, Mul, Div, Pow, Mod (by its `fmod`), PRelu, And, Or, Xor, BitShift, BitwiseAnd/Or/Xor, Equal, Less, LessOrEqual, Greater,
+//! GreaterOrEqual; and Max, Min, Sum, Mean, which take any number of operands and become chains.
+
+use super::util::{map_broadcast, scalar};
+use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
+use crate::ops::*;
+use tenon_base::Scalar;
+use tenon_kernel::{BinOp, CmpOp, MathFn};
+
+/// Which function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Binary(&'static Row);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Takes {
+    Number,
+    Int,
+    Bool,
+    Any,
+}
+
+#[derive(Debug)]
+struct Row {
+    name: &'static str,
+    onnx: &'static str,
+    takes: Takes,
+    test: bool,
+    float: fn(f64, f64) -> f64,
+    int: fn(i128, i128) -> i128,
+    expr: fn(Expr, Expr, DType) -> Expr,
+    tolerance: Tolerance,
+}
+
+impl PartialEq for Row {
+    fn eq(&self, other: &Row) -> bool {
+        self.name == other.name
+    }
+}
+impl Eq for Row {}
+impl std::hash::Hash for Row {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+fn bin(op: BinOp) -> impl Fn(Expr, Expr) -> Expr {
+    move |a, b| a.binary(op, b)
+}
+
+/// The larger, NaN if either is.
+fn max_nan(a: Expr, b: Expr, d: DType) -> Expr {
+    let m = a.clone().max(b.clone());
+    if d.is_float() { b.clone().compare(CmpOp::Ne, b.clone()).select(b, a.clone().compare(CmpOp::Ne, a.clone()).select(a, m)) } else { m }
+}
+
+fn min_nan(a: Expr, b: Expr, d: DType) -> Expr {
+    let m = a.clone().min(b.clone());
+    if d.is_float() { b.clone().compare(CmpOp::Ne, b.clone()).select(b, a.clone().compare(CmpOp::Ne, a.clone()).select(a, m)) } else { m }
+}
+
+/// Integer division truncates; the remainder of ONNX `Mod` without `fmod` has the divisor's sign.
+fn floor_mod(a: Expr, b: Expr, d: DType) -> Expr {
+    let r = a.binary(BinOp::Rem, b.clone());
+    if !d.is_signed_int() {
+        return r;
+    }
+    let zero = || Expr::constant(d, 0.0);
+    let differ = r.clone().binary(BinOp::Xor, b.clone()).compare(CmpOp::Lt, zero());
+    let off = Expr::Binary(BinOp::And, Box::new([r.clone().compare(CmpOp::Ne, zero()), differ]));
+    off.select(r.clone() + b, r)
+}
+
+fn floor_mod_int(a: i128, b: i128) -> i128 {
+    if b == 0 { 0 } else { ((a % b) + b) % b }
+}
+
+/// `base^exponent` by squaring, wrapping; negative exponents give 0, ±1 as the rounded quotient would.
+fn pow_int(base: i128, exponent: i128) -> i128 {
+    if exponent < 0 {
+        return match base {
+            1 => 1,
+            -1 => if exponent % 2 == 0 { 1 } else { -1 },
+            _ => 0,
+        };
+    }
+    let (mut b, mut e, mut r) = (base as u128, exponent as u128, 1u128);
+    while e > 0 {
+        if e & 1 == 1 {
+            r = r.wrapping_mul(b);
+        }
+        b = b.wrapping_mul(b);
+        e >>= 1;
+    }
+    r as i128
+}
+
+/// Integers: through `f64`, exact where the result is below 2⁵³.
+fn pow(a: Expr, b: Expr, d: DType) -> Expr {
+    if d.is_float() {
+        return Expr::Math(MathFn::Pow, vec![a, b]);
+    }
+    Expr::Math(MathFn::Pow, vec![a.cast(DType::F64), b.cast(DType::F64)]).cast(d)
+}
+
+fn fmod(a: Expr, b: Expr, d: DType) -> Expr {
+    if d.is_float() { Expr::Math(MathFn::Fmod, vec![a, b]) } else { a.binary(BinOp::Rem, b) }
+}
+
+fn max64(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+fn min64(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
+}
+
+macro_rules! rows {
+    ($($name:literal $onnx:literal $takes:ident $test:literal ; $float:expr ; $int:expr ; $expr:expr ; $tol:ident)*) => {
+        static ROWS: &[Row] = &[$(Row {
+            name: $name, onnx: $onnx, takes: Takes::$takes, test: $test,
+            float: $float, int: $int, expr: $expr, tolerance: Tolerance::$tol,
+        }),*];
+    };
+}
+
+fn test(b: bool) -> f64 {
+    f64::from(u8::from(b))
+}
+
+rows! {
+    "add" "Add" Number false; |a, b| a + b; |a, b| a.wrapping_add(b); |a, b, _| a + b; ROUNDING
+    "and" "And" Bool false; |a, _| a; |a, b| a & b; |a, b, _| bin(BinOp::And)(a, b); EXACT
+    "bitwise_and" "BitwiseAnd" Int false; |a, _| a; |a, b| a & b; |a, b, _| bin(BinOp::And)(a, b); EXACT
+    "bitwise_or" "BitwiseOr" Int false; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT
+    "bitwise_xor" "BitwiseXor" Int false; |a, _| a; |a, b| a ^ b; |a, b, _| bin(BinOp::Xor)(a, b); EXACT
+    "div" "Div" Number false; |a, b| a / b; |a, b| if b == 0 { 0 } else { a / b }; |a, b, _| a / b; ROUNDING
+    "equal" "Equal" Any true; |a, b| test(a == b); |a, b| i128::from(a == b); |a, b, _| a.compare(CmpOp::Eq, b); EXACT
+    "fmod" "" Number false; |a, b| a % b; |a, b| if b == 0 { 0 } else { a % b }; fmod; ROUNDING
+    "greater" "Greater" Number true; |a, b| test(a > b); |a, b| i128::from(a > b); |a, b, _| a.compare(CmpOp::Gt, b); EXACT
+    "greater_or_equal" "GreaterOrEqual" Number true; |a, b| test(a >= b); |a, b| i128::from(a >= b); |a, b, _| a.compare(CmpOp::Ge, b); EXACT
+    "less" "Less" Number true; |a, b| test(a < b); |a, b| i128::from(a < b); |a, b, _| a.compare(CmpOp::Lt, b); EXACT
+    "less_or_equal" "LessOrEqual" Number true; |a, b| test(a <= b); |a, b| i128::from(a <= b); |a, b, _| a.compare(CmpOp::Le, b); EXACT
+    "max" "Max" Number false; max64; |a, b| a.max(b); max_nan; EXACT
+    "min" "Min" Number false; min64; |a, b| a.min(b); min_nan; EXACT
+    "mod" "Mod" Int false; |a, _| a; floor_mod_int; floor_mod; EXACT
+    "mul" "Mul" Number false; |a, b| a * b; |a, b| a.wrapping_mul(b); |a, b, _| a * b; ROUNDING
+    "or" "Or" Bool false; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT
+    "pow" "Pow" Number false; f64::powf; pow_int; pow; MATH
+    "prelu" "PRelu" Number false; |a, s| if a < 0.0 { a * s } else { a }; |a, s| if a < 0 { a * s } else { a };
+        |a, s, d| a.clone().compare(CmpOp::Lt, Expr::constant(d, 0.0)).select(a.clone() * s, a); ROUNDING
+    "shift_left" "" Int false; |a, _| a; |a, b| a << (b & 63); |a, b, _| bin(BinOp::Shl)(a, b); EXACT
+    "shift_right" "" Int false; |a, _| a; |a, b| a >> (b & 63); |a, b, _| bin(BinOp::Shr)(a, b); EXACT
+    "sub" "Sub" Number false; |a, b| a - b; |a, b| a.wrapping_sub(b); |a, b, _| a - b; ROUNDING
+    "xor" "Xor" Bool false; |a, _| a; |a, b| a ^ b; |a, b, _| bin(BinOp::Xor)(a, b); EXACT
+}
+
+impl Binary {
+    /// The function called `name` in graph text.
+    pub fn named(name: &str) -> Option<Binary> {
+        ROWS.iter().find(|r| r.name == name).map(Binary)
+    }
+}
+
+impl Operator for Binary {
+    fn names() -> Vec<&'static str> {
+        ROWS.iter().map(|r| r.name).collect()
+    }
+
+    fn onnx() -> Vec<OnnxName> {
+        let on = |name| OnnxName { domain: "", name, versions: &[1, 7, 13] };
+        let named = ROWS.iter().filter(|r| !r.onnx.is_empty()).map(|r| on(r.onnx));
+        named.chain([on("Sum"), on("Mean"), on("BitShift")]).collect()
+    }
+
+    fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    fn attrs(&self) -> Attrs {
+        Attrs::default()
+    }
+
+    fn parse(name: &str, attrs: Attrs) -> Result<Self, String> {
+        attrs.finish()?;
+        Binary::named(name).ok_or_else(|| format!("unknown function `{name}`"))
+    }
+
+    fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+        let named = |name: &str| Binary::named(name).ok_or_else(|| ImportError::new("the operator is not supported"));
+        match node.op_type() {
+            "Sum" => chain(named("add")?, node, cx),
+            "Max" => chain(named("max")?, node, cx),
+            "Min" => chain(named("min")?, node, cx),
+            "Mean" => {
+                let sum = chain(named("add")?, node, cx)?[0];
+                let n = Scalar::of_f64(cx.dtype(sum), node.inputs.len() as f64);
+                let n = cx.weight(Tensor::full(&[], n));
+                Ok(vec![cx.op(named("div")?, &[sum, n])?])
+            }
+            "BitShift" => {
+                let name = match node.str("direction", "")? {
+                    "LEFT" => "shift_left",
+                    "RIGHT" => "shift_right",
+                    other => return Err(ImportError::new(format!("direction: expected LEFT or RIGHT, found {other:?}"))),
+                };
+                Ok(vec![cx.op(named(name)?, &[node.input(0)?, node.input(1)?])?])
+            }
+            "Mod" => {
+                let (a, b) = (node.input(0)?, node.input(1)?);
+                let name = if node.int("fmod", 0)? != 0 { "fmod" } else { "mod" };
+                Ok(vec![cx.op(named(name)?, &[a, b])?])
+            }
+            "Pow" => {
+                let (a, mut b) = (node.input(0)?, node.input(1)?);
+                // ONNX lets the exponent have any dtype; the result has the base's.
+                if cx.dtype(a) != cx.dtype(b) {
+                    let wide = if cx.dtype(b).is_float() && cx.dtype(a).is_int() { Some(cx.dtype(b)) } else { None };
+                    if let Some(w) = wide {
+                        let base = cx.op(cast::Cast::to(w), &[a])?;
+                        let y = cx.op(named("pow")?, &[base, b])?;
+                        return Ok(vec![cx.op(cast::Cast::to(cx.dtype(a)), &[y])?]);
+                    }
+                    b = cx.op(cast::Cast::to(cx.dtype(a)), &[b])?;
+                }
+                Ok(vec![cx.op(named("pow")?, &[a, b])?])
+            }
+            onnx => {
+                let row = ROWS.iter().find(|r| r.onnx == onnx);
+                let row = row.ok_or_else(|| ImportError::new("the operator is not supported"))?;
+                let (a, mut b) = (node.input(0)?, node.input(1)?);
+                if node.opset < 7 && let Some(axis) = node.opt_int("axis")? {
+                    b = align_axis(cx, a, b, axis)?;
+                }
+                Ok(vec![cx.op(Binary(row), &[a, b])?])
+            }
+        }
+    }
+
+    fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
+        expect_operands(ins, 2..=2)?;
+        expect_same_dtype(ins, 0, 1)?;
+        match self.0.takes {
+            Takes::Number => expect_dtype(ins, 0, |d| d != DType::Bool, "a number dtype")?,
+            Takes::Int => expect_dtype(ins, 0, DType::is_int, "an integer dtype")?,
+            Takes::Bool => expect_dtype(ins, 0, |d| d == DType::Bool, "bool")?,
+            Takes::Any => {}
+        }
+        let shape = ins[0].shape.broadcast(&ins[1].shape).map_err(|(a, b)| {
+            InferError::new(format!("{} and {} do not broadcast: {a} against {b}", ins[0].shape, ins[1].shape))
+        })?;
+        Ok(vec![Fact::new(if self.0.test { DType::Bool } else { ins[0].dtype }, shape)])
+    }
+
+    fn infer_dims(&self, ins: &[Option<Vec<Dim>>], facts: &[Fact]) -> Option<Vec<Dim>> {
+        let (a, b) = (ins[0].as_ref()?, ins[1].as_ref()?);
+        if !facts.iter().all(|f| f.dtype.is_int()) || (a.len() != b.len() && a.len() != 1 && b.len() != 1) {
+            return None;
+        }
+        let f = match self.0.name {
+            "add" => Dim::add,
+            "sub" => Dim::sub,
+            "mul" => Dim::mul,
+            // ONNX truncates; extents are not negative.
+            "div" => Dim::div,
+            "min" => Dim::smaller,
+            "max" => Dim::larger,
+            _ => return None,
+        };
+        let n = a.len().max(b.len());
+        Some((0..n).map(|i| f(&a[i % a.len()], &b[i % b.len()])).collect())
+    }
+
+    fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
+        let out = self.infer(&facts).map_err(|e| e.message)?.remove(0);
+        let t = map_broadcast(&out, ins, |x| match (x[0], x[1]) {
+            (Scalar::Int(_, a), Scalar::Int(_, b)) => Scalar::of_int(out.dtype, (self.0.int)(a, b)),
+            (a, b) => scalar(out.dtype, (self.0.float)(a.as_f64(), b.as_f64())),
+        })?;
+        Ok(vec![t])
+    }
+
+    fn class(&self) -> OpClass {
+        OpClass::Pointwise
+    }
+
+    fn scalar(&self, ins: &[DType], _: DType, args: &[Expr]) -> Option<Expr> {
+        Some((self.0.expr)(args[0].clone(), args[1].clone(), ins[0]))
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        self.0.tolerance
+    }
+
+    fn samples() -> Vec<Sample> {
+        let mut all = vec![];
+        for row in ROWS {
+            let dtypes: &[DType] = match row.takes {
+                Takes::Number => &[DType::F32, DType::I32, DType::F64, DType::F16],
+                Takes::Int => &[DType::I64, DType::U8],
+                Takes::Bool => &[DType::Bool],
+                Takes::Any => &[DType::F32, DType::Bool, DType::I64],
+            };
+            // Powers of negative numbers are mostly NaN; shifts stay within the width.
+            let ranges: &[(f64, f64)] = match row.name {
+                "pow" => &[(0.1, 4.0), (-3.0, 3.0)],
+                "shift_left" | "shift_right" => &[(0.0, 100.0), (0.0, 7.0)],
+                "div" | "mod" | "fmod" => &[(-9.0, 9.0), (1.0, 5.0)],
+                _ => &[],
+            };
+            for &d in dtypes {
+                all.push(Sample::new(Binary(row), &[(d, &[4, 19]), (d, &[4, 19])]).with_range(ranges));
+                all.push(Sample::new(Binary(row), &[(d, &[2, 1, 5]), (d, &[3, 1])]).with_range(ranges));
+            }
+        }
+        all
+    }
+}
+
+/// `f(f(a, b), c) …`; one operand is itself.
+fn chain(f: Binary, node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let all = node.all_inputs()?;
+    let (&first, rest) = all.split_first().ok_or_else(|| ImportError::new("expected at least one operand, found none"))?;
+    let mut y = first;
+    for &x in rest {
+        y = cx.op(f, &[y, x])?;
+    }
+    Ok(vec![y])
+}
+
+/// Before opset 7, `broadcast=1, axis=k` aligned the second operand's axes with the first's from `k` on.
+fn align_axis(cx: &mut Importer<'_>, a: ValueId, b: ValueId, axis: i64) -> Result<ValueId, ImportError> {
+    let rank = cx.rank(a);
+    let axis = crate::op::resolve_axis(axis, rank)?;
+    let mut to = cx.shape(b).clone();
+    while axis + to.rank() < rank {
+        to.0.push(Dim::Const(1));
+    }
+    cx.op(reshape::Reshape { to }, &[b])
+}

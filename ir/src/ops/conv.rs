@@ -1,0 +1,478 @@
+//! Convolution over any number of spatial axes, with groups, strides, dilations and padding.
+//!
+//! ONNX: [Conv](https://onnx.ai/onnx/operators/onnx__Conv.html) (1, 11, 22).
+//! `y[n, o, p] = bias[o] + Σ_{c, k} x[n, g·C/G + c, p·stride + k·dilation - pad] · w[o, c, k]`, `g` the group of `o`.
+
+use super::util::for_each_index;
+use crate::lower::{flatten, wide};
+use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
+use crate::ops::*;
+use tenon_base::{Scalar, Shape};
+use tenon_kernel::{Access, Contract, Stmt, Type};
+
+crate::attr_enum! {
+    /// Where the channel axis of activations is.
+    pub enum Layout {
+        /// `[N, C, spatial…]`, as in ONNX.
+        ChannelsFirst = "nchw",
+        /// `[N, spatial…, C]`: what the layout pass makes, since channels are then contiguous.
+        ChannelsLast = "nhwc",
+    }
+}
+
+impl Layout {
+    /// The position of the channel axis among `rank`.
+    pub fn channel_axis(self, rank: usize) -> usize {
+        match self {
+            Layout::ChannelsFirst => 1,
+            Layout::ChannelsLast => rank - 1,
+        }
+    }
+
+    /// The position of spatial axis `i`.
+    pub fn spatial_axis(self, i: usize) -> usize {
+        match self {
+            Layout::ChannelsFirst => i + 2,
+            Layout::ChannelsLast => i + 1,
+        }
+    }
+
+    /// A shape or index from its batch, channel and spatial parts.
+    pub fn assemble<T: Clone>(self, n: T, c: T, spatial: &[T]) -> Vec<T> {
+        let mut all = vec![n];
+        match self {
+            Layout::ChannelsFirst => {
+                all.push(c);
+                all.extend_from_slice(spatial);
+            }
+            Layout::ChannelsLast => {
+                all.extend_from_slice(spatial);
+                all.push(c);
+            }
+        }
+        all
+    }
+
+    /// The spatial part of a shape.
+    pub fn spatial<T: Clone>(self, shape: &[T]) -> Vec<T> {
+        match self {
+            Layout::ChannelsFirst => shape[2..].to_vec(),
+            Layout::ChannelsLast => shape[1..shape.len() - 1].to_vec(),
+        }
+    }
+}
+
+/// How a window slides over the spatial axes: shared by convolution and pooling.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Window {
+    /// Extent of the window, per spatial axis.
+    pub kernel: Vec<usize>,
+    /// Step.
+    pub strides: Vec<usize>,
+    /// Distance of the window's elements.
+    pub dilations: Vec<usize>,
+    /// Padding before, then after, every spatial axis.
+    pub pads: Vec<usize>,
+}
+
+impl Window {
+    /// Reads `strides`, `dilations`, `pads` and `auto_pad` of a node whose operand has the spatial extents `spatial`.
+    pub fn import(node: &OnnxNode<'_>, kernel: Vec<usize>, spatial: &[Dim]) -> Result<Window, ImportError> {
+        let rank = kernel.len();
+        let ints = |name: &str, count: usize, default: usize| -> Result<Vec<usize>, ImportError> {
+            let v = match node.opt_ints(name)? {
+                None => return Ok(vec![default; count]),
+                Some(v) => v,
+            };
+            let ok = v.iter().map(|&i| usize::try_from(i).ok().filter(|i| *i < 1 << 20)).collect::<Option<Vec<_>>>();
+            match ok {
+                Some(u) if u.len() == count => Ok(u),
+                _ => Err(ImportError::new(format!("{name}: expected {count} small non-negative integers, found {v:?}"))),
+            }
+        };
+        let strides = ints("strides", rank, 1)?;
+        let dilations = ints("dilations", rank, 1)?;
+        if strides.contains(&0) || dilations.contains(&0) || kernel.contains(&0) {
+            return Err(ImportError::new("strides, dilations and the kernel's extents must be at least 1"));
+        }
+        let mut w = Window { kernel, strides, dilations, pads: vec![0; 2 * rank] };
+        match node.str("auto_pad", "NOTSET")? {
+            "NOTSET" | "" => w.pads = ints("pads", 2 * rank, 0)?,
+            "VALID" => {}
+            same @ ("SAME_UPPER" | "SAME_LOWER") => {
+                for i in 0..rank {
+                    let x = spatial[i].as_usize().ok_or_else(|| {
+                        ImportError::new(format!("auto_pad {same} needs a known extent, found {}", spatial[i]))
+                            .with_help(format!("--dim {}=…", spatial[i]))
+                    })?;
+                    let out = x.div_ceil(w.strides[i]);
+                    let total = (out.saturating_sub(1) * w.strides[i] + w.span(i)).saturating_sub(x);
+                    let (small, large) = (total / 2, total - total / 2);
+                    (w.pads[i], w.pads[i + rank]) =
+                        if same == "SAME_UPPER" { (small, large) } else { (large, small) };
+                }
+            }
+            other => {
+                return Err(ImportError::new(format!(
+                    "auto_pad: expected NOTSET, VALID, SAME_UPPER or SAME_LOWER, found {other:?}"
+                )));
+            }
+        }
+        Ok(w)
+    }
+
+    /// The number of spatial axes.
+    pub fn rank(&self) -> usize {
+        self.kernel.len()
+    }
+
+    /// Input elements a window spans along axis `i`.
+    pub fn span(&self, i: usize) -> usize {
+        (self.kernel[i] - 1) * self.dilations[i] + 1
+    }
+
+    /// The output extent along axis `i` for an input extent `x`.
+    pub fn out_extent(&self, i: usize, x: &Dim) -> Result<Dim, InferError> {
+        let padded = x.add(&Dim::from(self.pads[i] + self.pads[i + self.rank()]));
+        if let Some(p) = padded.as_const()
+            && p < self.span(i) as i64
+        {
+            return Err(InferError::new(format!(
+                "spatial axis {i}: the window spans {} elements, but the padded operand has {p}",
+                self.span(i)
+            )));
+        }
+        Ok(padded.sub(&Dim::from(self.span(i))).div(&Dim::from(self.strides[i])).add(&Dim::Const(1)))
+    }
+
+    /// Whether the lists have one entry an axis.
+    pub fn check(&self) -> Result<(), InferError> {
+        let r = self.rank();
+        let ok = self.strides.len() == r && self.dilations.len() == r && self.pads.len() == 2 * r;
+        let positive = [&self.kernel, &self.strides, &self.dilations].iter().all(|v| !v.contains(&0));
+        if ok && positive {
+            return Ok(());
+        }
+        Err(InferError::new("kernel, strides, dilations and pads do not fit each other"))
+    }
+}
+
+crate::attributes! {
+    /// Convolution; operands are the activations, the weights `[O, C/G, kernel…]` and an optional bias `[O]`.
+    pub struct Conv {
+        /// Extent of the window.
+        pub kernel: Vec<usize>,
+        /// Step.
+        pub strides: Vec<usize>,
+        /// Distance of the window's elements.
+        pub dilations: Vec<usize>,
+        /// Padding with zeros before, then after, every spatial axis.
+        pub pads: Vec<usize>,
+        /// Groups of channels that do not mix.
+        pub group: usize,
+        /// Layout of the activations, in and out.
+        pub layout: Layout,
+    }
+}
+
+impl Conv {
+    fn window(&self) -> Window {
+        Window {
+            kernel: self.kernel.clone(),
+            strides: self.strides.clone(),
+            dilations: self.dilations.clone(),
+            pads: self.pads.clone(),
+        }
+    }
+
+    fn padded(&self) -> bool {
+        self.pads.iter().any(|&p| p != 0)
+    }
+
+    /// Copies the operand into a buffer with its padding, and gives the buffer and its extents.
+    fn pad_input(&self, cx: &mut LowerCx<'_>) -> (tenon_kernel::Buf, Vec<usize>) {
+        let dims = cx.in_dims(0);
+        let dtype = cx.in_dtype(0);
+        let mut before = vec![0; dims.len()];
+        let mut to = dims.clone();
+        for i in 0..self.kernel.len() {
+            let a = self.layout.spatial_axis(i);
+            before[a] = self.pads[i];
+            to[a] += self.pads[i] + self.pads[i + self.kernel.len()];
+        }
+        let buf = cx.scratch("padded", dtype, to.iter().product());
+        let zero = Expr::constant(dtype, 0.0);
+        cx.k.parfor("z", to.iter().product::<usize>(), |k, z| k.store(buf, z, zero));
+        let vars: Vec<_> = (0..dims.len()).map(|i| cx.k.fresh(&format!("p{i}"), Type::INDEX)).collect();
+        let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
+        let shifted: Vec<Expr> = index.iter().zip(&before).map(|(i, &b)| i.clone() + b).collect();
+        let value = cx.load(0, &index);
+        let mut body = vec![Stmt::Store { buf, index: flatten(&shifted, &to), value }];
+        for (&var, &n) in vars.iter().zip(&dims).rev() {
+            body = vec![Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
+        }
+        body.into_iter().for_each(|s| cx.k.push(s));
+        (buf, to)
+    }
+}
+
+impl Operator for Conv {
+    fn names() -> Vec<&'static str> {
+        vec!["conv"]
+    }
+
+    fn onnx() -> Vec<OnnxName> {
+        vec![OnnxName { domain: "", name: "Conv", versions: &[1, 11, 22] }]
+    }
+
+    fn name(&self) -> &'static str {
+        "conv"
+    }
+
+    fn attrs(&self) -> Attrs {
+        self.to_attrs()
+    }
+
+    fn parse(_: &str, attrs: Attrs) -> Result<Self, String> {
+        Conv::from_attrs(attrs)
+    }
+
+    fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+        let (x, w) = (node.input(0)?, node.input(1)?);
+        let (xs, ws) = (cx.shape(x).clone(), cx.shape(w).clone());
+        if xs.rank() < 3 || ws.rank() != xs.rank() {
+            return Err(ImportError::new(format!(
+                "expected operands [N,C,spatial…] and [O,C/G,kernel…] of one rank, found {xs} and {ws}"
+            )));
+        }
+        let kernel = ws.0[2..].iter().map(Dim::as_usize).collect::<Option<Vec<_>>>();
+        let kernel = kernel.ok_or_else(|| ImportError::new(format!("the kernel's extents must be known, found {ws}")))?;
+        if let Some(k) = node.opt_ints("kernel_shape")?
+            && !k.iter().copied().eq(kernel.iter().map(|&k| k as i64))
+        {
+            return Err(ImportError::new(format!("kernel_shape is {k:?}, but the weights are {ws}")));
+        }
+        let w_ = Window::import(node, kernel, &xs.0[2..])?;
+        let group = node.int("group", 1)?;
+        let group = usize::try_from(group).ok().filter(|g| *g > 0);
+        let group = group.ok_or_else(|| ImportError::new("group: expected a positive integer"))?;
+        let op = Conv {
+            kernel: w_.kernel,
+            strides: w_.strides,
+            dilations: w_.dilations,
+            pads: w_.pads,
+            group,
+            layout: Layout::ChannelsFirst,
+        };
+        let mut operands = vec![x, w];
+        operands.extend(node.opt_input(2));
+        Ok(vec![cx.op(op, &operands)?])
+    }
+
+    fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
+        expect_operands(ins, 2..=3)?;
+        expect_dtype(ins, 0, DType::is_float, "a float dtype")?;
+        (1..ins.len()).try_for_each(|i| expect_same_dtype(ins, 0, i))?;
+        let window = self.window();
+        window.check()?;
+        let (x, w) = (&ins[0].shape, &ins[1].shape);
+        let rank = self.kernel.len() + 2;
+        if x.rank() != rank || w.rank() != rank {
+            return Err(InferError::new(format!("expected operands of rank {rank}, found {x} and {w}")));
+        }
+        if w.0[2..].iter().zip(&self.kernel).any(|(d, &k)| d.as_usize().is_some_and(|d| d != k)) {
+            return Err(InferError::new(format!("expected weights with a {:?} kernel, found {w}", self.kernel)));
+        }
+        let (c, o) = (&x.0[self.layout.channel_axis(rank)], &w.0[0]);
+        let per_group = w.0[1].mul(&Dim::from(self.group));
+        if let (Some(a), Some(b)) = (c.as_const(), per_group.as_const())
+            && a != b
+        {
+            return Err(InferError::new(format!(
+                "expected {b} channels ({} groups of {}), found {a} in {x}",
+                self.group, w.0[1]
+            )));
+        }
+        if o.as_usize().is_some_and(|o| o % self.group != 0) {
+            return Err(InferError::new(format!("{o} output channels do not divide into {} groups", self.group)));
+        }
+        if let Some(b) = ins.get(2)
+            && b.shape != Shape(vec![o.clone()])
+        {
+            return Err(InferError::new(format!("expected a bias of [{o}], found {}", b.shape)));
+        }
+        let spatial = self.layout.spatial(&x.0);
+        let spatial: Vec<Dim> =
+            spatial.iter().enumerate().map(|(i, d)| window.out_extent(i, d)).collect::<Result<_, _>>()?;
+        Ok(vec![Fact::new(ins[0].dtype, Shape(self.layout.assemble(x.0[0].clone(), o.clone(), &spatial)))])
+    }
+
+    fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
+        let y = self.infer(&facts).map_err(|e| e.message)?[0].dims().ok_or("the shape is not known")?;
+        let (x, w) = (ins[0].to_f64(), ins[1].to_f64());
+        let bias = ins.get(2).map(Tensor::to_f64);
+        let l = self.layout;
+        let xd = ins[0].shape();
+        let (xs, ys) = (l.spatial(xd), l.spatial(&y));
+        let rank = y.len();
+        let (c_all, o_all) = (xd[l.channel_axis(rank)], y[l.channel_axis(rank)]);
+        let (c_group, o_group) = (c_all / self.group, o_all / self.group.max(1));
+        let points: usize = ys.iter().product();
+        let stride_x = crate::lower::strides(xd);
+        let stride_y = crate::lower::strides(&y);
+        let taps: usize = self.kernel.iter().product();
+        let mut out = vec![0.0; y.iter().product()];
+        let mut sums = vec![0.0; o_all];
+        for n in 0..y[0] {
+            let mut position = 0;
+            for_each_index(&ys, |p| {
+                match &bias {
+                    Some(b) => sums.copy_from_slice(b),
+                    None => sums.fill(0.0),
+                }
+                let mut tap = 0;
+                for_each_index(&self.kernel, |k| {
+                    let mut at = n * stride_x[0];
+                    let inside = (0..k.len()).all(|i| {
+                        let pos = p[i] * self.strides[i] + k[i] * self.dilations[i];
+                        let within = pos >= self.pads[i] && pos - self.pads[i] < xs[i];
+                        at += if within { (pos - self.pads[i]) * stride_x[l.spatial_axis(i)] } else { 0 };
+                        within
+                    });
+                    if inside {
+                        for (o, sum) in sums.iter_mut().enumerate() {
+                            let first = o / o_group * c_group;
+                            for c in 0..c_group {
+                                let xv = x[at + (first + c) * stride_x[l.channel_axis(rank)]];
+                                *sum += xv * w[(o * c_group + c) * taps + tap];
+                            }
+                        }
+                    }
+                    tap += 1;
+                });
+                let at: usize = n * stride_y[0]
+                    + p.iter().enumerate().map(|(i, &p)| p * stride_y[l.spatial_axis(i)]).sum::<usize>();
+                for (o, sum) in sums.iter().enumerate() {
+                    out[at + o * stride_y[l.channel_axis(rank)]] = *sum;
+                }
+                position += 1;
+            });
+            debug_assert_eq!(position, points);
+        }
+        Ok(vec![Tensor::from_f64(ins[0].dtype(), &y, &out)])
+    }
+
+    fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
+        let (wd, yd) = (cx.in_dims(1), cx.out_dims(0));
+        if yd.contains(&0) {
+            return Ok(());
+        }
+        let l = self.layout;
+        let rank = yd.len();
+        let (source, xd) = if self.padded() {
+            let (buf, dims) = self.pad_input(cx);
+            (Some(buf), dims)
+        } else {
+            (None, cx.in_dims(0))
+        };
+        let (c_group, o_group) = (wd[1], wd[0] / self.group);
+        let k = &mut cx.k;
+        let (dn, n) = k.contract_dim("n", yd[0]);
+        let mut dims = vec![dn];
+        let mut spatial = vec![];
+        for (i, &e) in l.spatial(&yd).iter().enumerate() {
+            let (d, v) = k.contract_dim(&format!("p{i}"), e);
+            dims.push(d);
+            spatial.push(v);
+        }
+        let (dg, g) = k.contract_dim("g", self.group);
+        let (d_o, o) = k.contract_dim("o", o_group);
+        dims.extend([dg, d_o]);
+        let mut reduce = vec![];
+        let mut taps = vec![];
+        for (i, &e) in self.kernel.iter().enumerate() {
+            let (d, v) = k.contract_dim(&format!("k{i}"), e);
+            reduce.push(d);
+            taps.push(v);
+        }
+        let (dc, c) = k.contract_dim("c", c_group.max(1));
+        reduce.push(dc);
+        let at: Vec<Expr> = (0..taps.len())
+            .map(|i| spatial[i].clone() * self.strides[i] + taps[i].clone() * self.dilations[i])
+            .collect();
+        let channel = g.clone() * c_group + c.clone();
+        let out_channel = g * o_group + o;
+        let x_index = l.assemble(n.clone(), channel, &at);
+        let mut w_index = vec![out_channel.clone(), c];
+        w_index.extend(taps);
+        let y_index = l.assemble(n, out_channel.clone(), &spatial);
+        let dtype = wide(cx.out_dtype(0));
+        let a = match source {
+            Some(buf) => crate::lower::widen(Expr::load(buf, flatten(&x_index, &xd)), cx.in_dtype(0)),
+            None => cx.load_wide(0, &x_index),
+        };
+        let b = cx.load_wide(1, &w_index);
+        let init = if cx.in_count() > 2 { cx.load_wide(2, &[out_channel]) } else { Expr::constant(dtype, 0.0) };
+        let acc = cx.k.fresh("acc", Type::scalar(dtype));
+        debug_assert_eq!(rank, y_index.len());
+        let (out, out_index, value) = cx.write(0, flatten(&y_index, &yd), Expr::Var(acc));
+        debug_assert_ne!(cx.k.kernel().buffer(out).access, Access::In);
+        cx.k.contract(Contract { dims, reduce, acc, init, a, b, out, out_index, value });
+        Ok(())
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        Tolerance::SUM
+    }
+
+    fn samples() -> Vec<Sample> {
+        let conv = |kernel: &[usize], strides: &[usize], dilations: &[usize], pads: &[usize], group, layout| Conv {
+            kernel: kernel.to_vec(),
+            strides: strides.to_vec(),
+            dilations: dilations.to_vec(),
+            pads: pads.to_vec(),
+            group,
+            layout,
+        };
+        use Layout::{ChannelsFirst as First, ChannelsLast as Last};
+        let f = DType::F32;
+        vec![
+            Sample::new(
+                conv(&[3, 3], &[1, 1], &[1, 1], &[1, 1, 1, 1], 1, First),
+                &[(f, &[1, 3, 9, 7]), (f, &[5, 3, 3, 3]), (f, &[5])],
+            ),
+            Sample::new(
+                conv(&[3, 3], &[2, 2], &[1, 1], &[0, 1, 1, 2], 1, Last),
+                &[(f, &[2, 9, 8, 4]), (f, &[17, 4, 3, 3]), (f, &[17])],
+            ),
+            Sample::new(
+                conv(&[1, 1], &[1, 1], &[1, 1], &[0; 4], 1, Last),
+                &[(f, &[1, 5, 5, 24]), (f, &[40, 24, 1, 1])],
+            ),
+            Sample::new(
+                conv(&[3, 3], &[1, 1], &[1, 1], &[1; 4], 20, Last),
+                &[(f, &[1, 6, 6, 20]), (f, &[20, 1, 3, 3]), (f, &[20])],
+            ),
+            Sample::new(
+                conv(&[2, 3], &[1, 2], &[2, 1], &[1, 0, 0, 1], 2, First),
+                &[(f, &[1, 6, 8, 7]), (f, &[4, 3, 2, 3])],
+            ),
+            Sample::new(conv(&[4], &[3], &[2], &[2, 2], 1, First), &[(f, &[2, 3, 30]), (f, &[6, 3, 4])]),
+            Sample::new(
+                conv(&[2, 2, 2], &[1, 1, 1], &[1, 1, 1], &[0, 1, 0, 0, 1, 0], 1, First),
+                &[(f, &[1, 2, 3, 4, 5]), (f, &[3, 2, 2, 2, 2])],
+            ),
+            Sample::new(
+                conv(&[3], &[1], &[1], &[1, 1], 1, First),
+                &[(DType::F64, &[1, 2, 8]), (DType::F64, &[3, 2, 3]), (DType::F64, &[3])],
+            ),
+            Sample::new(conv(&[3], &[1], &[1], &[1, 1], 1, First), &[(DType::F16, &[1, 2, 8]), (DType::F16, &[3, 2, 3])]),
+        ]
+    }
+}
+
+/// The bias of zeros that a convolution without one has, for passes that add to it.
+pub fn zero_bias(dtype: DType, channels: usize) -> Tensor {
+    Tensor::full(&[channels], Scalar::of_f64(dtype, 0.0))
+}

@@ -1,0 +1,117 @@
+//! All operators: one file each (a family of scalar functions shares one), one line each in the list below.
+//!
+//! The list makes the closed enum [`Op`], the table of names for the text form, the importer's table and
+//! `docs/OPERATORS.md`. See `docs/how-to/operator.md` for adding one.
+
+use crate::import::{ImportError, Importer, OnnxNode};
+use crate::lower::{LowerCx, LowerError};
+use crate::op::{InferError, OnnxName, OpClass, Operator, Sample, Source, Tolerance};
+use crate::{Attrs, ValueId};
+use tenon_base::{DType, Dim, Fact, Tensor};
+use tenon_kernel::Expr;
+
+mod util;
+
+/// Imports one ONNX node.
+pub type ImportFn = fn(&OnnxNode<'_>, &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError>;
+
+macro_rules! ops {
+    ($($file:ident :: $name:ident),* $(,)?) => {
+        $(pub mod $file;)*
+
+        /// Any operator, with its attributes.
+        #[derive(Clone, Debug, PartialEq, Eq, Hash)]
+        pub enum Op {
+            $(
+                #[doc = concat!("See [`", stringify!($file), "`].")]
+                $name($file::$name),
+            )*
+        }
+
+        $(impl From<$file::$name> for Op {
+            fn from(op: $file::$name) -> Op {
+                Op::$name(op)
+            }
+        })*
+
+        /// The importer's table, from the list.
+        pub fn importers() -> Vec<(OnnxName, ImportFn)> {
+            let mut all: Vec<(OnnxName, ImportFn)> = vec![];
+            $(all.extend($file::$name::onnx().into_iter().map(|n| (n, $file::$name::import as ImportFn)));)*
+            all
+        }
+
+        /// For every file of the list: its name and the cases to test it on.
+        pub fn all_samples() -> Vec<(&'static str, Vec<Sample>)> {
+            vec![$((stringify!($file), $file::$name::samples())),*]
+        }
+
+        impl Operator for Op {
+            fn names() -> Vec<&'static str> {
+                let mut all = vec![];
+                $(all.extend($file::$name::names());)*
+                all
+            }
+            fn onnx() -> Vec<OnnxName> {
+                importers().into_iter().map(|(n, _)| n).collect()
+            }
+            fn name(&self) -> &'static str {
+                match self { $(Op::$name(op) => op.name()),* }
+            }
+            fn attrs(&self) -> Attrs {
+                match self { $(Op::$name(op) => op.attrs()),* }
+            }
+            fn parse(name: &str, attrs: Attrs) -> Result<Self, String> {
+                $(if $file::$name::names().contains(&name) {
+                    return $file::$name::parse(name, attrs).map(Op::from);
+                })*
+                Err(format!("unknown operator `{name}`"))
+            }
+            fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+                let found = importers().into_iter().find(|(n, _)| n.name == node.op_type());
+                match found {
+                    Some((_, import)) => import(node, cx),
+                    None => Err(ImportError::new("the operator is not supported")),
+                }
+            }
+            fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
+                match self { $(Op::$name(op) => op.infer(ins)),* }
+            }
+            fn infer_dims(&self, ins: &[Option<Vec<Dim>>], facts: &[Fact]) -> Option<Vec<Dim>> {
+                match self { $(Op::$name(op) => op.infer_dims(ins, facts)),* }
+            }
+            fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+                match self { $(Op::$name(op) => op.eval(ins)),* }
+            }
+            fn class(&self) -> OpClass {
+                match self { $(Op::$name(op) => op.class()),* }
+            }
+            fn scalar(&self, ins: &[DType], out: DType, args: &[Expr]) -> Option<Expr> {
+                match self { $(Op::$name(op) => op.scalar(ins, out, args)),* }
+            }
+            fn source(&self, ins: &[Fact], out: &Fact, index: &[Expr]) -> Option<Source> {
+                match self { $(Op::$name(op) => op.source(ins, out, index)),* }
+            }
+            fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
+                match self { $(Op::$name(op) => op.lower(cx)),* }
+            }
+            fn tolerance(&self) -> Tolerance {
+                match self { $(Op::$name(op) => op.tolerance()),* }
+            }
+            fn samples() -> Vec<Sample> {
+                all_samples().into_iter().flat_map(|(_, s)| s).collect()
+            }
+        }
+    };
+}
+
+ops! {
+    binary::Binary,
+    cast::Cast,
+    conv::Conv,
+    matmul::MatMul,
+    reshape::Reshape,
+    softmax::Softmax,
+    transpose::Transpose,
+    unary::Unary,
+}

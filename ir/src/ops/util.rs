@@ -1,0 +1,86 @@
+//! What several operators' reference evaluations share.
+
+use tenon_base::{DType, Fact, Scalar, Tensor};
+
+/// Row-major strides of `dims`, in elements.
+pub(crate) fn strides(dims: &[usize]) -> Vec<usize> {
+    crate::lower::strides(dims)
+}
+
+/// Calls `f` with every index of `dims`, in row-major order.
+pub(crate) fn for_each_index(dims: &[usize], mut f: impl FnMut(&[usize])) {
+    if dims.contains(&0) {
+        return;
+    }
+    let mut index = vec![0; dims.len()];
+    loop {
+        f(&index);
+        let mut axis = dims.len();
+        loop {
+            if axis == 0 {
+                return;
+            }
+            axis -= 1;
+            index[axis] += 1;
+            if index[axis] < dims[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+}
+
+/// The row-major position of `index` in an operand of extents `dims` that broadcasts to the shape `index` runs over.
+pub(crate) fn broadcast_offset(index: &[usize], dims: &[usize]) -> usize {
+    let skip = index.len() - dims.len();
+    dims.iter().zip(&index[skip..]).fold(0, |o, (&d, &i)| o * d + if d == 1 { 0 } else { i })
+}
+
+/// For every element of the broadcast shape `out`, the row-major position in an operand of extents `dims`.
+pub(crate) fn broadcast_offsets(out: &[usize], dims: &[usize]) -> Vec<usize> {
+    let mut all = Vec::with_capacity(out.iter().product());
+    for_each_index(out, |i| all.push(broadcast_offset(i, dims)));
+    all
+}
+
+/// Applies `f` to broadcast operands, element by element.
+pub(crate) fn map_broadcast(
+    out: &Fact,
+    ins: &[Tensor],
+    f: impl Fn(&[Scalar]) -> Scalar,
+) -> Result<Tensor, String> {
+    let dims = out.dims().ok_or("the shape is not known")?;
+    let same = ins.iter().all(|t| t.shape() == dims);
+    let offsets: Vec<Vec<usize>> =
+        if same { vec![] } else { ins.iter().map(|t| broadcast_offsets(&dims, t.shape())).collect() };
+    let n: usize = dims.iter().product();
+    let mut args = Vec::with_capacity(ins.len());
+    let values = (0..n).map(|e| {
+        args.clear();
+        args.extend(ins.iter().enumerate().map(|(k, t)| t.get(if same { e } else { offsets[k][e] })));
+        f(&args)
+    });
+    Ok(Tensor::from_scalars(out.dtype, &dims, values))
+}
+
+/// `v` rounded or wrapped to `dtype`.
+pub(crate) fn scalar(dtype: DType, v: f64) -> Scalar {
+    Scalar::of_f64(dtype, v)
+}
+
+/// Moves elements: element `e` of the result is element `from(index of e)` of `t`, or `fill`.
+pub(crate) fn gather_elements(
+    t: &Tensor,
+    out: &[usize],
+    fill: Option<Scalar>,
+    from: impl Fn(&[usize]) -> Option<usize>,
+) -> Tensor {
+    let size = t.dtype().size();
+    let fill = fill.map_or_else(|| vec![0; size], Scalar::to_le_bytes);
+    let mut data = Vec::with_capacity(out.iter().product::<usize>() * size);
+    for_each_index(out, |i| match from(i) {
+        Some(at) => data.extend_from_slice(&t.bytes()[at * size..(at + 1) * size]),
+        None => data.extend_from_slice(&fill),
+    });
+    Tensor::from_bytes(t.dtype(), out, data.into()).expect("one element an index")
+}
