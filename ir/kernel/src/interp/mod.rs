@@ -8,9 +8,10 @@
 
 mod compile;
 mod math;
+mod run;
+mod value;
 
 pub use math::erf;
-mod value;
 
 use crate::{Access, BufferKind, Kernel, Program};
 use compile::Code;
