@@ -146,6 +146,16 @@ pub enum MathFn {
     Fmod,
 }
 
+impl MathFn {
+    /// The number of operands.
+    pub const fn arity(self) -> usize {
+        match self {
+            MathFn::Pow | MathFn::Fmod => 2,
+            _ => 1,
+        }
+    }
+}
+
 /// An expression. Trees are small; share a value with [`crate::Stmt::Let`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Expr {
@@ -396,6 +406,12 @@ impl From<Var> for Expr {
 impl From<i64> for Expr {
     fn from(v: i64) -> Expr {
         Expr::int(v)
+    }
+}
+
+impl From<i32> for Expr {
+    fn from(v: i32) -> Expr {
+        Expr::int(i64::from(v))
     }
 }
 

@@ -21,6 +21,7 @@ pub mod expr;
 pub mod interp;
 pub mod program;
 pub mod stmt;
+pub mod text;
 
 pub use affine::Affine;
 pub use build::KernelBuilder;
@@ -29,3 +30,4 @@ pub use interp::{InterpError, Memory, run_kernel, run_program};
 pub use interp::erf;
 pub use program::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
 pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Stmt, VarInfo};
+pub use text::ParseError;

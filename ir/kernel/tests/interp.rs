@@ -16,10 +16,10 @@ fn a_contraction_multiplies_matrices() {
         reduce: vec![dk],
         acc,
         init: Expr::constant(DType::F32, 0.5),
-        a: Expr::load(a, m.clone() * 3usize + kk.clone()),
-        b: Expr::load(b, kk * 2usize + n.clone()),
+        a: Expr::load(a, m.clone() * 3 + kk.clone()),
+        b: Expr::load(b, kk * 2 + n.clone()),
         out: y,
-        out_index: m * 2usize + n,
+        out_index: m * 2 + n,
         value: Expr::Var(acc),
     });
     let kernel = k.finish();

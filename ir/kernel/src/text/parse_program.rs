@@ -1,0 +1,208 @@
+//! Parsing programs.
+
+use super::lex::{Lexer, ParseError, Token};
+use super::parse::{count, elem, kernel, name, word};
+use super::parse_expr::literal;
+use crate::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
+use std::collections::BTreeMap;
+use tenon_base::{DType, Fact, Loc, Scalar, Tensor};
+
+/// `program name { … }`
+pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
+    lex.expect_word("program")?;
+    let mut p = Program { name: word(lex, "the program's name")?, ..Program::default() };
+    let mut buffers: BTreeMap<String, BufferId> = BTreeMap::new();
+    let mut kernels: BTreeMap<String, usize> = BTreeMap::new();
+    lex.expect("{")?;
+    while !lex.eat("}")? {
+        let at = lex.here();
+        match lex.peek() {
+            Token::Word("fma") => {
+                lex.next()?;
+                p.fused_multiply_add = true;
+            }
+            Token::Word("arena") => {
+                lex.next()?;
+                p.arena_bytes = count(lex)?;
+            }
+            Token::Word("input") => {
+                lex.next()?;
+                p.inputs.push(io(lex)?);
+            }
+            Token::Word("output") => {
+                lex.next()?;
+                p.outputs.push(io(lex)?);
+            }
+            Token::Word("buffer") => {
+                lex.next()?;
+                let b = buffer(lex)?;
+                if buffers.insert(b.name.clone(), BufferId(p.buffers.len() as u32)).is_some() {
+                    return lex.fail_at(at, format!("a second buffer %{}", b.name));
+                }
+                p.buffers.push(b);
+            }
+            Token::Word("kernel") => {
+                let k = kernel(lex)?;
+                if kernels.insert(k.name.clone(), p.kernels.len()).is_some() {
+                    return lex.fail_at(at, format!("a second kernel {}", k.name));
+                }
+                p.kernels.push(k);
+            }
+            Token::Word("call") => {
+                lex.next()?;
+                p.calls.push(call(lex, &kernels, &buffers)?);
+            }
+            _ => return lex.expected("`fma`, `arena`, `input`, `output`, `buffer`, `kernel`, `call` or `}`"),
+        }
+    }
+    Ok(p)
+}
+
+fn string(lex: &mut Lexer) -> Result<String, ParseError> {
+    let Token::Str(s) = lex.peek() else {
+        return lex.expected("a string");
+    };
+    let s = s.to_string();
+    lex.next()?;
+    Ok(s)
+}
+
+/// Counts up to `close`.
+fn counts(lex: &mut Lexer, close: &'static str) -> Result<Vec<usize>, ParseError> {
+    let mut dims = vec![];
+    while !lex.eat(close)? {
+        if !dims.is_empty() {
+            lex.expect(",")?;
+        }
+        dims.push(count(lex)?);
+    }
+    Ok(dims)
+}
+
+/// `"name": f32[1,10]`
+fn io(lex: &mut Lexer) -> Result<Io, ParseError> {
+    let name = string(lex)?;
+    lex.expect(":")?;
+    let dtype = elem(lex)?;
+    lex.expect("[")?;
+    Ok(Io { name, fact: Fact::of(dtype, &counts(lex, "]")?) })
+}
+
+/// `%name: f32[64] = …`
+fn buffer(lex: &mut Lexer) -> Result<ProgramBuffer, ParseError> {
+    let name = name(lex, "a buffer like `%x`")?;
+    lex.expect(":")?;
+    let dtype = elem(lex)?;
+    lex.expect("[")?;
+    let len = count(lex)?;
+    lex.expect("]")?;
+    lex.expect("=")?;
+    let Token::Word(kind) = lex.peek() else {
+        return lex.expected("`input`, `output`, `const` or `arena`");
+    };
+    let kind = *kind;
+    if !matches!(kind, "input" | "output" | "const" | "arena") {
+        return lex.expected("`input`, `output`, `const` or `arena`");
+    }
+    lex.next()?;
+    let kind = match kind {
+        "input" => BufferKind::Input(count(lex)?),
+        "output" => BufferKind::Output(count(lex)?),
+        "const" => BufferKind::Const(tensor(lex, dtype, len)?),
+        _ if lex.eat("@")? => BufferKind::Arena(Some(count(lex)?)),
+        _ => BufferKind::Arena(None),
+    };
+    Ok(ProgramBuffer { name, dtype, len, kind })
+}
+
+/// What follows `const`.
+fn tensor(lex: &mut Lexer, dtype: DType, len: usize) -> Result<Tensor, ParseError> {
+    let at = lex.here();
+    let shape = if lex.eat("(")? { counts(lex, ")")? } else { vec![len] };
+    let bytes = match lex.peek() {
+        Token::Word("hex") => {
+            lex.next()?;
+            let at = lex.here();
+            let Token::Str(digits) = lex.next()? else {
+                return lex.fail_at(at, "expected a string of hexadecimal digits");
+            };
+            match hex(digits.as_bytes()) {
+                Some(bytes) => bytes,
+                None => return lex.fail_at(at, "not an even number of hexadecimal digits"),
+            }
+        }
+        Token::Mark("[") => {
+            lex.next()?;
+            let mut bytes = vec![];
+            while !lex.eat("]")? {
+                if !bytes.is_empty() {
+                    lex.expect(",")?;
+                }
+                bytes.extend(value(lex, dtype)?.to_le_bytes());
+            }
+            bytes
+        }
+        Token::Mark("<") => return lex.fail("the constant was left out when this was printed"),
+        _ => return lex.expected("a list of values or `hex\"…\"`"),
+    };
+    match Tensor::from_bytes(dtype, &shape, bytes.into()) {
+        Ok(t) => Ok(t),
+        Err(e) => lex.fail_at(at, e.to_string()),
+    }
+}
+
+fn hex(digits: &[u8]) -> Option<Vec<u8>> {
+    let digit = |d: u8| char::from(d).to_digit(16).map(|d| d as u8);
+    if !digits.len().is_multiple_of(2) {
+        return None;
+    }
+    digits.chunks_exact(2).map(|d| Some(digit(d[0])? << 4 | digit(d[1])?)).collect()
+}
+
+/// One value of a list, whose dtype is known.
+fn value(lex: &mut Lexer, dtype: DType) -> Result<Scalar, ParseError> {
+    let at = lex.here();
+    let negative = lex.eat("-")?;
+    let v = match lex.next()? {
+        Token::Int(v, "") if dtype != DType::Bool => literal(dtype, &v.to_string(), negative),
+        Token::Float(v, "") if dtype.is_float() => literal(dtype, v, negative),
+        Token::Word("inf") if dtype.is_float() => {
+            Some(Scalar::Float(dtype, if negative { f64::NEG_INFINITY } else { f64::INFINITY }))
+        }
+        Token::Word("nan") if dtype.is_float() && !negative => Some(Scalar::Float(dtype, f64::NAN)),
+        Token::Word(w @ ("true" | "false")) if dtype == DType::Bool && !negative => {
+            Some(Scalar::Int(dtype, i128::from(w == "true")))
+        }
+        _ => None,
+    };
+    match v {
+        Some(v) => Ok(v),
+        None => lex.fail_at(at, format!("not a value of {dtype}")),
+    }
+}
+
+/// `kernel(%a, %b) @ "loc"`
+fn call(
+    lex: &mut Lexer,
+    kernels: &BTreeMap<String, usize>,
+    buffers: &BTreeMap<String, BufferId>,
+) -> Result<Call, ParseError> {
+    let (at, k) = (lex.here(), word(lex, "a kernel's name")?);
+    let Some(&kernel) = kernels.get(&k) else {
+        return lex.fail_at(at, format!("there is no kernel {k} above this call"));
+    };
+    lex.expect("(")?;
+    let mut args = vec![];
+    while !lex.eat(")")? {
+        if !args.is_empty() {
+            lex.expect(",")?;
+        }
+        let (at, n) = (lex.here(), name(lex, "a buffer like `%x`")?);
+        match buffers.get(&n) {
+            Some(id) => args.push(*id),
+            None => return lex.fail_at(at, format!("there is no buffer %{n}")),
+        }
+    }
+    let loc = if lex.eat("@")? { Loc::new(string(lex)?) } else { Loc::none() };
+    Ok(Call { kernel, args, loc })
+}

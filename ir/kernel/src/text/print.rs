@@ -1,0 +1,354 @@
+//! Printing kernels and programs.
+
+use super::PRIMARY;
+use super::print_expr::{ExprPrinter, name, quoted, ty, word};
+use crate::stmt::visit_stmts;
+use crate::{Access, BufferKind, Contract, ContractDim, Expr, Io, Kernel, Program, ProgramBuffer, Stmt, Var};
+use std::fmt::{self, Write};
+use tenon_base::{Scalar, Tensor};
+
+/// What to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrintOptions {
+    /// Constants of more elements are left out: `const <2359296 values>`. Such text is for reading only.
+    pub longest_const: Option<usize>,
+}
+
+impl fmt::Display for Kernel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&print_kernel(self).0)
+    }
+}
+
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&print_program(self, &PrintOptions::default()))
+    }
+}
+
+/// The variables of `kernel` in the order of their first definitions.
+pub(crate) fn definition_order(kernel: &Kernel) -> Vec<Var> {
+    let mut order = vec![];
+    let mut seen = vec![false; kernel.vars.len()];
+    let mut define = |v: Var| {
+        if let Some(seen @ false) = seen.get_mut(v.0 as usize) {
+            *seen = true;
+            order.push(v);
+        }
+    };
+    visit_stmts(&kernel.body, &mut |s| match s {
+        Stmt::Let { var, .. } | Stmt::Declare { var, .. } | Stmt::For { var, .. } => define(*var),
+        Stmt::Contract(c) => {
+            c.dims.iter().chain(&c.reduce).for_each(|d| define(d.var));
+            define(c.acc);
+        }
+        _ => {}
+    });
+    order
+}
+
+/// The text of `kernel`, and the line (from 0) on which each of its statements begins, in the order in which
+/// [`visit_stmts`] visits them.
+pub(crate) fn print_kernel(kernel: &Kernel) -> (String, Vec<usize>) {
+    let mut p = Printer { out: String::new(), indent: 0, line: 0, lines: vec![] };
+    p.kernel(kernel);
+    (p.out, p.lines)
+}
+
+/// The text of `program`.
+pub fn print_program(program: &Program, options: &PrintOptions) -> String {
+    let mut p = Printer { out: String::new(), indent: 0, line: 0, lines: vec![] };
+    p.program(program, options);
+    p.out
+}
+
+struct Printer {
+    out: String,
+    indent: usize,
+    line: usize,
+    lines: Vec<usize>,
+}
+
+impl Printer {
+    fn begin(&mut self) {
+        for _ in 0..self.indent {
+            self.out.push_str("  ");
+        }
+    }
+
+    fn end(&mut self) {
+        self.out.push('\n');
+        self.line += 1;
+    }
+
+    fn close(&mut self) {
+        self.indent -= 1;
+        self.begin();
+        self.out.push('}');
+        self.end();
+    }
+
+    fn open(&mut self) {
+        self.out.push_str(" {");
+        self.end();
+        self.indent += 1;
+    }
+
+    fn kernel(&mut self, k: &Kernel) {
+        self.begin();
+        self.out.push_str("kernel ");
+        word(&mut self.out, &k.name);
+        self.out.push('(');
+        for (i, b) in k.buffers.iter().enumerate() {
+            self.out.push_str(if i > 0 { ", " } else { "" });
+            self.out.push_str(match b.access {
+                Access::In => "in ",
+                Access::Out => "out ",
+                Access::Scratch => "scratch ",
+            });
+            name(&mut self.out, &b.name);
+            let _ = write!(self.out, ": {}[{}]", b.dtype, b.len);
+        }
+        self.out.push(')');
+        let e = ExprPrinter { kernel: k };
+        for &(input, output) in &k.in_place {
+            self.out.push_str(" inplace(");
+            e.buf(&mut self.out, input);
+            self.out.push_str(", ");
+            e.buf(&mut self.out, output);
+            self.out.push(')');
+        }
+        self.open();
+        let order = definition_order(k);
+        if order.len() != k.vars.len() || order.iter().enumerate().any(|(i, v)| v.0 as usize != i) {
+            self.begin();
+            self.out.push_str("vars ");
+            for (i, v) in k.vars.iter().enumerate() {
+                self.out.push_str(if i > 0 { ", " } else { "" });
+                name(&mut self.out, &v.name);
+                self.out.push_str(": ");
+                ty(&mut self.out, v.ty);
+            }
+            self.end();
+        }
+        self.block(&e, &k.body);
+        self.close();
+    }
+
+    fn block(&mut self, e: &ExprPrinter, body: &[Stmt]) {
+        body.iter().for_each(|s| self.stmt(e, s));
+    }
+
+    /// `before`, a variable, ` = `, a value and the end of the line.
+    fn assign(&mut self, e: &ExprPrinter, before: &str, var: Var, value: &Expr) {
+        self.out.push_str(before);
+        e.var(&mut self.out, var);
+        self.out.push_str(" = ");
+        e.expr(&mut self.out, value, 0);
+        self.end();
+    }
+
+    fn stmt(&mut self, e: &ExprPrinter, s: &Stmt) {
+        self.lines.push(self.line);
+        self.begin();
+        match s {
+            Stmt::Let { var, value } => self.assign(e, "let ", *var, value),
+            Stmt::Declare { var, value } => self.assign(e, "var ", *var, value),
+            Stmt::Set { var, value } => self.assign(e, "", *var, value),
+            Stmt::Store { buf, index, value } => self.store(e, *buf, index, value),
+            Stmt::For { var, lo, hi, step, parallel, body } => {
+                self.out.push_str(if *parallel { "parfor " } else { "for " });
+                e.var(&mut self.out, *var);
+                self.out.push_str(" in ");
+                e.expr(&mut self.out, lo, 0);
+                self.out.push_str("..");
+                e.expr(&mut self.out, hi, 0);
+                if *step != 1 {
+                    let _ = write!(self.out, " step {step}");
+                }
+                self.open();
+                self.block(e, body);
+                self.close();
+            }
+            Stmt::If { cond, then, otherwise } => {
+                self.out.push_str("if ");
+                e.expr(&mut self.out, cond, 0);
+                self.open();
+                self.block(e, then);
+                if !otherwise.is_empty() {
+                    self.indent -= 1;
+                    self.begin();
+                    self.out.push_str("} else");
+                    self.open();
+                    self.block(e, otherwise);
+                }
+                self.close();
+            }
+            Stmt::While { cond, body } => {
+                self.out.push_str("while ");
+                e.expr(&mut self.out, cond, 0);
+                self.open();
+                self.block(e, body);
+                self.close();
+            }
+            Stmt::Contract(c) => self.contract(e, c),
+        }
+    }
+
+    fn store(&mut self, e: &ExprPrinter, buf: crate::Buf, index: &Expr, value: &Expr) {
+        self.out.push_str("store ");
+        e.buf(&mut self.out, buf);
+        self.out.push('[');
+        e.expr(&mut self.out, index, 0);
+        self.out.push_str("] = ");
+        e.expr(&mut self.out, value, 0);
+        self.end();
+    }
+
+    fn contract(&mut self, e: &ExprPrinter, c: &Contract) {
+        self.out.push_str("contract");
+        let dims = |out: &mut String, dims: &[ContractDim]| {
+            for (i, d) in dims.iter().enumerate() {
+                out.push_str(if i > 0 { ", " } else { " " });
+                e.var(out, d.var);
+                let _ = write!(out, " in 0..{}", d.extent);
+            }
+        };
+        dims(&mut self.out, &c.dims);
+        if !c.reduce.is_empty() {
+            self.out.push_str(" reduce");
+            dims(&mut self.out, &c.reduce);
+        }
+        self.open();
+        self.begin();
+        e.var(&mut self.out, c.acc);
+        self.out.push_str(": ");
+        match e.kernel.vars.get(c.acc.0 as usize) {
+            Some(v) => ty(&mut self.out, v.ty),
+            None => self.out.push('?'),
+        }
+        self.out.push_str(" = ");
+        e.expr(&mut self.out, &c.init, 0);
+        self.end();
+        self.begin();
+        e.var(&mut self.out, c.acc);
+        self.out.push_str(" += ");
+        e.expr(&mut self.out, &c.a, PRIMARY);
+        self.out.push_str(" * ");
+        e.expr(&mut self.out, &c.b, PRIMARY);
+        self.end();
+        self.begin();
+        self.store(e, c.out, &c.out_index, &c.value);
+        self.close();
+    }
+
+    fn program(&mut self, p: &Program, options: &PrintOptions) {
+        self.out.push_str("program ");
+        word(&mut self.out, &p.name);
+        self.open();
+        if p.fused_multiply_add {
+            self.begin();
+            self.out.push_str("fma");
+            self.end();
+        }
+        if p.arena_bytes > 0 {
+            self.begin();
+            let _ = write!(self.out, "arena {}", p.arena_bytes);
+            self.end();
+        }
+        let io = |p: &mut Printer, kind: &str, io: &Io| {
+            p.begin();
+            p.out.push_str(kind);
+            quoted(&mut p.out, &io.name);
+            let _ = write!(p.out, ": {}", io.fact);
+            p.end();
+        };
+        p.inputs.iter().for_each(|i| io(self, "input ", i));
+        p.outputs.iter().for_each(|o| io(self, "output ", o));
+        p.buffers.iter().for_each(|b| self.buffer(b, options));
+        for k in &p.kernels {
+            self.end();
+            self.kernel(k);
+        }
+        if !p.calls.is_empty() {
+            self.end();
+        }
+        for call in &p.calls {
+            self.begin();
+            self.out.push_str("call ");
+            match p.kernels.get(call.kernel) {
+                Some(k) => word(&mut self.out, &k.name),
+                None => {
+                    let _ = write!(self.out, "<no kernel {}>", call.kernel);
+                }
+            }
+            self.out.push('(');
+            for (i, id) in call.args.iter().enumerate() {
+                self.out.push_str(if i > 0 { ", " } else { "" });
+                match p.buffers.get(id.0 as usize) {
+                    Some(b) => name(&mut self.out, &b.name),
+                    None => {
+                        let _ = write!(self.out, "%<no buffer {}>", id.0);
+                    }
+                }
+            }
+            self.out.push(')');
+            if let Some(loc) = call.loc.name() {
+                self.out.push_str(" @ ");
+                quoted(&mut self.out, loc);
+            }
+            self.end();
+        }
+        self.close();
+    }
+
+    fn buffer(&mut self, b: &ProgramBuffer, options: &PrintOptions) {
+        self.begin();
+        self.out.push_str("buffer ");
+        name(&mut self.out, &b.name);
+        let _ = write!(self.out, ": {}[{}] = ", b.dtype, b.len);
+        let _ = match &b.kind {
+            BufferKind::Input(k) => write!(self.out, "input {k}"),
+            BufferKind::Output(k) => write!(self.out, "output {k}"),
+            BufferKind::Arena(None) => write!(self.out, "arena"),
+            BufferKind::Arena(Some(at)) => write!(self.out, "arena@{at}"),
+            BufferKind::Const(t) => {
+                tensor(&mut self.out, t, options);
+                Ok(())
+            }
+        };
+        self.end();
+    }
+}
+
+/// Constants of at most this many elements are printed as values, longer ones as hexadecimal bytes.
+const MAX_VALUES: usize = 16;
+
+fn tensor(out: &mut String, t: &Tensor, options: &PrintOptions) {
+    out.push_str("const ");
+    if t.shape().len() != 1 {
+        out.push('(');
+        for (i, d) in t.shape().iter().enumerate() {
+            let _ = write!(out, "{}{d}", if i > 0 { ", " } else { "" });
+        }
+        out.push_str(") ");
+    }
+    let is_nan = |s: Scalar| matches!(s, Scalar::Float(_, v) if v.is_nan());
+    if options.longest_const.is_some_and(|n| t.len() > n) {
+        let _ = write!(out, "<{} values>", t.len());
+    } else if t.len() <= MAX_VALUES && !t.scalars().any(is_nan) {
+        out.push('[');
+        for (i, s) in t.scalars().enumerate() {
+            let _ = write!(out, "{}{s}", if i > 0 { ", " } else { "" });
+        }
+        out.push(']');
+    } else {
+        out.push_str("hex\"");
+        for b in t.bytes().iter() {
+            let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
+            out.push(digit(b >> 4));
+            out.push(digit(b & 15));
+        }
+        out.push('"');
+    }
+}
