@@ -131,6 +131,19 @@ pub trait Operator: Clone + fmt::Debug + PartialEq + Eq + std::hash::Hash + Size
         None
     }
 
+    /// The same operator with its first operand and its result channels last (`[N, spatial…, C]`), where it is one that
+    /// slides over spatial axes channels first.
+    fn channels_last(&self) -> Option<crate::Op> {
+        None
+    }
+
+    /// The operator `f'` with `f(T x0, T x1, …) = T f'(x0, x1, …)`, where `T` is the transpose by `perm` (axis `a` of its result is
+    /// axis `perm[a]` of its operand) and `ins` are the facts of the transposed operands `T x`. All operands have
+    /// the rank of `perm`. Pointwise operators need not say: they are the same.
+    fn permuted(&self, _perm: &[usize], _ins: &[Fact]) -> Option<crate::Op> {
+        None
+    }
+
     /// Writes the kernel, as structured kernel IR. All extents are known. The default serves `Pointwise` and `Move`.
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         lower::lower_by_element(cx)

@@ -201,8 +201,7 @@ impl Conv {
             to[a] += self.pads[i] + self.pads[i + self.kernel.len()];
         }
         let buf = cx.scratch("padded", dtype, to.iter().product());
-        let zero = Expr::constant(dtype, 0.0);
-        cx.k.parfor("z", to.iter().product::<usize>(), |k, z| k.store(buf, z, zero));
+        zero_border(cx, buf, &to, &before, &dims);
         let vars: Vec<_> = (0..dims.len()).map(|i| cx.k.fresh(&format!("p{i}"), Type::INDEX)).collect();
         let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
         let shifted: Vec<Expr> = index.iter().zip(&before).map(|(i, &b)| i.clone() + b).collect();
@@ -363,6 +362,11 @@ impl Operator for Conv {
         Ok(vec![Tensor::from_f64(ins[0].dtype(), &y, &out)])
     }
 
+    fn channels_last(&self) -> Option<Op> {
+        let first = self.layout == Layout::ChannelsFirst;
+        first.then(|| Op::Conv(Conv { layout: Layout::ChannelsLast, ..self.clone() }))
+    }
+
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         let (wd, yd) = (cx.in_dims(1), cx.out_dims(0));
         if yd.contains(&0) {
@@ -469,6 +473,32 @@ impl Operator for Conv {
             ),
             Sample::new(conv(&[3], &[1], &[1], &[1, 1], 1, First), &[(DType::F16, &[1, 2, 8]), (DType::F16, &[3, 2, 3])]),
         ]
+    }
+}
+
+/// Writes zeros around the box of extents `inner` that starts at `before` in `buf`, of extents `to`: for every axis the
+/// slabs before and after the box, within the box along the axes before it.
+fn zero_border(cx: &mut LowerCx<'_>, buf: tenon_kernel::Buf, to: &[usize], before: &[usize], inner: &[usize]) {
+    let zero = Expr::constant(cx.k.kernel().buffer(buf).dtype, 0.0);
+    for axis in 0..to.len() {
+        let after = before[axis] + inner[axis];
+        for (from, until) in [(0, before[axis]), (after, to[axis])] {
+            if from == until {
+                continue;
+            }
+            // Per axis: where the slab starts and how far it goes.
+            let range = |a: usize| match a.cmp(&axis) {
+                std::cmp::Ordering::Less => (before[a], inner[a]),
+                std::cmp::Ordering::Equal => (from, until - from),
+                std::cmp::Ordering::Greater => (0, to[a]),
+            };
+            let extents: Vec<usize> = (0..to.len()).map(|a| range(a).1).collect();
+            let zero = zero.clone();
+            cx.k.parfor_nest(&extents, |k, i| {
+                let at: Vec<Expr> = i.iter().enumerate().map(|(a, v)| v.clone() + range(a).0).collect();
+                k.store(buf, flatten(&at, to), zero);
+            });
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! All operators: one file each (a family of scalar functions shares one), one line each in the list below.
+//! All operators: one file each (a family of scalar functions shares one), one line each in the list below. ONNX operators
+//! that are nothing but a composition of others are *functions*: a file with `onnx()` and `import()`, one line below.
 //!
 //! The list makes the closed enum [`Op`], the table of names for the text form, the importer's table and
 //! `docs/OPERATORS.md`. See `docs/how-to/operator.md` for adding one.
@@ -16,8 +17,9 @@ mod util;
 pub type ImportFn = fn(&OnnxNode<'_>, &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError>;
 
 macro_rules! ops {
-    ($($file:ident :: $name:ident),* $(,)?) => {
+    ($($file:ident :: $name:ident),* ; functions: $($function:ident),* $(,)?) => {
         $(pub mod $file;)*
+        $(mod $function;)*
 
         /// Any operator, with its attributes.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +39,7 @@ macro_rules! ops {
         /// The importer's table, from the list.
         pub fn importers() -> Vec<(OnnxName, ImportFn)> {
             let mut all: Vec<(OnnxName, ImportFn)> = vec![];
+            $(all.extend($function::onnx().into_iter().map(|n| (n, $function::import as ImportFn)));)*
             $(all.extend($file::$name::onnx().into_iter().map(|n| (n, $file::$name::import as ImportFn)));)*
             all
         }
@@ -92,6 +95,12 @@ macro_rules! ops {
             fn source(&self, ins: &[Fact], out: &Fact, index: &[Expr]) -> Option<Source> {
                 match self { $(Op::$name(op) => op.source(ins, out, index)),* }
             }
+            fn channels_last(&self) -> Option<Op> {
+                match self { $(Op::$name(op) => op.channels_last()),* }
+            }
+            fn permuted(&self, perm: &[usize], ins: &[Fact]) -> Option<Op> {
+                match self { $(Op::$name(op) => op.permuted(perm, ins)),* }
+            }
             fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
                 match self { $(Op::$name(op) => op.lower(cx)),* }
             }
@@ -113,5 +122,8 @@ ops! {
     reshape::Reshape,
     softmax::Softmax,
     transpose::Transpose,
-    unary::Unary,
+    unary::Unary;
+
+    // ONNX operators that become others at import: `onnx()` and `import()`, nothing else.
+    functions:
 }

@@ -82,6 +82,10 @@ impl Operator for Softmax {
         Ok(vec![Tensor::from_f64(ins[0].dtype(), dims, &y)])
     }
 
+    fn permuted(&self, perm: &[usize], _: &[Fact]) -> Option<Op> {
+        Some(Op::Softmax(Softmax { axis: perm[self.axis], log: self.log }))
+    }
+
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         let dims = cx.in_dims(0);
         let d = wide(cx.in_dtype(0));
