@@ -116,6 +116,7 @@ macro_rules! ops {
 
 ops! {
     binary::Binary,
+    bitcast::BitCast,
     cast::Cast,
     conv::Conv,
     matmul::MatMul,
