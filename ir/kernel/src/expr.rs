@@ -365,7 +365,7 @@ impl Expr {
     }
 
     /// Calls `f` on every sub-expression, parents first.
-    pub fn visit(&self, f: &mut dyn FnMut(&Expr)) {
+    pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Expr)) {
         f(self);
         for c in self.children() {
             c.visit(f);

@@ -18,16 +18,23 @@
 pub mod affine;
 pub mod build;
 pub mod expr;
+mod facts;
 pub mod interp;
+pub mod interval;
+mod linear;
 pub mod program;
 pub mod stmt;
 pub mod text;
+pub mod verify;
 
 pub use affine::Affine;
 pub use build::KernelBuilder;
 pub use expr::{BinOp, Buf, CmpOp, Expr, MathFn, Type, UnOp, Var};
-pub use interp::{InterpError, Memory, run_kernel, run_program};
+pub use facts::Facts;
 pub use interp::erf;
+pub use interp::{InterpError, Memory, run_kernel, run_program};
+pub use interval::Interval;
 pub use program::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
 pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Stmt, VarInfo};
 pub use text::ParseError;
+pub use verify::{Stage, VerifyError, verify_kernel, verify_program};

@@ -222,7 +222,7 @@ impl Kernel {
 }
 
 /// Calls `f` on every statement of `body`, outer ones first.
-pub fn visit_stmts(body: &[Stmt], f: &mut dyn FnMut(&Stmt)) {
+pub fn visit_stmts<'a>(body: &'a [Stmt], f: &mut dyn FnMut(&'a Stmt)) {
     for s in body {
         f(s);
         match s {

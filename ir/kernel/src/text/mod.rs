@@ -28,8 +28,8 @@ mod print;
 mod print_expr;
 
 pub use lex::ParseError;
+pub(crate) use print::print_kernel;
 pub use print::{PrintOptions, print_program};
-pub(crate) use print::{definition_order, print_kernel};
 
 /// How deep expressions, and blocks, may nest.
 pub const MAX_DEPTH: usize = 200;

@@ -27,7 +27,7 @@ impl fmt::Display for Program {
 }
 
 /// The variables of `kernel` in the order of their first definitions.
-pub(crate) fn definition_order(kernel: &Kernel) -> Vec<Var> {
+fn definition_order(kernel: &Kernel) -> Vec<Var> {
     let mut order = vec![];
     let mut seen = vec![false; kernel.vars.len()];
     let mut define = |v: Var| {

@@ -1,0 +1,427 @@
+//! Types, scopes and the shape of statements.
+
+use super::Stage;
+use crate::text::MAX_DEPTH;
+use crate::{Access, Affine, BinOp, Buf, CmpOp, Contract, Expr, Kernel, Stmt, Type, UnOp, Var};
+use std::collections::BTreeSet;
+use tenon_base::{DType, Scalar};
+
+/// A statement's number, and what is wrong there.
+type Found = Vec<(Option<usize>, String)>;
+
+/// All violations but those of bounds.
+pub(super) fn check(kernel: &Kernel, stage: Stage) -> Found {
+    let mut c = Checker {
+        kernel,
+        stage,
+        scope: vec![State::Undefined; kernel.vars.len()],
+        defined: vec![],
+        stmt: None,
+        next: 0,
+        depth: 0,
+        found: vec![],
+    };
+    c.declarations();
+    c.block(&kernel.body);
+    c.found
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Undefined,
+    Fixed,
+    Mutable,
+}
+
+struct Checker<'k> {
+    kernel: &'k Kernel,
+    stage: Stage,
+    /// What each variable is at this point.
+    scope: Vec<State>,
+    /// Variables in scope, in order of definition.
+    defined: Vec<Var>,
+    stmt: Option<usize>,
+    /// The next statement's number.
+    next: usize,
+    depth: usize,
+    found: Found,
+}
+
+/// A type as text.
+fn show(t: Type) -> String {
+    if t.lanes == 1 { t.elem.to_string() } else { format!("{}x{}", t.elem, t.lanes) }
+}
+
+/// Whether a Rust value of the constant's dtype has exactly its value.
+fn is_representable(s: Scalar) -> bool {
+    match s {
+        Scalar::Int(d, v) => d.int_range().is_some_and(|(lo, hi)| (lo..=hi).contains(&v)),
+        Scalar::Float(d, _) => d.is_float() && Scalar::from_le_bytes(d, &s.to_le_bytes()) == s,
+    }
+}
+
+impl Checker<'_> {
+    fn error(&mut self, message: impl Into<String>) {
+        self.found.push((self.stmt, message.into()));
+    }
+
+    fn declarations(&mut self) {
+        let mut names = BTreeSet::new();
+        for b in &self.kernel.buffers {
+            if !names.insert(&b.name) {
+                self.error(format!("two buffers are named %{}", b.name));
+            }
+            if b.len.checked_mul(b.dtype.size()).is_none_or(|n| isize::try_from(n).is_err()) {
+                self.error(format!("%{} is larger than the address space", b.name));
+            }
+        }
+        let mut names = BTreeSet::new();
+        for v in &self.kernel.vars {
+            if !names.insert(&v.name) {
+                self.error(format!("two variables are named %{}", v.name));
+            }
+            if v.ty.lanes == 0 {
+                self.error(format!("%{} has no lanes", v.name));
+            }
+        }
+        for &(i, o) in &self.kernel.in_place {
+            let get = |b: Buf| self.kernel.buffers.get(b.0 as usize);
+            let (Some(i), Some(o)) = (get(i), get(o)) else {
+                self.error("a buffer that may share memory does not exist");
+                continue;
+            };
+            let size = |b: &crate::Buffer| (b.dtype.size(), b.len);
+            if i.access != Access::In || o.access != Access::Out || size(i) != size(o) {
+                self.error(format!(
+                    "%{} and %{} cannot share memory: not an in and an out of one size",
+                    i.name, o.name
+                ));
+            }
+        }
+    }
+
+    fn var_name(&self, v: Var) -> String {
+        self.kernel.vars.get(v.0 as usize).map_or(format!("<no variable {}>", v.0), |i| format!("%{}", i.name))
+    }
+
+    /// Brings `v` into scope.
+    fn define(&mut self, v: Var, state: State, ty: Option<Type>) {
+        let name = self.var_name(v);
+        match (self.scope.get(v.0 as usize), self.kernel.vars.get(v.0 as usize)) {
+            (Some(State::Undefined), Some(info)) => {
+                if let Some(ty) = ty.filter(|t| *t != info.ty) {
+                    self.error(format!("{name} is {}, its value {}", show(info.ty), show(ty)));
+                }
+                self.scope[v.0 as usize] = state;
+                self.defined.push(v);
+            }
+            (Some(_), _) => self.error(format!("{name} is defined while it is in scope")),
+            (None, _) => self.error(format!("{name} is defined")),
+        }
+    }
+
+    /// Takes what was defined since `mark` out of scope.
+    fn leave(&mut self, mark: usize) {
+        for v in self.defined.drain(mark..) {
+            self.scope[v.0 as usize] = State::Undefined;
+        }
+    }
+
+    fn block(&mut self, body: &[Stmt]) {
+        if self.depth >= MAX_DEPTH {
+            self.error(format!("blocks nest more than {MAX_DEPTH} deep"));
+            return;
+        }
+        self.depth += 1;
+        let mark = self.defined.len();
+        for s in body {
+            self.stmt = Some(self.next);
+            self.next += 1;
+            self.stmt(s);
+        }
+        self.leave(mark);
+        self.depth -= 1;
+    }
+
+    fn stmt(&mut self, s: &Stmt) {
+        match s {
+            Stmt::Let { var, value } | Stmt::Declare { var, value } => {
+                let ty = self.expr(value);
+                let state = if matches!(s, Stmt::Let { .. }) { State::Fixed } else { State::Mutable };
+                self.define(*var, state, ty);
+            }
+            Stmt::Set { var, value } => {
+                let ty = self.expr(value);
+                let name = self.var_name(*var);
+                match self.scope.get(var.0 as usize) {
+                    Some(State::Mutable) => {
+                        let want = self.kernel.var(*var).ty;
+                        if let Some(ty) = ty.filter(|t| *t != want) {
+                            self.error(format!("{name} is {}, its new value {}", show(want), show(ty)));
+                        }
+                    }
+                    Some(State::Fixed) => self.error(format!("{name} is set, but is not a `var`")),
+                    _ => self.error(format!("{name} is set where it is not in scope")),
+                }
+            }
+            Stmt::Store { buf, index, value } => {
+                self.expect(index, Type::INDEX, "the index");
+                let ty = self.expr(value);
+                self.store(*buf, ty);
+            }
+            Stmt::For { var, lo, hi, step, body, .. } => {
+                self.expect(lo, Type::INDEX, "the first bound");
+                self.expect(hi, Type::INDEX, "the second bound");
+                if *step < 1 {
+                    self.error(format!("the step is {step}, below 1"));
+                }
+                let mark = self.defined.len();
+                self.define(*var, State::Fixed, Some(Type::INDEX));
+                self.block(body);
+                self.leave(mark);
+            }
+            Stmt::If { cond, then, otherwise } => {
+                self.expect(cond, Type::scalar(DType::Bool), "the condition");
+                self.block(then);
+                self.block(otherwise);
+            }
+            Stmt::While { cond, body } => {
+                self.expect(cond, Type::scalar(DType::Bool), "the condition");
+                self.block(body);
+            }
+            Stmt::Contract(c) => {
+                if self.stage == Stage::Scheduled {
+                    self.error("a contraction in a scheduled kernel");
+                }
+                let mark = self.defined.len();
+                self.contract(c);
+                self.leave(mark);
+            }
+        }
+    }
+
+    fn store(&mut self, buf: Buf, value: Option<Type>) {
+        let Some(b) = self.kernel.buffers.get(buf.0 as usize) else {
+            return self.error(format!("there is no buffer {}", buf.0));
+        };
+        if b.access == Access::In {
+            self.error(format!("a store to %{}, which is an `in` buffer", b.name));
+        }
+        if let Some(t) = value.filter(|t| t.elem != b.dtype) {
+            self.error(format!("%{} holds {}, the value stored is {}", b.name, b.dtype, show(t)));
+        }
+    }
+
+    fn contract(&mut self, c: &Contract) {
+        for d in c.dims.iter().chain(&c.reduce) {
+            if d.extent == 0 || i64::try_from(d.extent).is_err() {
+                let name = self.var_name(d.var);
+                self.error(format!("{name} has {} iterations; a contraction's loops have at least 1", d.extent));
+            }
+        }
+        c.dims.iter().for_each(|d| self.define(d.var, State::Fixed, Some(Type::INDEX)));
+        let Some(acc) = self.kernel.vars.get(c.acc.0 as usize).map(|v| v.ty) else {
+            return self.error(format!("there is no variable {}", c.acc.0));
+        };
+        if acc.lanes != 1 || matches!(acc.elem, DType::F16 | DType::Bool) {
+            self.error(format!("an accumulator cannot be {}", show(acc)));
+        }
+        self.expect(&c.init, acc, "the initial value");
+        self.expect(&c.out_index, Type::INDEX, "the index");
+        let vars = |dims: &[crate::ContractDim]| dims.iter().map(|d| d.var).collect::<BTreeSet<_>>();
+        let (dims, mut all) = (vars(&c.dims), vars(&c.reduce));
+        all.extend(&dims);
+        match Affine::of(&c.out_index).filter(|a| a.terms.keys().all(|v| dims.contains(v))) {
+            Some(a) => self.distinct(c, &a),
+            None => self.error("the result's index is not affine in the contraction's outer loops"),
+        }
+        let mark = self.defined.len();
+        c.reduce.iter().for_each(|d| self.define(d.var, State::Fixed, Some(Type::INDEX)));
+        for (factor, which) in [(&c.a, "left"), (&c.b, "right")] {
+            self.expect(factor, acc, &format!("the {which} factor"));
+            let load = if let Expr::Cast(_, e) = factor { e } else { factor };
+            match load {
+                Expr::Load { index, .. } => {
+                    if Affine::of(index).is_none_or(|a| a.terms.keys().any(|v| !all.contains(v))) {
+                        self.error(format!("the {which} factor's index is not affine in the contraction's loops"));
+                    }
+                }
+                _ => self.error(format!("the {which} factor is not a load, or a cast of one")),
+            }
+        }
+        self.leave(mark);
+        self.define(c.acc, State::Fixed, None);
+        let ty = self.expr(&c.value);
+        if ty.is_some_and(|t| t.lanes != 1) {
+            self.error("the result is not a scalar");
+        }
+        self.store(c.out, ty);
+    }
+
+    /// Each point of the outer loops has its own index: with strides in ascending order, each is beyond what the ones
+    /// before it span.
+    fn distinct(&mut self, c: &Contract, index: &Affine) {
+        let mut strides: Vec<(i128, i128)> = c
+            .dims
+            .iter()
+            .filter(|d| d.extent > 1)
+            .map(|d| (i128::from(index.coefficient(d.var)).abs(), d.extent as i128 - 1))
+            .collect();
+        strides.sort_unstable();
+        let mut span = 0;
+        for (stride, last) in strides {
+            if stride <= span {
+                return self.error("the result's index is not different at every point of the outer loops");
+            }
+            span += stride.saturating_mul(last);
+        }
+    }
+
+    /// `e` has type `want`.
+    fn expect(&mut self, e: &Expr, want: Type, what: &str) {
+        if let Some(t) = self.expr(e).filter(|t| *t != want) {
+            self.error(format!("{what} is {}, not {}", show(t), show(want)));
+        }
+    }
+
+    /// The type of a whole expression, `None` if it has none (which has been told).
+    fn expr(&mut self, e: &Expr) -> Option<Type> {
+        match self.typed(e, MAX_DEPTH) {
+            Ok(t) => Some(t),
+            Err(message) => {
+                self.error(message);
+                None
+            }
+        }
+    }
+
+    /// The type of `e`, which nests at most `depth` deep.
+    fn typed(&self, e: &Expr, depth: usize) -> Result<Type, String> {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(format!("an expression nests more than {MAX_DEPTH} deep"));
+        };
+        let of = |e: &Expr| self.typed(e, depth);
+        let same = |es: &[Expr], what: &str| -> Result<Type, String> {
+            let first = of(es.first().ok_or_else(|| format!("{what} has no operands"))?)?;
+            for e in &es[1..] {
+                let t = of(e)?;
+                if t != first {
+                    return Err(format!("the operands of {what} are {} and {}", show(first), show(t)));
+                }
+            }
+            Ok(first)
+        };
+        let number = |t: Type| !matches!(t.elem, DType::F16 | DType::Bool);
+        let require = |ok: bool, t: Type, what: &str| {
+            if ok { Ok(t) } else { Err(format!("{what} is not defined for {}", t.elem)) }
+        };
+        match e {
+            Expr::Const(s) if is_representable(*s) => Ok(Type::scalar(s.dtype())),
+            Expr::Const(s) => Err(format!("{s} is not a value of {}", s.dtype())),
+            Expr::Var(v) => match self.scope.get(v.0 as usize) {
+                Some(State::Fixed | State::Mutable) => Ok(self.kernel.var(*v).ty),
+                _ => Err(format!("{} is not in scope", self.var_name(*v))),
+            },
+            Expr::Load { buf, index, lanes } => {
+                let t = of(index)?;
+                if t != Type::INDEX {
+                    return Err(format!("the index of a load is {}, not i64", show(t)));
+                }
+                match self.kernel.buffers.get(buf.0 as usize) {
+                    Some(_) if *lanes == 0 => Err("a load of no lanes".into()),
+                    Some(b) => Ok(Type::vector(b.dtype, *lanes)),
+                    None => Err(format!("there is no buffer {}", buf.0)),
+                }
+            }
+            Expr::Unary(op, x) => {
+                let t = of(x)?;
+                let ok = match op {
+                    UnOp::Neg | UnOp::Abs => number(t),
+                    UnOp::Sqrt | UnOp::Ceil | UnOp::Floor | UnOp::Trunc | UnOp::Nearest => {
+                        number(t) && t.elem.is_float()
+                    }
+                    UnOp::Not => !t.elem.is_float(),
+                };
+                require(ok, t, &format!("{op:?}").to_lowercase())
+            }
+            Expr::Binary(op, b) => {
+                let what = format!("{op:?}").to_lowercase();
+                let t = same(&b[..], &what)?;
+                require(binary(*op, t.elem), t, &what)
+            }
+            Expr::Compare(op, b) => {
+                let t = same(&b[..], "a comparison")?;
+                let mask = t.elem == DType::Bool && matches!(op, CmpOp::Eq | CmpOp::Ne);
+                require(number(t) || mask, t, "this comparison")?;
+                Ok(Type::vector(DType::Bool, t.lanes))
+            }
+            Expr::Select(b) => {
+                let (mask, t) = (of(&b[0])?, same(&b[1..], "select")?);
+                if mask != Type::vector(DType::Bool, t.lanes) {
+                    return Err(format!("select of {} by a mask of {}", show(t), show(mask)));
+                }
+                Ok(t)
+            }
+            Expr::Fma(b) => {
+                let t = same(&b[..], "fma")?;
+                require(number(t) && t.elem.is_float(), t, "fma")
+            }
+            Expr::Cast(d, x) => Ok(Type::vector(*d, of(x)?.lanes)),
+            Expr::Bitcast(d, x) => {
+                let t = of(x)?;
+                let ok = d.size() == t.elem.size() && *d != DType::Bool && t.elem != DType::Bool;
+                require(ok, t, &format!("bitcast to {d}"))?;
+                Ok(Type::vector(*d, t.lanes))
+            }
+            Expr::Splat(n, x) => match of(x)? {
+                _ if *n == 0 => Err("splat to no lanes".into()),
+                t if t.lanes == 1 => Ok(Type::vector(t.elem, *n)),
+                t => Err(format!("splat of {}, which is a vector", show(t))),
+            },
+            Expr::Lanes(v) => {
+                let t = same(v, "lanes")?;
+                match u16::try_from(v.len()) {
+                    Ok(n) if t.lanes == 1 => Ok(Type::vector(t.elem, n)),
+                    Ok(_) => Err("lanes of vectors".into()),
+                    Err(_) => Err(format!("{} lanes are too many", v.len())),
+                }
+            }
+            Expr::Extract(x, lane) => match of(x)? {
+                t if *lane < t.lanes => Ok(Type::scalar(t.elem)),
+                t => Err(format!("lane {lane} of {}", show(t))),
+            },
+            Expr::Reduce(op, x) => {
+                let t = of(x)?;
+                let what = format!("reduce_{op:?}").to_lowercase();
+                let folds = matches!(op, BinOp::Add | BinOp::Mul | BinOp::Min | BinOp::Max | BinOp::And | BinOp::Or);
+                require(folds && binary(*op, t.elem), t, &what)?;
+                if !t.lanes.is_power_of_two() {
+                    return Err(format!("{what} of {} lanes, which is not a power of two", t.lanes));
+                }
+                Ok(Type::scalar(t.elem))
+            }
+            Expr::Math(f, v) => {
+                let what = format!("{f:?}").to_lowercase();
+                if self.stage == Stage::Scheduled {
+                    return Err(format!("{what} in a scheduled kernel"));
+                }
+                if v.len() != f.arity() {
+                    return Err(format!("{what} takes {} operand(s), found {}", f.arity(), v.len()));
+                }
+                let t = same(v, &what)?;
+                require(number(t) && t.elem.is_float(), t, &what)
+            }
+        }
+    }
+}
+
+/// Whether `op` is defined for `d`.
+fn binary(op: BinOp, d: DType) -> bool {
+    match op {
+        BinOp::Add | BinOp::Sub | BinOp::Mul | BinOp::Div | BinOp::Min | BinOp::Max => {
+            !matches!(d, DType::F16 | DType::Bool)
+        }
+        BinOp::And | BinOp::Or | BinOp::Xor => !d.is_float(),
+        BinOp::Rem | BinOp::Shl | BinOp::Shr => d.is_int(),
+    }
+}
