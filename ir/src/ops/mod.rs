@@ -119,6 +119,7 @@ ops! {
     bitcast::BitCast,
     cast::Cast,
     conv::Conv,
+    layer_norm::LayerNorm,
     matmul::MatMul,
     reshape::Reshape,
     softmax::Softmax,
