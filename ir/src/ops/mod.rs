@@ -119,13 +119,16 @@ ops! {
     bitcast::BitCast,
     cast::Cast,
     conv::Conv,
+    gelu::Gelu,
     layer_norm::LayerNorm,
     matmul::MatMul,
     reshape::Reshape,
     softmax::Softmax,
     transpose::Transpose,
+    trilu::Trilu,
     unary::Unary;
 
     // ONNX operators that become others at import: `onnx()` and `import()`, nothing else.
     functions:
+    depth_to_space,
 }
