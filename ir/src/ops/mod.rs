@@ -122,6 +122,7 @@ ops! {
     gelu::Gelu,
     layer_norm::LayerNorm,
     matmul::MatMul,
+    pad::Pad,
     reshape::Reshape,
     softmax::Softmax,
     transpose::Transpose,
@@ -130,5 +131,6 @@ ops! {
 
     // ONNX operators that become others at import: `onnx()` and `import()`, nothing else.
     functions:
+    batch_norm,
     depth_to_space,
 }
