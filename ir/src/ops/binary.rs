@@ -101,7 +101,14 @@ fn pow(a: Expr, b: Expr, d: DType) -> Expr {
     if d.is_float() {
         return Expr::Math(MathFn::Pow, vec![a, b]);
     }
-    Expr::Math(MathFn::Pow, vec![a.cast(DType::F64), b.cast(DType::F64)]).cast(d)
+    let zero = || Expr::constant(d, 0.0);
+    let infinite = Expr::Binary(
+        BinOp::And,
+        Box::new([a.clone().compare(CmpOp::Eq, zero()), b.clone().compare(CmpOp::Lt, zero())]),
+    );
+    // A negative power of 0 is 0, as every negative power of a base above 1.
+    let power = Expr::Math(MathFn::Pow, vec![a.cast(DType::F64), b.cast(DType::F64)]).cast(d);
+    infinite.select(zero(), power)
 }
 
 fn fmod(a: Expr, b: Expr, d: DType) -> Expr {
