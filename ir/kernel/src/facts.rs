@@ -138,6 +138,12 @@ impl<'k> Facts<'k> {
         self.facts.iter().filter(fits).fold(all, |i, f| i.meet(f.interval))
     }
 
+    /// The values of a sum of integers; `None` where nothing is known.
+    pub(crate) fn sum_of(&self, l: &Linear) -> Option<Interval> {
+        self.fuel.set(FUEL);
+        Some(self.sum(l)).filter(|i| i.lo > -INFINITY && i.hi < INFINITY)
+    }
+
     /// The values of a sum of integers.
     pub(crate) fn sum(&self, l: &Linear) -> Interval {
         let lo = l.scaled(-1).map_or(-INFINITY, |l| -self.upper(&l, SUBSTITUTIONS));

@@ -8,14 +8,23 @@ use crate::{BinOp, Expr, UnOp, Var};
 use tenon_base::{DType, Scalar};
 
 /// A sum; atoms are distinct and coefficients never 0.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Linear {
     pub(crate) base: i128,
     pub(crate) terms: Vec<(Expr, i128)>,
 }
 
-/// Beyond any coefficient that comes from an index; products of two still fit.
-const LARGEST: i128 = 1 << 62;
+/// The order of terms does not matter.
+impl PartialEq for Linear {
+    fn eq(&self, other: &Linear) -> bool {
+        self.base == other.base
+            && self.terms.len() == other.terms.len()
+            && self.terms.iter().all(|(atom, c)| other.coefficient(atom) == *c)
+    }
+}
+
+/// Beyond any coefficient that comes from an index.
+const LARGEST: i128 = 1 << 100;
 /// Longer sums are atoms, since finding an atom takes time in their number.
 const MAX_TERMS: usize = 64;
 
@@ -63,24 +72,31 @@ impl Linear {
 
     /// `self + factor · other`, as integers; `None` where that is too large or too long.
     pub(crate) fn plus(mut self, other: &Linear, factor: i128) -> Option<Linear> {
-        let small = |v: i128| (v.abs() <= LARGEST).then_some(v);
-        small(factor)?;
-        self.base = small(self.base)? + small(other.base)? * factor;
+        let add =
+            |a: i128, b: i128| b.checked_mul(factor)?.checked_add(a).filter(|v| (-LARGEST..=LARGEST).contains(v));
+        self.base = add(self.base, other.base)?;
         for (atom, c) in &other.terms {
-            let c = small(*c)? * factor;
             match self.terms.iter_mut().find(|(a, _)| a == atom) {
-                Some((_, old)) => *old = small(*old)? + c,
-                None => self.terms.push((atom.clone(), c)),
+                Some((_, old)) => *old = add(*old, *c)?,
+                None => self.terms.push((atom.clone(), add(0, *c)?)),
             }
         }
         self.terms.retain(|(_, c)| *c != 0);
-        let all_small = small(self.base).is_some() && self.terms.iter().all(|(_, c)| small(*c).is_some());
-        (all_small && self.terms.len() <= MAX_TERMS).then_some(self)
+        (self.terms.len() <= MAX_TERMS).then_some(self)
     }
 
     /// `factor · self`; `None` where that is too large.
     pub(crate) fn scaled(&self, factor: i128) -> Option<Linear> {
         Linear::default().plus(self, factor)
+    }
+
+    /// The same expression, with the constant and the coefficients in the range of `i64`.
+    pub(crate) fn wrapped(mut self) -> Linear {
+        let wrap = |v: i128| i128::from(v as i64);
+        self.base = wrap(self.base);
+        self.terms.iter_mut().for_each(|(_, c)| *c = wrap(*c));
+        self.terms.retain(|(_, c)| *c != 0);
+        self
     }
 
     /// Takes the term of `atom` out; gives its coefficient.
@@ -108,6 +124,7 @@ impl Linear {
         match sum {
             None => int(self.base),
             Some(s) if self.base < 0 && self.base > i128::from(i64::MIN) => s - int(-self.base),
+            Some(s) if self.base > i128::from(i64::MAX) => s - int(-self.base),
             Some(s) => s + int(self.base),
         }
     }
