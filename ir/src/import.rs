@@ -308,6 +308,20 @@ impl<'g> Importer<'g> {
             .then(|| t.to_i64().into_iter().map(Dim::Const).collect())
     }
 
+    /// A small integer value (i64) of `shape` whose elements are known only symbolically: an operator without operands that
+    /// stands for them until the dimensions are pinned.
+    pub fn symbolic(&mut self, dims: Vec<Dim>, shape: &[usize]) -> ValueId {
+        let op = crate::ops::symbolic::Symbolic { elements: Shape(dims.clone()), to: Shape::of(shape) };
+        match self.graph.add_op(op, &[], self.loc.clone()) {
+            Ok(v) => {
+                self.dims.insert(v[0], dims);
+                v[0]
+            }
+            // The operator takes nothing that could be wrong; an unreadable constant is the honest rest.
+            Err(_) => self.graph.add_weight("", Tensor::full(shape, tenon_base::Scalar::Int(DType::I64, 0))),
+        }
+    }
+
     /// Records the elements of a small integer value that is known only symbolically.
     pub fn set_known_dims(&mut self, v: ValueId, dims: Vec<Dim>) {
         self.dims.insert(v, dims);

@@ -115,22 +115,27 @@ macro_rules! ops {
 }
 
 ops! {
+    activation::Activation,
     binary::Binary,
     bitcast::BitCast,
     cast::Cast,
     conv::Conv,
+    expand::Expand,
     gelu::Gelu,
     layer_norm::LayerNorm,
     matmul::MatMul,
     pad::Pad,
     reshape::Reshape,
     softmax::Softmax,
+    symbolic::Symbolic,
     transpose::Transpose,
     trilu::Trilu,
-    unary::Unary;
+    unary::Unary,
+    where_::Where;
 
     // ONNX operators that become others at import: `onnx()` and `import()`, nothing else.
     functions:
     batch_norm,
     depth_to_space,
+    shape,
 }

@@ -1,0 +1,92 @@
+//! What is known of shapes at compile time, as constants: Shape, Size, ConstantOfShape and Range.
+//!
+//! ONNX: [Shape](https://onnx.ai/onnx/operators/onnx__Shape.html) (1, 13, 15, 19, 21, 23, 24, 25),
+//! [Size](https://onnx.ai/onnx/operators/onnx__Size.html), [ConstantOfShape](https://onnx.ai/onnx/operators/onnx__ConstantOfShape.html) (9, 20, 21, 23),
+//! [Range](https://onnx.ai/onnx/operators/onnx__Range.html) (11).
+
+use super::cast::convert;
+use super::expand::Expand;
+use crate::ops::*;
+use tenon_base::{Scalar, Shape};
+
+pub(super) fn onnx() -> Vec<OnnxName> {
+    let on = |name, versions| OnnxName { domain: "", name, versions };
+    vec![
+        on("Shape", &[1, 13, 15, 19, 21, 23, 24, 25]),
+        on("Size", &[1, 13, 19, 21, 23, 24, 25]),
+        on("ConstantOfShape", &[9, 20, 21, 23, 24, 25]),
+        on("Range", &[11, 27]),
+    ]
+}
+
+pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    match node.op_type() {
+        "Shape" => import_shape(node, cx),
+        "Size" => {
+            let n = cx.shape(node.input(0)?).numel();
+            Ok(vec![integers(cx, vec![n], &[])])
+        }
+        "ConstantOfShape" => import_constant(node, cx),
+        _ => import_range(node, cx),
+    }
+}
+
+/// A small integer tensor; extents that are not numbers yet are remembered beside a placeholder that nothing may read.
+fn integers(cx: &mut Importer<'_>, dims: Vec<Dim>, shape: &[usize]) -> ValueId {
+    match dims.iter().map(Dim::as_const).collect::<Option<Vec<i64>>>() {
+        Some(v) => cx.weight(Tensor::new(shape, &v)),
+        None => cx.symbolic(dims, shape),
+    }
+}
+
+fn import_shape(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let dims = cx.shape(node.input(0)?).0.clone();
+    let rank = dims.len() as i64;
+    let clamp = |v: i64| (if v < 0 { v.saturating_add(rank) } else { v }).clamp(0, rank) as usize;
+    let (start, end) = (clamp(node.int("start", 0)?), clamp(node.int("end", rank)?));
+    let part = dims.get(start..end.max(start)).unwrap_or_default().to_vec();
+    let n = part.len();
+    Ok(vec![integers(cx, part, &[n])])
+}
+
+fn import_constant(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let shape = Shape(cx.constant_dims(node.input(0)?, "shape")?);
+    if let Some(d) = shape.0.iter().find(|d| d.as_const().is_some_and(|d| d < 0)) {
+        return Err(ImportError::new(format!("shape: expected non-negative extents, found {d}")));
+    }
+    let value = match node.opt_tensor("value")? {
+        None => Scalar::Float(DType::F32, 0.0),
+        Some(t) if t.len() == 1 => t.get(0),
+        Some(t) => return Err(ImportError::new(format!("value: expected one element, found {}", t.fact()))),
+    };
+    if shape == Shape(vec![Dim::Const(0)]) {
+        return Ok(vec![cx.weight(Tensor::full(&[0], value))]);
+    }
+    let one = cx.weight(Tensor::full(&[], value));
+    if shape.rank() == 0 {
+        return Ok(vec![one]);
+    }
+    Ok(vec![cx.op(Expand { to: shape }, &[one])?])
+}
+
+/// Elements at most: a range is a constant of the artifact.
+const MAX_RANGE: f64 = (1u64 << 26) as f64;
+
+fn import_range(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let mut read = |i: usize, what: &str| -> Result<Scalar, ImportError> {
+        let t = cx.constant(node.input(i)?, what)?;
+        if t.len() == 1 { Ok(t.get(0)) } else { Err(ImportError::new(format!("{what}: expected one element"))) }
+    };
+    let (start, limit, delta) = (read(0, "start")?, read(1, "limit")?, read(2, "delta")?);
+    let dtype = start.dtype();
+    let n = ((limit.as_f64() - start.as_f64()) / delta.as_f64()).ceil().max(0.0);
+    if n.is_nan() || n > MAX_RANGE {
+        return Err(ImportError::new(format!("a range from {start} to {limit} by {delta} has no sensible length")));
+    }
+    let value = |i: usize| match (start, delta) {
+        (Scalar::Int(_, s), Scalar::Int(_, d)) => Scalar::of_int(dtype, s + d * i as i128),
+        (s, d) => convert(Scalar::Float(DType::F64, s.as_f64() + d.as_f64() * i as f64), dtype),
+    };
+    let n = n as usize;
+    Ok(vec![cx.weight(Tensor::from_scalars(dtype, &[n], (0..n).map(value)))])
+}

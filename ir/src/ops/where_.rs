@@ -1,0 +1,74 @@
+//! Where: `condition ? x : y` with broadcasting. ONNX: [Where](https://onnx.ai/onnx/operators/onnx__Where.html) (9, 16).
+
+use super::util::map_broadcast;
+use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
+use crate::ops::*;
+
+crate::attributes! {
+    /// Chooses element by element.
+    pub struct Where {}
+}
+
+impl Operator for Where {
+    fn names() -> Vec<&'static str> {
+        vec!["where"]
+    }
+
+    fn onnx() -> Vec<OnnxName> {
+        vec![OnnxName { domain: "", name: "Where", versions: &[9, 16] }]
+    }
+
+    fn name(&self) -> &'static str {
+        "where"
+    }
+
+    fn attrs(&self) -> Attrs {
+        self.to_attrs()
+    }
+
+    fn parse(_: &str, attrs: Attrs) -> Result<Self, String> {
+        Where::from_attrs(attrs)
+    }
+
+    fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+        Ok(vec![cx.op(Where {}, &[node.input(0)?, node.input(1)?, node.input(2)?])?])
+    }
+
+    fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
+        expect_operands(ins, 3..=3)?;
+        expect_dtype(ins, 0, |d| d == DType::Bool, "bool")?;
+        expect_same_dtype(ins, 1, 2)?;
+        let fail = |(a, b)| {
+            let shapes = ins.iter().map(|f| f.shape.to_string()).collect::<Vec<_>>().join(", ");
+            InferError::new(format!("{shapes} do not broadcast: {a} against {b}"))
+        };
+        let shape = ins[0].shape.broadcast(&ins[1].shape).map_err(fail)?;
+        let shape = shape.broadcast(&ins[2].shape).map_err(fail)?;
+        Ok(vec![Fact::new(ins[1].dtype, shape)])
+    }
+
+    fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
+        let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
+        let out = self.infer(&facts).map_err(|e| e.message)?.remove(0);
+        Ok(vec![map_broadcast(&out, ins, |x| if x[0].as_int() != 0 { x[1] } else { x[2] })?])
+    }
+
+    fn class(&self) -> OpClass {
+        OpClass::Pointwise
+    }
+
+    fn scalar(&self, _: &[DType], _: DType, args: &[Expr]) -> Option<Expr> {
+        Some(args[0].clone().select(args[1].clone(), args[2].clone()))
+    }
+
+    fn samples() -> Vec<Sample> {
+        let b = DType::Bool;
+        vec![
+            Sample::new(Where {}, &[(b, &[4, 19]), (DType::F32, &[4, 19]), (DType::F32, &[4, 19])]),
+            Sample::new(Where {}, &[(b, &[2, 1, 5]), (DType::I64, &[]), (DType::I64, &[3, 1])]),
+            Sample::new(Where {}, &[(b, &[7]), (DType::F16, &[7]), (DType::F16, &[1])]),
+            Sample::new(Where {}, &[(b, &[7]), (b, &[7]), (b, &[1])]),
+            Sample::new(Where {}, &[(b, &[3, 7]), (DType::U8, &[7]), (DType::U8, &[3, 1])]),
+        ]
+    }
+}
