@@ -1,1 +1,95 @@
 //! The contract between an artifact and the program that links it.
+//!
+//! An artifact of the model `digits` exports one function,
+//!
+//! ```c
+//! int32_t digits_run(const digits_inputs *in, const digits_outputs *out, void *arena, const tenon_env *env);
+//! ```
+//!
+//! and one string, `digits_info`. `in` and `out` are structs of pointers in the model's order, each aligned to its
+//! element; `arena` is `ARENA_BYTES` bytes aligned to [`ARENA_ALIGN`], its contents irrelevant before and after;
+//! `env` may be null. Calls with different arenas may run at once.
+#![no_std]
+#![forbid(unsafe_code)]
+
+use core::fmt;
+
+/// Version of this contract. A change that breaks linked programs increments it.
+pub const ABI_VERSION: u32 = 1;
+
+/// Alignment in bytes of the arena and of constant data.
+pub const ARENA_ALIGN: usize = 64;
+
+/// Symbols that an artifact may leave undefined. It needs none: no C library, no runtime.
+pub const ALLOWED_UNDEFINED: &[&str] = &[];
+
+/// What `run` returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Status {
+    /// The outputs are written.
+    Ok = 0,
+    /// `in`, `out`, the arena or one of the pointers in the structs is null.
+    NullPointer = 1,
+    /// The arena is not aligned to [`ARENA_ALIGN`].
+    MisalignedArena = 2,
+    /// An input or output is not aligned to its element.
+    MisalignedBuffer = 3,
+    /// A buffer is smaller than the model needs (found by the typed wrappers; machine code knows no lengths).
+    WrongLength = 4,
+}
+
+impl Status {
+    /// Every status.
+    pub const ALL: [Status; 5] = [
+        Status::Ok,
+        Status::NullPointer,
+        Status::MisalignedArena,
+        Status::MisalignedBuffer,
+        Status::WrongLength,
+    ];
+
+    /// The status that `code` means.
+    pub fn from_code(code: i32) -> Option<Status> {
+        Status::ALL.into_iter().find(|s| *s as i32 == code)
+    }
+
+    /// Its name in the C header, without the `TENON_` prefix.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Status::Ok => "OK",
+            Status::NullPointer => "NULL_POINTER",
+            Status::MisalignedArena => "MISALIGNED_ARENA",
+            Status::MisalignedBuffer => "MISALIGNED_BUFFER",
+            Status::WrongLength => "WRONG_LENGTH",
+        }
+    }
+
+    /// One sentence.
+    pub const fn what(self) -> &'static str {
+        match self {
+            Status::Ok => "the outputs are written",
+            Status::NullPointer => "a pointer is null",
+            Status::MisalignedArena => "the arena is not aligned to 64 bytes",
+            Status::MisalignedBuffer => "an input or output is not aligned to its element",
+            Status::WrongLength => "a buffer does not have the length the model needs",
+        }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.what())
+    }
+}
+
+impl core::error::Error for Status {}
+
+/// Hooks of the surrounding program, all optional: `tenon_env` of the C header. Reserved: this version reads nothing
+/// of it, `run` accepts null and creates no thread.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Env {
+    /// Size of this struct in bytes, so that later versions can add fields.
+    pub size: usize,
+}

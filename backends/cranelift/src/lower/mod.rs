@@ -1,0 +1,176 @@
+//! Scheduled kernel IR to CLIF.
+//!
+//! One function a kernel, one pointer parameter a buffer. Virtual vectors of any lane count become rows of 128-bit
+//! registers ([`value`]); machines without vectors take one scalar a lane, by the same code.
+
+mod address;
+mod cast;
+pub(crate) mod entry;
+mod expr;
+mod half;
+mod round;
+mod scalar;
+mod stmt;
+mod value;
+mod vector;
+
+use crate::capability::Machine;
+use crate::error::BackendError;
+use crate::isa::Opt;
+use address::Addresses;
+use cranelift_codegen::ir::{
+    AbiParam, AliasRegion, AliasRegionData, Function, MemFlagsData, Signature, UserFuncName, Value,
+};
+use cranelift_codegen::isa::TargetIsa;
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use tenon_kernel::stmt::visit_stmts;
+use tenon_kernel::{BinOp, Expr, Kernel, Stmt, Var};
+use value::{Binding, Val};
+
+/// The state of lowering one kernel.
+pub(super) struct Lower<'f> {
+    b: FunctionBuilder<'f>,
+    kernel: &'f Kernel,
+    machine: Machine,
+    /// The address of each buffer.
+    buffers: Vec<Value>,
+    /// Memory that no other buffer shares, by buffer.
+    regions: Vec<AliasRegion>,
+    /// Variables in scope.
+    vars: Vec<Option<Binding>>,
+    /// Occurrences of each variable not lowered yet: at 0 its register is free.
+    uses: Vec<u32>,
+    /// Loops around the present statement.
+    depth: u32,
+    addresses: Addresses,
+}
+
+/// The signature of a kernel with `buffers` parameters.
+pub(crate) fn kernel_signature(isa: &dyn TargetIsa, buffers: usize) -> Signature {
+    let mut sig = Signature::new(isa.default_call_conv());
+    sig.params = vec![AbiParam::new(isa.pointer_type()); buffers];
+    sig
+}
+
+/// The CLIF function of `kernel`; `index` numbers it in its module.
+///
+/// # Errors
+/// The kernel is not scheduled.
+pub(crate) fn kernel(
+    kernel: &Kernel,
+    index: u32,
+    machine: Machine,
+    isa: &dyn TargetIsa,
+) -> Result<Function, BackendError> {
+    check_scheduled(kernel)?;
+    let sig = kernel_signature(isa, kernel.buffers.len());
+    let mut func = Function::with_name_signature(UserFuncName::user(0, index), sig);
+    let mut cx = FunctionBuilderContext::new();
+    let mut b = FunctionBuilder::new(&mut func, &mut cx);
+    let entry = b.create_block();
+    b.append_block_params_for_function_params(entry);
+    b.switch_to_block(entry);
+    b.seal_block(entry);
+    let buffers = b.block_params(entry).to_vec();
+    let regions = alias_classes(kernel)
+        .into_iter()
+        .map(|class| {
+            let data = AliasRegionData { user_id: class as u32, description: "buffer".into() };
+            b.func.dfg.alias_regions.insert(data)
+        })
+        .collect();
+    let mut lower = Lower {
+        b,
+        kernel,
+        machine,
+        buffers,
+        regions,
+        vars: vec![None; kernel.vars.len()],
+        uses: count_uses(kernel),
+        depth: 0,
+        addresses: Addresses::new(kernel),
+    };
+    lower.block(&kernel.body);
+    lower.ins().return_(&[]);
+    lower.b.finalize(isa.frontend_config());
+    Ok(func)
+}
+
+impl<'f> Lower<'f> {
+    fn ins(&mut self) -> cranelift_frontend::FuncInstBuilder<'_, 'f> {
+        self.b.ins()
+    }
+
+    /// Flags of an access to `buf`. Vectors are aligned to their element only.
+    fn flags(&self, buf: tenon_kernel::Buf, scalar: bool) -> MemFlagsData {
+        let flags = MemFlagsData::new().with_notrap().with_alias_region(Some(self.regions[buf.0 as usize]));
+        if scalar { flags.with_aligned() } else { flags }
+    }
+}
+
+/// Which optimisation suits `kernel`.
+pub(crate) fn optimisation(kernel: &Kernel) -> Opt {
+    let mut accumulates = false;
+    let mut nodes = 0;
+    visit_stmts(&kernel.body, &mut |s| {
+        if let Stmt::Set { var, value } = s {
+            accumulates |= kernel.var(*var).ty.lanes > 1 && is_multiply_add(*var, value);
+        }
+        s.exprs(&mut |e| e.visit(&mut |_| nodes += 1));
+    });
+    // The optimiser's time grows faster than the code; long straight lines are already scheduled.
+    if accumulates || nodes > 20_000 { Opt::AsWritten } else { Opt::Speed }
+}
+
+/// `acc = a * b + acc`
+fn is_multiply_add(acc: Var, value: &Expr) -> bool {
+    let is_product = |e: &Expr| matches!(e, Expr::Binary(BinOp::Mul, _));
+    match value {
+        Expr::Fma(args) => args[2] == Expr::Var(acc),
+        Expr::Binary(BinOp::Add, ab) => {
+            (ab[0] == Expr::Var(acc) && is_product(&ab[1])) || (ab[1] == Expr::Var(acc) && is_product(&ab[0]))
+        }
+        _ => false,
+    }
+}
+
+fn check_scheduled(kernel: &Kernel) -> Result<(), BackendError> {
+    let mut reason = None;
+    visit_stmts(&kernel.body, &mut |s| {
+        if matches!(s, Stmt::Contract(_)) {
+            reason = Some("holds a `contract`: run the schedule passes first".to_string());
+        }
+        s.exprs(&mut |e| {
+            e.visit(&mut |e| {
+                if let Expr::Math(f, _) = e {
+                    reason = Some(format!("calls the function {f:?}: run the schedule passes first"));
+                }
+            });
+        });
+    });
+    reason.map_or(Ok(()), |reason| Err(BackendError::Kernel { kernel: kernel.name.clone(), reason }))
+}
+
+/// A number for each buffer; those with the same number may be the same memory.
+fn alias_classes(kernel: &Kernel) -> Vec<usize> {
+    let mut class: Vec<usize> = (0..kernel.buffers.len()).collect();
+    for (a, b) in &kernel.in_place {
+        let (from, to) = (class[a.0 as usize], class[b.0 as usize]);
+        class.iter_mut().filter(|c| **c == from).for_each(|c| *c = to);
+    }
+    class
+}
+
+fn count_uses(kernel: &Kernel) -> Vec<u32> {
+    let mut uses = vec![0; kernel.vars.len()];
+    visit_stmts(&kernel.body, &mut |s| {
+        s.exprs(&mut |e| {
+            e.visit(&mut |e| {
+                if let Expr::Var(v) = e {
+                    uses[v.0 as usize] += 1;
+                }
+            });
+        });
+    });
+    uses
+}
