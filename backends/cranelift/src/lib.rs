@@ -1,1 +1,21 @@
-//! Kernel IR to machine code by Cranelift: objects, archives, JIT.
+//! Kernel IR to machine code: objects, static archives and a JIT, for every target; and what is written beside them.
+//!
+//! The only crate that names Cranelift. The input is a [`tenon_kernel::Program`] whose kernels are scheduled and whose
+//! buffers are planned, and a [`tenon_target::Target`]; the output depends on nothing else and is the same bytes
+//! every time.
+
+pub mod artifact;
+mod capability;
+mod check;
+mod compile;
+mod error;
+mod isa;
+mod jit;
+mod lower;
+mod object;
+mod weights;
+
+pub use compile::FunctionSize;
+pub use error::BackendError;
+pub use jit::{AlignedBuf, Jit};
+pub use object::{Object, archive, compile_object, undefined_symbols};

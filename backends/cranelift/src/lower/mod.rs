@@ -19,13 +19,13 @@ use crate::error::BackendError;
 use crate::isa::Opt;
 use address::Addresses;
 use cranelift_codegen::ir::{
-    AbiParam, AliasRegion, AliasRegionData, Function, MemFlagsData, Signature, UserFuncName, Value,
+    AbiParam, AliasRegion, AliasRegionData, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value,
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{BinOp, Expr, Kernel, Stmt, Var};
-use value::{Binding, Val};
+use value::Binding;
 
 /// The state of lowering one kernel.
 pub(super) struct Lower<'f> {

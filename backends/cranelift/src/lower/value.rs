@@ -240,7 +240,7 @@ impl Lower<'_> {
         let regs = lanes
             .chunks(n)
             .map(|chunk| {
-                let mut reg = self.ins().scalar_to_vector(reg_ty, chunk[0]);
+                let mut reg = self.first_lane(reg_ty, chunk[0]);
                 for (i, v) in chunk.iter().enumerate().skip(1) {
                     reg = self.ins().insertlane(reg, *v, i as u8);
                 }
@@ -248,6 +248,17 @@ impl Lower<'_> {
             })
             .collect();
         Val { ty, lane, regs, splat: None }
+    }
+
+    /// A register whose lane 0 is `v`.
+    fn first_lane(&mut self, ty: Clif, v: Value) -> Value {
+        if self.type_of(v).bytes() >= 4 {
+            return self.ins().scalar_to_vector(ty, v);
+        }
+        // x86 moves 32 bits or more between its register files.
+        let wide = self.resize_int(v, types::I32, false);
+        let reg = self.ins().scalar_to_vector(types::I32X4, wide);
+        self.bits_as(ty, reg)
     }
 
     /// Reads `lanes` elements of `buf` from `addr + offset` bytes.
@@ -289,7 +300,7 @@ impl Lower<'_> {
             let v = self.ins().load(piece, flags, addr, offset + at as i32);
             let vec = self.vector_of(piece);
             reg = Some(match reg {
-                None => self.ins().scalar_to_vector(vec, v),
+                None => self.first_lane(vec, v),
                 Some(r) => {
                     let r = self.bits_as(vec, r);
                     self.ins().insertlane(r, v, (at / piece.bytes() as usize) as u8)

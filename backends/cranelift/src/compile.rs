@@ -1,0 +1,136 @@
+//! From a program to functions in a Cranelift module, object or JIT alike.
+
+use crate::capability::Machine;
+use crate::error::{BackendError, guarded};
+use crate::isa::Isas;
+use crate::lower::{self, entry};
+use crate::weights::Layout;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::{Function, UserFuncName};
+use cranelift_codegen::isa::TargetIsa;
+use cranelift_codegen::{CodegenError, Context};
+use cranelift_module::{DataId, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
+use rayon::prelude::*;
+use tenon_kernel::Program;
+use tenon_target::Target;
+
+/// The machine code of one function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionSize {
+    /// Its symbol.
+    pub symbol: String,
+    /// Bytes of code.
+    pub bytes: usize,
+}
+
+/// One function, not yet in a module.
+struct Code {
+    bytes: Vec<u8>,
+    align: u64,
+    relocs: Vec<ModuleReloc>,
+}
+
+/// All kernels of a program as machine code.
+pub(crate) struct Kernels {
+    codes: Vec<Code>,
+}
+
+impl Kernels {
+    /// Compiles the kernels in parallel.
+    pub(crate) fn compile(program: &Program, target: &Target, isas: &Isas) -> Result<Kernels, BackendError> {
+        let machine = Machine::new(target, program.fused_multiply_add);
+        let codes = program
+            .kernels
+            .par_iter()
+            .enumerate()
+            .map(|(i, k)| {
+                guarded(&k.name, || {
+                    let isa = isas.get(lower::optimisation(k));
+                    let func = lower::kernel(k, i as u32, machine, &**isa)?;
+                    generate(&k.name, func, FuncId::from_u32(i as u32), &**isa)
+                })
+            })
+            .collect::<Result<Vec<Code>, BackendError>>()?;
+        Ok(Kernels { codes })
+    }
+
+    /// Bytes of code.
+    pub(crate) fn bytes(&self) -> usize {
+        self.codes.iter().map(|c| c.bytes.len().next_multiple_of(c.align as usize)).sum()
+    }
+}
+
+/// A program's functions in a module.
+pub(crate) struct Defined {
+    pub(crate) entry: FuncId,
+    pub(crate) sizes: Vec<FunctionSize>,
+}
+
+/// Puts the kernels and the entry point into `module`, which must be empty of functions. `weights` is the constant data.
+pub(crate) fn define<M: Module>(
+    module: &mut M,
+    program: &Program,
+    kernels: &Kernels,
+    weights: Option<DataId>,
+    layout: &Layout,
+    isas: &Isas,
+) -> Result<Defined, BackendError> {
+    let name = &program.name;
+    let fail = |e: cranelift_module::ModuleError| BackendError::Internal {
+        kernel: name.clone(),
+        message: e.to_string(),
+    };
+    let isa: &dyn TargetIsa = &*isas.as_written;
+    let mut sizes = vec![];
+    let mut ids = vec![];
+    for (i, (k, code)) in program.kernels.iter().zip(&kernels.codes).enumerate() {
+        let symbol = format!("{name}_k{i}_{}", symbol_part(&k.name));
+        let sig = lower::kernel_signature(isa, k.buffers.len());
+        let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
+        debug_assert_eq!(id.as_u32(), i as u32, "relocations within a function name it by this number");
+        module.define_function_bytes(id, code.align, &code.bytes, &code.relocs).map_err(fail)?;
+        sizes.push(FunctionSize { symbol, bytes: code.bytes.len() });
+        ids.push(id);
+    }
+
+    let symbol = format!("{name}_run");
+    let sig = entry::signature(isa);
+    let run = module.declare_function(&symbol, Linkage::Export, &sig).map_err(fail)?;
+    let mut func = Function::with_name_signature(UserFuncName::user(0, run.as_u32()), sig);
+    let links = entry::Links {
+        kernels: ids.iter().map(|id| module.declare_func_in_func(*id, &mut func)).collect(),
+        weights: weights.map(|w| module.declare_data_in_func(w, &mut func)),
+        offsets: layout.offsets.clone(),
+    };
+    entry::build(program, &mut func, &links, isa);
+    let code = generate(&symbol, func, run, isa)?;
+    module.define_function_bytes(run, code.align, &code.bytes, &code.relocs).map_err(fail)?;
+    sizes.push(FunctionSize { symbol, bytes: code.bytes.len() });
+    Ok(Defined { entry: run, sizes })
+}
+
+/// Compiles one function.
+fn generate(name: &str, func: Function, id: FuncId, isa: &dyn TargetIsa) -> Result<Code, BackendError> {
+    let fail = |message: String| BackendError::Internal { kernel: name.to_string(), message };
+    let mut cx = Context::for_function(func);
+    cx.compile(isa, &mut ControlPlane::default()).map_err(|e| {
+        fail(match e.inner {
+            CodegenError::Verifier(v) => v.to_string(),
+            other => other.to_string(),
+        })
+    })?;
+    let compiled = cx.compiled_code().ok_or_else(|| fail("it gave no code".to_string()))?;
+    let (bytes, align) = (compiled.code_buffer().to_vec(), u64::from(compiled.buffer.alignment));
+    let relocs: Vec<ModuleReloc> =
+        compiled.buffer.relocs().iter().map(|r| ModuleReloc::from_mach_reloc(r, &cx.func, id)).collect();
+    // An artifact links nothing: an operation that Cranelift makes a call of must be lowered differently.
+    if let Some(call) = relocs.iter().find(|r| matches!(r.name, ModuleRelocTarget::LibCall(_))) {
+        return Err(fail(format!("it calls the library function {}", call.name)));
+    }
+    Ok(Code { bytes, align: align.max(32), relocs })
+}
+
+/// `name` with only what a symbol may hold.
+pub(crate) fn symbol_part(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
+}

@@ -1,0 +1,248 @@
+//! Programs compiled into this process.
+
+use crate::check;
+use crate::compile::{self, FunctionSize, Kernels};
+use crate::error::{BackendError, guarded};
+use crate::isa::Isas;
+use crate::weights::Layout;
+use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
+use cranelift_module::{Linkage, Module, default_libcall_names};
+use std::ffi::c_void;
+use std::sync::{Mutex, PoisonError};
+use tenon_abi::Status;
+use tenon_kernel::Program;
+use tenon_target::Target;
+
+/// The entry point: [`tenon_abi`] describes it.
+type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const c_void) -> i32;
+
+/// One 64-byte line of an [`AlignedBuf`].
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+/// Bytes aligned to 64: arenas and constant data.
+#[derive(Clone, Debug, Default)]
+pub struct AlignedBuf {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+impl AlignedBuf {
+    /// `len` zero bytes.
+    pub fn new(len: usize) -> AlignedBuf {
+        AlignedBuf { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        // SAFETY: the lines are `len.div_ceil(64) * 64 >= len` initialised bytes, borrowed with `self`.
+        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+    }
+
+    /// The bytes.
+    pub fn as_mut_slice(&mut self) -> &mut [u8] {
+        // SAFETY: as in `as_slice`, borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+    }
+}
+
+/// A program compiled into this process, ready to run. Threads may run it at once, each with its own arena.
+pub struct Jit {
+    /// Owns the code; taken when dropped. Never used between.
+    module: Mutex<Option<JITModule>>,
+    /// What the code refers to.
+    _weights: AlignedBuf,
+    run: Run,
+    inputs: Vec<Shape>,
+    outputs: Vec<Shape>,
+    arena_bytes: usize,
+    functions: Vec<FunctionSize>,
+}
+
+/// What a buffer of the caller must be.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    bytes: usize,
+    align: usize,
+}
+
+impl std::fmt::Debug for Jit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Jit").field("functions", &self.functions).finish_non_exhaustive()
+    }
+}
+
+impl Jit {
+    /// Compiles `program` for `target`, which must be a description of this machine.
+    ///
+    /// # Errors
+    /// As [`crate::compile_object`]; and the target is another architecture or system.
+    pub fn new(program: &Program, target: &Target) -> Result<Jit, BackendError> {
+        let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+        let same_system = match os {
+            "linux" => target.is_elf(),
+            "macos" => target.is_apple(),
+            _ => target.triple.operating_system.to_string() == os,
+        };
+        if target.arch.name() != arch || !same_system {
+            return Err(BackendError::Target {
+                target: target.name.clone(),
+                reason: format!("its code does not run in this process, which is {arch}-{os}; use the host target"),
+            });
+        }
+        check::program(program, target)?;
+        let isas = Isas::new(target)?;
+        let kernels = Kernels::compile(program, target, &isas)?;
+        let layout = Layout::new(program);
+        let mut weights = AlignedBuf::new(layout.bytes);
+        layout.fill(program, weights.as_mut_slice());
+        guarded(&program.name, || link(program, isas, &kernels, &layout, weights))
+    }
+
+    /// Runs the model: one slice an input and an output, in the model's order, of exactly its bytes.
+    ///
+    /// # Errors
+    /// [`Status::WrongLength`] if a slice or their number does not fit; what the entry point returns.
+    pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], arena: &mut AlignedBuf) -> Result<(), Status> {
+        let fits = inputs.len() == self.inputs.len()
+            && outputs.len() == self.outputs.len()
+            && inputs.iter().zip(&self.inputs).all(|(b, s)| b.len() == s.bytes)
+            && outputs.iter().zip(&self.outputs).all(|(b, s)| b.len() == s.bytes)
+            && arena.len >= self.arena_bytes;
+        if !fits {
+            return Err(Status::WrongLength);
+        }
+        // Byte slices have any address, elements have aligned ones: what is not aligned goes through a copy.
+        let copies: Vec<AlignedOr> =
+            inputs.iter().zip(&self.inputs).map(|(b, s)| AlignedOr::of(b, s.align)).collect();
+        let ins: Vec<*const u8> =
+            inputs.iter().zip(&copies).map(|(b, c)| c.0.as_ref().map_or(b.as_ptr(), |c| c.as_slice().as_ptr())).collect();
+        let mut results: Vec<AlignedOr> =
+            outputs.iter().zip(&self.outputs).map(|(b, s)| AlignedOr::of(b, s.align)).collect();
+        let outs: Vec<*mut u8> = outputs
+            .iter_mut()
+            .zip(&mut results)
+            .map(|(b, c)| c.0.as_mut().map_or(b.as_mut_ptr(), |c| c.as_mut_slice().as_mut_ptr()))
+            .collect();
+        // SAFETY: the code reads and writes within the buffers of the program, which the verifier proved for kernels
+        // and `check::program` for their arguments; every buffer has its length, checked above, and its alignment.
+        // Outputs and the arena are borrowed mutably, so nothing else touches them meanwhile.
+        let code = unsafe {
+            (self.run)(ins.as_ptr(), outs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null())
+        };
+        for (b, c) in outputs.iter_mut().zip(&results) {
+            if let Some(c) = &c.0 {
+                b.copy_from_slice(c.as_slice());
+            }
+        }
+        match Status::from_code(code) {
+            Some(Status::Ok) => Ok(()),
+            other => Err(other.unwrap_or(Status::NullPointer)),
+        }
+    }
+
+    /// An arena of the right size.
+    pub fn arena(&self) -> AlignedBuf {
+        AlignedBuf::new(self.arena_bytes)
+    }
+
+    /// Bytes of each input, in the model's order.
+    pub fn input_bytes(&self) -> Vec<usize> {
+        self.inputs.iter().map(|s| s.bytes).collect()
+    }
+
+    /// Bytes of each output, in the model's order.
+    pub fn output_bytes(&self) -> Vec<usize> {
+        self.outputs.iter().map(|s| s.bytes).collect()
+    }
+
+    /// Sizes of the functions; the entry point last.
+    pub fn functions(&self) -> &[FunctionSize] {
+        &self.functions
+    }
+}
+
+impl Drop for Jit {
+    fn drop(&mut self) {
+        let module = self.module.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(m) = module {
+            // SAFETY: the only pointer into the code is `run`, which is not called after this.
+            unsafe { m.free_memory() };
+        }
+    }
+}
+
+/// A copy with the right alignment; `None` where the original has it.
+#[derive(Clone, Debug)]
+struct AlignedOr(Option<AlignedBuf>);
+
+impl AlignedOr {
+    fn of(bytes: &[u8], align: usize) -> AlignedOr {
+        if bytes.as_ptr().addr().is_multiple_of(align) {
+            return AlignedOr(None);
+        }
+        let mut copy = AlignedBuf::new(bytes.len());
+        copy.as_mut_slice().copy_from_slice(bytes);
+        AlignedOr(Some(copy))
+    }
+}
+
+fn link(
+    program: &Program,
+    isas: Isas,
+    kernels: &Kernels,
+    layout: &Layout,
+    weights: AlignedBuf,
+) -> Result<Jit, BackendError> {
+    let fail = |message: String| BackendError::Internal { kernel: program.name.clone(), message };
+    let mut builder = JITBuilder::with_isa(isas.as_written.clone(), default_libcall_names());
+    // One reservation for all code: calls between functions reach. The entry point takes at most some 64 bytes for
+    // each argument.
+    let args: usize = program.calls.iter().map(|c| c.args.len() + 1).sum();
+    let entry = 64 * (args + program.inputs.len() + program.outputs.len() + 16);
+    let reserve = kernels.bytes() + 64 * program.kernels.len() + entry + (1 << 16);
+    let memory = ArenaMemoryProvider::new_with_size(reserve).map_err(|e| fail(format!("no memory for code: {e}")))?;
+    builder.memory_provider(Box::new(memory));
+    // The code finds the data by its address, so it is not copied again.
+    let symbol = format!("{}_weights", program.name);
+    builder.symbol(symbol.clone(), weights.as_slice().as_ptr());
+    let mut module = JITModule::new(builder);
+    let data = if layout.bytes == 0 {
+        None
+    } else {
+        let id = module.declare_data(&symbol, Linkage::Import, false, false);
+        Some(id.map_err(|e| fail(e.to_string()))?)
+    };
+    let defined = compile::define(&mut module, program, kernels, data, layout, &isas)?;
+    module.finalize_definitions().map_err(|e| fail(e.to_string()))?;
+    let code = module.get_finalized_function(defined.entry);
+    // SAFETY: `define` gave this function the signature of `Run` in the platform's C calling convention. The code
+    // lives until `module` is dropped.
+    let run = unsafe { std::mem::transmute::<*const u8, Run>(code) };
+    let shapes = |io: &[tenon_kernel::Io], out: bool| -> Vec<Shape> {
+        io.iter()
+            .enumerate()
+            .map(|(k, io)| {
+                let here = program.buffers.iter().find(|b| match b.kind {
+                    tenon_kernel::BufferKind::Input(i) => !out && i == k,
+                    tenon_kernel::BufferKind::Output(i) => out && i == k,
+                    _ => false,
+                });
+                let size = io.fact.dtype.size();
+                // An input that no kernel reads has no buffer.
+                let elements = || io.fact.dims().unwrap_or_default().iter().product::<usize>();
+                Shape { bytes: here.map_or_else(|| elements() * size, |b| b.bytes()), align: size }
+            })
+            .collect()
+    };
+    Ok(Jit {
+        run,
+        inputs: shapes(&program.inputs, false),
+        outputs: shapes(&program.outputs, true),
+        arena_bytes: program.arena_bytes,
+        functions: defined.sizes,
+        module: Mutex::new(Some(module)),
+        _weights: weights,
+    })
+}

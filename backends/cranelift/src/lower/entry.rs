@@ -1,0 +1,132 @@
+//! The entry point: checks the caller's pointers, then calls the kernels in order.
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{
+    AbiParam, Block, FuncRef, Function, GlobalValue, InstBuilder, MemFlagsData, Signature, Value, types,
+};
+use cranelift_codegen::isa::TargetIsa;
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use tenon_abi::Status;
+use tenon_kernel::{BufferKind, Program};
+
+/// `int32_t run(const inputs *, const outputs *, void *arena, const env *)`
+pub(crate) fn signature(isa: &dyn TargetIsa) -> Signature {
+    let mut sig = Signature::new(isa.default_call_conv());
+    sig.params = vec![AbiParam::new(isa.pointer_type()); 4];
+    sig.returns = vec![AbiParam::new(types::I32)];
+    sig
+}
+
+/// What the entry point refers to.
+pub(crate) struct Links {
+    /// The kernels.
+    pub(crate) kernels: Vec<FuncRef>,
+    /// All constant data; `None` if there is none.
+    pub(crate) weights: Option<GlobalValue>,
+    /// Offset in it, by program buffer (0 for buffers that are not constant).
+    pub(crate) offsets: Vec<usize>,
+}
+
+/// Fills in the body of `func`, whose signature is [`signature`].
+pub(crate) fn build(program: &Program, func: &mut Function, links: &Links, isa: &dyn TargetIsa) {
+    let mut cx = FunctionBuilderContext::new();
+    let mut b = FunctionBuilder::new(func, &mut cx);
+    let entry = b.create_block();
+    b.append_block_params_for_function_params(entry);
+    b.switch_to_block(entry);
+    b.seal_block(entry);
+    let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
+    let mut e = Entry { b };
+
+    let inputs = e.pointers(inputs, program, false);
+    let outputs = e.pointers(outputs, program, true);
+    if program.arena_bytes > 0 {
+        e.fail_if_null(arena);
+        e.fail_if_misaligned(arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
+    }
+    let weights = links.weights.map(|g| e.b.ins().symbol_value(types::I64, g));
+    for call in &program.calls {
+        let args: Vec<Value> = call
+            .args
+            .iter()
+            .map(|id| match &program.buffer(*id).kind {
+                BufferKind::Input(k) => inputs[*k],
+                BufferKind::Output(k) => outputs[*k],
+                BufferKind::Const(_) => e.offset(weights.unwrap_or(arena), links.offsets[id.0 as usize]),
+                BufferKind::Arena(at) => e.offset(arena, at.unwrap_or(0)),
+            })
+            .collect();
+        e.b.ins().call(links.kernels[call.kernel], &args);
+    }
+    e.give(Status::Ok);
+    e.b.finalize(isa.frontend_config());
+}
+
+struct Entry<'f> {
+    b: FunctionBuilder<'f>,
+}
+
+impl Entry<'_> {
+    /// Loads and checks the pointers of one of the caller's structs.
+    fn pointers(&mut self, base: Value, program: &Program, out: bool) -> Vec<Value> {
+        let io = if out { &program.outputs } else { &program.inputs };
+        if !io.is_empty() {
+            self.fail_if_null(base);
+        }
+        let flags = MemFlagsData::new().with_notrap().with_aligned();
+        (0..io.len())
+            .map(|k| {
+                let p = self.b.ins().load(types::I64, flags, base, 8 * k as i32);
+                let here = program.buffers.iter().find(|b| match b.kind {
+                    BufferKind::Input(i) => !out && i == k,
+                    BufferKind::Output(i) => out && i == k,
+                    _ => false,
+                });
+                // A tensor without elements may have any pointer.
+                if here.is_some_and(|b| b.bytes() > 0) {
+                    self.fail_if_null(p);
+                    self.fail_if_misaligned(p, io[k].fact.dtype.size(), Status::MisalignedBuffer);
+                }
+                p
+            })
+            .collect()
+    }
+
+    fn offset(&mut self, base: Value, bytes: usize) -> Value {
+        if bytes == 0 {
+            return base;
+        }
+        let by = self.b.ins().iconst(types::I64, bytes as i64);
+        self.b.ins().iadd(base, by)
+    }
+
+    fn fail_if_null(&mut self, p: Value) {
+        let zero = self.b.ins().iconst(types::I64, 0);
+        let null = self.b.ins().icmp(IntCC::Equal, p, zero);
+        self.fail_if(null, Status::NullPointer);
+    }
+
+    fn fail_if_misaligned(&mut self, p: Value, align: usize, status: Status) {
+        if align > 1 {
+            let mask = self.b.ins().iconst(types::I64, align as i64 - 1);
+            let low = self.b.ins().band(p, mask);
+            self.fail_if(low, status);
+        }
+    }
+
+    fn fail_if(&mut self, cond: Value, status: Status) {
+        let (fail, go): (Block, Block) = (self.b.create_block(), self.b.create_block());
+        self.b.set_cold_block(fail);
+        self.b.ins().brif(cond, fail, &[], go, &[]);
+        self.b.seal_block(fail);
+        self.b.seal_block(go);
+        self.b.switch_to_block(fail);
+        self.give(status);
+        self.b.switch_to_block(go);
+    }
+
+    fn give(&mut self, status: Status) {
+        let code = self.b.ins().iconst(types::I32, i64::from(status as i32));
+        self.b.ins().return_(&[code]);
+    }
+}
