@@ -322,13 +322,13 @@ impl Compiler<'_> {
         Ok(match s {
             Stmt::Let { var, value } | Stmt::Declare { var, value } | Stmt::Set { var, value } => {
                 let (d, declared) = self.var(*var)?;
+                let start = self.instrs.len();
                 let (code, ()) = self.span(|c| {
                     let (a, ty) = c.expr(value)?;
                     if ty != declared {
                         return c.malformed(format!("%{} is given a value of another type", c.kernel.var(*var).name));
                     }
-                    let o = Operands { d, a, n: usize::from(ty.lanes), ..Operands::default() };
-                    c.instrs.push(Instr { op: Op::Map(value::copy), o });
+                    c.give(d, a, usize::from(ty.lanes), start);
                     Ok(())
                 })?;
                 Node::Eval(code)
@@ -354,6 +354,18 @@ impl Compiler<'_> {
             }
             Stmt::Contract(c) => Node::Contract(Box::new(self.contract(c)?)),
         })
+    }
+
+    /// Moves the value in registers `a..` to a variable's, `d..`; its code begins at instruction `start`.
+    fn give(&mut self, d: usize, a: usize, n: usize, start: usize) {
+        match self.instrs[start..].last_mut() {
+            // The last instruction writes to the variable itself: every operation reads a lane before it writes it.
+            Some(last) if last.o.d == a && last.o.n == n => last.o.d = d,
+            _ => {
+                let o = Operands { d, a, n, ..Operands::default() };
+                self.instrs.push(Instr { op: Op::Map(value::copy), o });
+            }
+        }
     }
 
     fn store(&mut self, buf: Buf, index: &Expr, value: &Expr) -> Result<Node, InterpError> {

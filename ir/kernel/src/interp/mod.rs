@@ -201,8 +201,7 @@ fn allocate(dtype: DType, len: usize) -> Result<Vec<u8>, InterpError> {
     let mut bytes = Vec::new();
     match len.checked_mul(dtype.size()) {
         Some(n) if bytes.try_reserve_exact(n).is_ok() => {
-            bytes.resize(n, 0);
-            poison(&mut bytes);
+            bytes.extend(Memory::POISON.iter().cycle().take(n));
             Ok(bytes)
         }
         _ => Err(InterpError::Arguments(format!("no memory for {len} elements of {dtype}"))),
@@ -230,8 +229,11 @@ fn check_inputs(program: &Program, inputs: &[Tensor]) -> Result<(), InterpError>
     Ok(())
 }
 
+/// The memories of a program, and a view for each of its buffers.
+type Layout<'a> = (Vec<Cow<'a, [u8]>>, Vec<View>);
+
 /// The memories of a program, and for each of its buffers where in them it lives.
-fn layout<'a>(program: &'a Program, inputs: &'a [Tensor]) -> Result<(Vec<Cow<'a, [u8]>>, Vec<View>), InterpError> {
+fn layout<'a>(program: &'a Program, inputs: &'a [Tensor]) -> Result<Layout<'a>, InterpError> {
     let bad = |name: &str, what: String| Err(InterpError::Arguments(format!("buffer %{name}: {what}")));
     // Memory 0 is the arena, then the inputs, then the outputs, then all other buffers.
     let mut memories: Vec<Cow<[u8]>> = vec![Cow::Owned(allocate(DType::U8, program.arena_bytes)?)];
@@ -257,6 +259,7 @@ fn layout<'a>(program: &'a Program, inputs: &'a [Tensor]) -> Result<(Vec<Cow<'a,
                 memories.push(Cow::Borrowed(&t.bytes()[..]));
                 (memories.len() - 1, 0, t.dtype())
             }
+            // The arena has no type of its own.
             BufferKind::Arena(Some(offset)) => (0, *offset, b.dtype),
             BufferKind::Arena(None) => {
                 memories.push(Cow::Owned(allocate(b.dtype, b.len)?));
@@ -269,11 +272,11 @@ fn layout<'a>(program: &'a Program, inputs: &'a [Tensor]) -> Result<(Vec<Cow<'a,
             BufferKind::Arena(_) => end.is_some_and(|end| end <= size),
             _ => end == Some(size),
         };
-        if !fits || dtype != b.dtype {
-            return bad(
-                &b.name,
-                format!("{}[{}] does not fit the {size} bytes of {dtype} behind it", b.dtype, b.len),
-            );
+        if dtype != b.dtype {
+            return bad(&b.name, format!("declared {}, holds {dtype}", b.dtype));
+        }
+        if !fits {
+            return bad(&b.name, format!("{}[{}] does not fit the {size} bytes behind it", b.dtype, b.len));
         }
         views.push(View { memory, offset, len: b.len, dtype: b.dtype });
     }

@@ -88,8 +88,7 @@ impl<'t> KernelParser<'_, 't> {
     /// Operators that bind at least as tightly as `min`.
     fn infix(&mut self, min: u8) -> Result<Tall, ParseError> {
         let (mut left, mut height) = self.prefix()?;
-        loop {
-            let Token::Mark(m) = self.lex.peek() else { break };
+        while let Token::Mark(m) = self.lex.peek() {
             let Some((op, _, p)) = INFIX.iter().find(|(_, s, p)| s == m && *p >= min) else { break };
             self.lex.next()?;
             let (right, h) = self.deeper(|k| k.infix(p + 1))?;

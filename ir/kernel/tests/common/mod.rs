@@ -276,7 +276,7 @@ impl Gen {
                 _ => Scalar::of_f64(d, f64::from(v as i32) / 64.0),
             },
             DType::Bool => Scalar::Int(d, i128::from(v % 2)),
-            _ if v % 5 == 0 => Scalar::Int(d, d.int_range().unwrap().0),
+            _ if v.is_multiple_of(5) => Scalar::Int(d, d.int_range().unwrap().0),
             _ => Scalar::of_int(d, i128::from(v % 16) - 3),
         })
     }
