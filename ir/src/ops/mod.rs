@@ -124,6 +124,7 @@ ops! {
     gelu::Gelu,
     layer_norm::LayerNorm,
     matmul::MatMul,
+    pool::Pool,
     pad::Pad,
     reshape::Reshape,
     softmax::Softmax,
