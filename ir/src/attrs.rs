@@ -145,7 +145,7 @@ macro_rules! attributes {
                 all
             }
 
-            fn from_attrs(mut all: $crate::Attrs) -> Result<Self, String> {
+            fn from_attrs(#[allow(unused_mut, reason = "operators without attributes")] mut all: $crate::Attrs) -> Result<Self, String> {
                 let out = $name { $($f: all.take(stringify!($f))?),* };
                 all.finish()?;
                 Ok(out)

@@ -73,7 +73,7 @@ fn import_constant(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<Val
 const MAX_RANGE: f64 = (1u64 << 26) as f64;
 
 fn import_range(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    let mut read = |i: usize, what: &str| -> Result<Scalar, ImportError> {
+    let read = |i: usize, what: &str| -> Result<Scalar, ImportError> {
         let t = cx.constant(node.input(i)?, what)?;
         if t.len() == 1 { Ok(t.get(0)) } else { Err(ImportError::new(format!("{what}: expected one element"))) }
     };
