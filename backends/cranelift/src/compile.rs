@@ -46,7 +46,7 @@ impl Kernels {
             .map(|(i, k)| {
                 guarded(&k.name, || {
                     let isa = isas.get(lower::optimisation(k));
-                    let func = lower::kernel(k, i as u32, machine, &**isa)?;
+                    let func = lower::kernel(k, i as u32, machine, &**isa);
                     generate(&k.name, func, FuncId::from_u32(i as u32), &**isa)
                 })
             })

@@ -14,13 +14,6 @@ pub enum BackendError {
     },
     /// The program is not one this backend compiles (a bug of an earlier pass, or a limit).
     Program(String),
-    /// A kernel is not scheduled, or not well formed.
-    Kernel {
-        /// Its name.
-        kernel: String,
-        /// What was found.
-        reason: String,
-    },
     /// The code generator failed on a kernel: a bug of Tenon or of Cranelift.
     Internal {
         /// The kernel, or the part of the artifact.
@@ -35,7 +28,6 @@ impl fmt::Display for BackendError {
         match self {
             BackendError::Target { target, reason } => write!(f, "target {target}: {reason}"),
             BackendError::Program(reason) => write!(f, "the program cannot be compiled: {reason}"),
-            BackendError::Kernel { kernel, reason } => write!(f, "kernel `{kernel}`: {reason}"),
             BackendError::Internal { kernel, message } => {
                 write!(f, "kernel `{kernel}`: the code generator failed (this is a bug): {message}")
             }

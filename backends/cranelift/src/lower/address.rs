@@ -65,7 +65,7 @@ pub(super) struct LoopPointer {
 pub(super) struct Addresses {
     exprs: Vec<Expr>,
     numbers: HashMap<Expr, u32>,
-    /// Variables of `let` whose value is linear in others.
+    /// Variables whose present value is linear in others, or constant.
     lets: BTreeMap<Var, Linear>,
     /// Variables that `set` may change.
     mutable: Vec<bool>,
@@ -93,21 +93,26 @@ impl Addresses {
                 a.mutable[var.0 as usize] = true;
             }
         });
-        // In text order, so that a `let` of a `let` is linear in what the first is.
-        visit_stmts(&kernel.body, &mut |s| {
-            if let Stmt::Let { var, value } = s
-                && kernel.var(*var).ty == Type::INDEX
-                && matches!(value, Expr::Binary(BinOp::Add | BinOp::Sub | BinOp::Mul, _) | Expr::Var(_) | Expr::Const(_))
-            {
-                let linear = a.linear(value);
-                // A value that is not linear is better computed once, where the `let` stands.
-                let simple = linear.terms.keys().all(|t| matches!(t, Atom::Var(v) if !a.mutable[v.0 as usize]));
-                if simple {
-                    a.lets.insert(*var, linear);
-                }
-            }
-        });
         a
+    }
+
+    /// `var` has the value of `e` from here on, if that is linear in variables that do not change.
+    pub(super) fn define(&mut self, var: Var, e: &Expr, kernel: &Kernel) {
+        self.lets.remove(&var);
+        // A value that is not linear is better computed once, where the `let` stands.
+        let arithmetic = matches!(e, Expr::Binary(BinOp::Add | BinOp::Sub | BinOp::Mul, _) | Expr::Var(_) | Expr::Const(_));
+        if !arithmetic || kernel.var(var).ty != Type::INDEX {
+            return;
+        }
+        let linear = self.linear(e);
+        if linear.terms.keys().all(|t| matches!(t, Atom::Var(v) if !self.mutable[v.0 as usize])) {
+            self.lets.insert(var, linear);
+        }
+    }
+
+    /// `var` is defined anew, as a loop's variable.
+    pub(super) fn define_opaque(&mut self, var: Var) {
+        self.lets.remove(&var);
     }
 
     pub(super) fn enter(&mut self) {
@@ -135,11 +140,7 @@ impl Addresses {
         match e {
             Expr::Const(Scalar::Int(DType::I64, v)) => Linear { base: *v as i64, terms: Terms::new() },
             Expr::Var(v) => match self.lets.get(v) {
-                Some(l) => {
-                    // Its own terms may have become constants since.
-                    let l = l.clone();
-                    self.resolved(l)
-                }
+                Some(l) => l.clone(),
                 None => of(Atom::Var(*v)),
             },
             Expr::Binary(BinOp::Add, xy) => self.linear(&xy[0]).add(&self.linear(&xy[1]), 1),
@@ -154,23 +155,6 @@ impl Addresses {
             }
             _ => of(self.number(e)),
         }
-    }
-
-    fn resolved(&self, l: Linear) -> Linear {
-        let constant = |a: &Atom| match a {
-            Atom::Var(v) => self.lets.get(v).filter(|l| l.terms.is_empty()).map(|l| l.base),
-            Atom::Expr(_) => None,
-        };
-        let mut out = Linear { base: l.base, terms: Terms::new() };
-        for (a, c) in l.terms {
-            match constant(&a) {
-                Some(v) => out.base = out.base.wrapping_add(c.wrapping_mul(v)),
-                None => {
-                    out.terms.insert(a, c);
-                }
-            }
-        }
-        out
     }
 
     fn number(&mut self, e: &Expr) -> Atom {
@@ -358,41 +342,32 @@ impl Lower<'_> {
 
     /// The distinct addresses, but for constants, that `body` accesses.
     fn accesses(&mut self, body: &[Stmt]) -> Vec<(Buf, Terms)> {
-        let mut indices: Vec<(Buf, &Expr)> = vec![];
-        visit_refs(body, &mut |s| {
+        let outside = self.addresses.lets.clone();
+        let mut out = vec![];
+        let kernel = self.kernel;
+        // In text order, so that each access sees the `let`s before it; the same variable may be defined again later.
+        visit_stmts(body, &mut |s| {
+            let mut access = |buf: Buf, index: &Expr| {
+                let access = (buf, self.addresses.linear(index).terms);
+                if !out.contains(&access) {
+                    out.push(access);
+                }
+            };
             s.exprs(&mut |e| {
                 e.visit(&mut |e| {
                     if let Expr::Load { buf, index, .. } = e {
-                        indices.push((*buf, index));
+                        access(*buf, index);
                     }
                 });
             });
-            if let Stmt::Store { buf, index, .. } = s {
-                indices.push((*buf, index));
+            match s {
+                Stmt::Store { buf, index, .. } => access(*buf, index),
+                Stmt::Let { var, value } => self.addresses.define(*var, value, kernel),
+                Stmt::For { var, .. } => self.addresses.define_opaque(*var),
+                _ => {}
             }
         });
-        let mut out: Vec<(Buf, Terms)> = vec![];
-        for (buf, index) in indices {
-            let access = (buf, self.addresses.linear(index).terms);
-            if !out.contains(&access) {
-                out.push(access);
-            }
-        }
+        self.addresses.lets = outside;
         out
-    }
-}
-
-/// Calls `f` on every statement of `body`, outer ones first.
-fn visit_refs<'a>(body: &'a [Stmt], f: &mut dyn FnMut(&'a Stmt)) {
-    for s in body {
-        f(s);
-        match s {
-            Stmt::For { body, .. } | Stmt::While { body, .. } => visit_refs(body, f),
-            Stmt::If { then, otherwise, .. } => {
-                visit_refs(then, f);
-                visit_refs(otherwise, f);
-            }
-            _ => {}
-        }
     }
 }

@@ -15,7 +15,6 @@ mod value;
 mod vector;
 
 use crate::capability::Machine;
-use crate::error::BackendError;
 use crate::isa::Opt;
 use address::Addresses;
 use cranelift_codegen::ir::{
@@ -23,6 +22,7 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use std::collections::HashMap;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{BinOp, Expr, Kernel, Stmt, Var};
 use value::Binding;
@@ -40,6 +40,8 @@ pub(super) struct Lower<'f> {
     vars: Vec<Option<Binding>>,
     /// Occurrences of each variable not lowered yet: at 0 its register is free.
     uses: Vec<u32>,
+    /// Occurrences of the variable that a `let` or `var` defines; a variable may be defined in several blocks.
+    uses_of: HashMap<*const Stmt, u32>,
     /// Loops around the present statement.
     depth: u32,
     addresses: Addresses,
@@ -52,17 +54,13 @@ pub(crate) fn kernel_signature(isa: &dyn TargetIsa, buffers: usize) -> Signature
     sig
 }
 
-/// The CLIF function of `kernel`; `index` numbers it in its module.
-///
-/// # Errors
-/// The kernel is not scheduled.
+/// The CLIF function of `kernel`, which the verifier accepts as scheduled; `index` numbers it in its module.
 pub(crate) fn kernel(
     kernel: &Kernel,
     index: u32,
     machine: Machine,
     isa: &dyn TargetIsa,
-) -> Result<Function, BackendError> {
-    check_scheduled(kernel)?;
+) -> Function {
     let sig = kernel_signature(isa, kernel.buffers.len());
     let mut func = Function::with_name_signature(UserFuncName::user(0, index), sig);
     let mut cx = FunctionBuilderContext::new();
@@ -86,14 +84,15 @@ pub(crate) fn kernel(
         buffers,
         regions,
         vars: vec![None; kernel.vars.len()],
-        uses: count_uses(kernel),
+        uses: vec![u32::MAX; kernel.vars.len()],
+        uses_of: count_uses(kernel),
         depth: 0,
         addresses: Addresses::new(kernel),
     };
     lower.block(&kernel.body);
     lower.ins().return_(&[]);
     lower.b.finalize(isa.frontend_config());
-    Ok(func)
+    func
 }
 
 impl<'f> Lower<'f> {
@@ -134,23 +133,6 @@ fn is_multiply_add(acc: Var, value: &Expr) -> bool {
     }
 }
 
-fn check_scheduled(kernel: &Kernel) -> Result<(), BackendError> {
-    let mut reason = None;
-    visit_stmts(&kernel.body, &mut |s| {
-        if matches!(s, Stmt::Contract(_)) {
-            reason = Some("holds a `contract`: run the schedule passes first".to_string());
-        }
-        s.exprs(&mut |e| {
-            e.visit(&mut |e| {
-                if let Expr::Math(f, _) = e {
-                    reason = Some(format!("calls the function {f:?}: run the schedule passes first"));
-                }
-            });
-        });
-    });
-    reason.map_or(Ok(()), |reason| Err(BackendError::Kernel { kernel: kernel.name.clone(), reason }))
-}
-
 /// A number for each buffer; those with the same number may be the same memory.
 fn alias_classes(kernel: &Kernel) -> Vec<usize> {
     let mut class: Vec<usize> = (0..kernel.buffers.len()).collect();
@@ -161,16 +143,23 @@ fn alias_classes(kernel: &Kernel) -> Vec<usize> {
     class
 }
 
-fn count_uses(kernel: &Kernel) -> Vec<u32> {
-    let mut uses = vec![0; kernel.vars.len()];
+/// By definition, in text order.
+fn count_uses(kernel: &Kernel) -> HashMap<*const Stmt, u32> {
+    let mut present: Vec<Option<*const Stmt>> = vec![None; kernel.vars.len()];
+    let mut uses = HashMap::new();
     visit_stmts(&kernel.body, &mut |s| {
         s.exprs(&mut |e| {
             e.visit(&mut |e| {
-                if let Expr::Var(v) = e {
-                    uses[v.0 as usize] += 1;
+                if let Expr::Var(v) = e
+                    && let Some(definition) = present[v.0 as usize]
+                {
+                    *uses.entry(definition).or_insert(0) += 1;
                 }
             });
         });
+        if let Stmt::Let { var, .. } | Stmt::Declare { var, .. } = s {
+            present[var.0 as usize] = Some(std::ptr::from_ref(s));
+        }
     });
     uses
 }

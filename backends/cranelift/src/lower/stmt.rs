@@ -26,6 +26,9 @@ impl Lower<'_> {
             Stmt::Let { var, value } => {
                 let val = self.expr(value);
                 self.bind(*var, val, vec![]);
+                self.count_uses(*var, s);
+                let kernel = self.kernel;
+                self.addresses.define(*var, value, kernel);
                 defined.push(*var);
             }
             Stmt::Declare { var, value } => {
@@ -41,6 +44,7 @@ impl Lower<'_> {
                     })
                     .collect();
                 self.bind(*var, val, cells);
+                self.count_uses(*var, s);
                 defined.push(*var);
             }
             Stmt::Set { var, value } => {
@@ -66,6 +70,11 @@ impl Lower<'_> {
 
     fn bind(&mut self, var: Var, val: Val, cells: Vec<cranelift_frontend::Variable>) {
         self.vars[var.0 as usize] = Some(Binding { val, cells, depth: self.depth });
+    }
+
+    /// Notes how often the variable that `definition` defines will be read.
+    fn count_uses(&mut self, var: Var, definition: &Stmt) {
+        self.uses[var.0 as usize] = self.uses_of.get(&std::ptr::from_ref(definition)).copied().unwrap_or(u32::MAX);
     }
 
     fn bind_index(&mut self, var: Var, v: Value) {
@@ -116,6 +125,7 @@ impl Lower<'_> {
                 self.addresses.define_constant(var, lo);
                 self.bind_index(var, v);
                 self.block(body);
+                self.addresses.define_opaque(var);
                 self.vars[var.0 as usize] = None;
                 return;
             }
@@ -125,6 +135,7 @@ impl Lower<'_> {
         let lo_value = self.scalar_expr(lo);
         let hi_value = self.scalar_expr(hi);
         self.addresses.enter();
+        self.addresses.define_opaque(var);
         let pointers = self.loop_pointers(var, bounds.0, lo_value, step, body);
 
         let (head, end) = (self.b.create_block(), self.b.create_block());
