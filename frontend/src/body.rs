@@ -1,0 +1,502 @@
+//! The nodes of a graph, in order: names become values, nodes become operators.
+
+use crate::attr::{self, Passed, domain, resolved};
+use crate::files::DataFiles;
+use crate::import::{op_label, opsets};
+use crate::info::{Known, Table};
+use crate::limits::{MAX_FOLDED_BYTES, MAX_INLINED, MAX_NODES, check_dims, check_fact};
+use crate::order::order;
+use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::report::{Report, shortened};
+use crate::tensor::{to_tensor, typed_len};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::rc::Rc;
+use tenon_base::{Dim, Loc, Tensor};
+use tenon_ir::ops::ImportFn;
+use tenon_ir::{Graph, ImportError, Importer, OnnxNode, ValueId};
+
+/// What a name stands for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Slot<'p> {
+    /// A value.
+    Value(ValueId),
+    /// An initializer that nothing has used yet.
+    Initializer(&'p TensorProto),
+    /// A sparse initializer.
+    Sparse,
+    /// An operand of a function that its caller leaves out.
+    Absent,
+    /// Has a problem, or depends on something that has; already reported.
+    Poisoned,
+    /// Not defined.
+    Missing,
+}
+
+/// The names of a graph, branch or function.
+#[derive(Debug, Default)]
+pub(crate) struct Frame<'p> {
+    names: BTreeMap<&'p str, Slot<'p>>,
+    /// Whether names that are not here are looked up in the frame below: so in branches, but not in functions.
+    sees_outer: bool,
+}
+
+impl Frame<'_> {
+    /// Without names.
+    pub(crate) fn new(sees_outer: bool) -> Self {
+        Frame { names: BTreeMap::new(), sees_outer }
+    }
+}
+
+/// Where nodes stand.
+#[derive(Debug)]
+pub(crate) struct Body<'p> {
+    /// Versions by domain.
+    pub(crate) opsets: Rc<BTreeMap<&'p str, i64>>,
+    /// In functions: the attributes of the call.
+    pub(crate) passed: Option<Rc<Passed<'p>>>,
+    /// Put before the names of nodes: the caller's name.
+    pub(crate) prefix: String,
+    /// Functions and branches around it.
+    pub(crate) depth: usize,
+}
+
+impl<'p> Body<'p> {
+    /// The main graph.
+    pub(crate) fn main(model: &'p ModelProto) -> Body<'p> {
+        Body { opsets: Rc::new(opsets(&model.opset_import)), passed: None, prefix: String::new(), depth: 0 }
+    }
+}
+
+/// What an ONNX operator means.
+#[derive(Debug)]
+pub(crate) enum Meaning<'p> {
+    /// Imported by an operator file.
+    Import(ImportFn),
+    /// `Constant`
+    Constant,
+    /// `If`
+    If,
+    /// A function of the model.
+    Function(&'p FunctionProto),
+    /// Nothing: why, and what to try.
+    Unsupported(String, &'static str),
+}
+
+/// The import of one model.
+#[derive(Debug)]
+pub(crate) struct Session<'p> {
+    /// What has been imported.
+    pub(crate) graph: Graph,
+    /// What has gone wrong.
+    pub(crate) report: Report,
+    pub(crate) files: DataFiles,
+    /// Innermost last.
+    pub(crate) frames: Vec<Frame<'p>>,
+    pub(crate) functions: BTreeMap<(&'p str, &'p str, &'p str), &'p FunctionProto>,
+    table: Table,
+    /// Small integer values known only symbolically.
+    dims: BTreeMap<ValueId, Vec<Dim>>,
+    /// Names given to nodes so far, with the next number for nodes of the same name.
+    names: BTreeMap<String, usize>,
+    visited: usize,
+    /// Size of everything that is inlined, each time it is: see [`work`].
+    inlined: usize,
+    /// Functions whose operators were checked without importing them.
+    pub(crate) scanned: BTreeSet<(&'p str, &'p str, &'p str)>,
+    /// Bytes of constants computed or repeated.
+    folded: usize,
+    /// A bound was hit; nothing more is imported.
+    stopped: bool,
+}
+
+impl<'p> Session<'p> {
+    /// An empty graph. `folder` holds external data.
+    pub(crate) fn new(model: &'p ModelProto, folder: Option<&Path>) -> Session<'p> {
+        let mut session = Session {
+            graph: Graph::default(),
+            report: Report::default(),
+            files: DataFiles::new(folder),
+            frames: vec![Frame::new(false)],
+            functions: BTreeMap::new(),
+            table: Table::new(),
+            dims: BTreeMap::new(),
+            names: BTreeMap::new(),
+            visited: 0,
+            inlined: 0,
+            scanned: BTreeSet::new(),
+            folded: 0,
+            stopped: false,
+        };
+        for f in &model.functions {
+            let key = (domain(&f.domain), f.name.as_str(), f.overload.as_str());
+            if session.functions.insert(key, f).is_some() {
+                let e = ImportError::new("the model defines this function twice");
+                session.report.error("", &op_label(key.0, key.1, None), e);
+            }
+        }
+        session
+    }
+
+    /// Gives `name` a meaning in the innermost frame, unless it has one there: then tells so.
+    pub(crate) fn define(&mut self, name: &'p str, slot: Slot<'p>) -> bool {
+        let Some(frame) = self.frames.last_mut() else { return false };
+        if frame.names.contains_key(name) {
+            return false;
+        }
+        frame.names.insert(name, slot);
+        true
+    }
+
+    /// Gives the initializers of `g` their names. They become constants of the graph when they are first used.
+    pub(crate) fn define_initializers(&mut self, g: &'p GraphProto) {
+        for t in &g.initializer {
+            // An input that is pinned by the user wins over its default, the initializer.
+            let pinned = g.input.iter().any(|v| v.name == t.name)
+                && self.frames.last().is_some_and(|f| f.names.contains_key(t.name.as_str()));
+            if !pinned && !self.define(&t.name, Slot::Initializer(t)) {
+                self.report.error(&t.name, "", ImportError::new("two initializers have this name"));
+            }
+        }
+        for t in g.sparse_initializer.iter().filter_map(|s| s.values.as_ref()) {
+            if !self.define(&t.name, Slot::Sparse) {
+                self.report.error(&t.name, "", ImportError::new("two initializers have this name"));
+            }
+        }
+    }
+
+    /// What `name` stands for: a value, `Absent`, `Poisoned` or `Missing`.
+    pub(crate) fn lookup(&mut self, name: &str) -> Slot<'p> {
+        for at in (0..self.frames.len()).rev() {
+            let Some((&key, &slot)) = self.frames[at].names.get_key_value(name) else {
+                if self.frames[at].sees_outer {
+                    continue;
+                }
+                return Slot::Missing;
+            };
+            let now = match slot {
+                Slot::Initializer(t) => self.load(t),
+                Slot::Sparse => {
+                    let e = ImportError::new("sparse initializers are not supported");
+                    self.report.error(name, "", e.with_help("store the tensor densely"));
+                    Slot::Poisoned
+                }
+                other => return other,
+            };
+            self.frames[at].names.insert(key, now);
+            return now;
+        }
+        Slot::Missing
+    }
+
+    fn load(&mut self, t: &'p TensorProto) -> Slot<'p> {
+        match to_tensor(t, &mut self.files) {
+            Ok(tensor) => {
+                // The initializers of branches that are inlined again and again are decoded each time.
+                self.charge(&tensor);
+                Slot::Value(self.graph.add_weight(t.name.clone(), tensor))
+            }
+            Err(e) => {
+                self.report.error(&t.name, "", ImportError { message: format!("initializer: {}", e.message), ..e });
+                Slot::Poisoned
+            }
+        }
+    }
+
+    /// Counts a constant that is not simply part of the file.
+    fn charge(&mut self, t: &Tensor) {
+        if self.frames.len() < 2 {
+            return;
+        }
+        self.add_folded(t.bytes().len());
+    }
+
+    fn add_folded(&mut self, bytes: usize) {
+        self.folded = self.folded.saturating_add(bytes);
+        if self.folded > MAX_FOLDED_BYTES {
+            self.stop(format!("constants computed at import take more than {MAX_FOLDED_BYTES} bytes"));
+        }
+    }
+
+    /// Stops the import: a bound was hit.
+    pub(crate) fn stop(&mut self, why: String) {
+        if !self.stopped {
+            self.stopped = true;
+            self.report.error("", "", ImportError::new(why));
+        }
+    }
+
+    /// Counts nodes; whether the import goes on.
+    pub(crate) fn visit(&mut self, nodes: usize) -> bool {
+        self.visited = self.visited.saturating_add(nodes);
+        if self.visited > MAX_NODES {
+            self.stop(format!("the model has more than {MAX_NODES} nodes after functions and branches are inlined"));
+        }
+        !self.stopped
+    }
+
+    /// Counts what is inlined.
+    pub(crate) fn charge_inlined(&mut self, work: usize) {
+        self.inlined = self.inlined.saturating_add(work);
+        if self.inlined > MAX_INLINED {
+            self.stop("the model grows too large when its functions and branches are inlined".to_string());
+        }
+    }
+
+    /// Imports `nodes` into the innermost frame.
+    pub(crate) fn import_nodes(&mut self, nodes: &'p [NodeProto], body: &Body<'p>) {
+        if body.depth > 0 {
+            self.charge_inlined(nodes.iter().map(work).sum());
+        }
+        if !self.visit(nodes.len()) {
+            return;
+        }
+        let order = order(nodes);
+        let name = |i: usize| given_name(&nodes[i], i);
+        if !order.cycle.is_empty() {
+            let path: Vec<String> = order.cycle.iter().take(8).map(|i| format!("`{}`", name(*i))).collect();
+            let more = if order.cycle.len() > 8 { " → …" } else { "" };
+            let e = ImportError::new(format!("the graph has a cycle: {}{more} → `{}`", path.join(" → "), name(order.cycle[0])));
+            self.report.error(&format!("{}{}", body.prefix, name(order.cycle[0])), "", e);
+        } else if let Some((i, value)) = &order.unsorted {
+            let e = ImportError::new(format!("uses `{}` before it is made: the nodes were sorted", shortened(value)));
+            self.report.warning(&format!("{}{}", body.prefix, name(*i)), "", e);
+        }
+        let mut stuck = vec![true; nodes.len()];
+        for &i in &order.nodes {
+            stuck[i] = false;
+            self.import_node(&nodes[i], i, body);
+            if self.stopped {
+                return;
+            }
+        }
+        // Nodes behind a cycle: only their operators are checked.
+        for (i, n) in nodes.iter().enumerate().filter(|(i, _)| stuck[*i]) {
+            let loc = self.unique_name(n, i, body);
+            self.scan_node(n, &loc, body);
+            self.poison(n);
+        }
+    }
+
+    /// A name for the node that no other has.
+    fn unique_name(&mut self, n: &NodeProto, index: usize, body: &Body<'_>) -> String {
+        let base = shortened(&format!("{}{}", body.prefix, given_name(n, index)));
+        let mut name = base.clone();
+        while self.names.contains_key(&name) {
+            let next = self.names.get_mut(&base).map_or(1, |k| {
+                *k += 1;
+                *k
+            });
+            name = format!("{base}_{next}");
+        }
+        self.names.insert(name.clone(), 0);
+        name
+    }
+
+    /// Marks the outputs of a node that has a problem.
+    fn poison(&mut self, n: &'p NodeProto) {
+        for o in n.output.iter().filter(|o| !o.is_empty()) {
+            self.define(o, Slot::Poisoned);
+        }
+    }
+
+    /// The opset of the node's domain. Custom domains need not be versioned.
+    pub(crate) fn opset(n: &NodeProto, body: &Body<'_>) -> i64 {
+        body.opsets.get(domain(&n.domain)).copied().unwrap_or(1)
+    }
+
+    /// What the node's operator means.
+    pub(crate) fn meaning(&self, n: &NodeProto, body: &Body<'_>) -> Meaning<'p> {
+        let d = domain(&n.domain);
+        let op = n.op_type.as_str();
+        let known = self.table.get(d, op, Self::opset(n, body));
+        if let Known::Yes(import) = known {
+            return Meaning::Import(import);
+        }
+        if let Some(f) = self.functions.get(&(d, op, n.overload.as_str())) {
+            return Meaning::Function(f);
+        }
+        let export = "see docs/OPERATORS.md for the supported operators; export the model without this one";
+        match (d, op, known) {
+            (_, _, Known::From(v)) => Meaning::Unsupported(
+                format!("the operator exists only from opset {v} on"),
+                "convert the model to a newer opset with onnx.version_converter",
+            ),
+            ("", "Constant", _) => Meaning::Constant,
+            ("", "If", _) => Meaning::If,
+            ("", "Loop" | "Scan" | "SequenceMap", _) => Meaning::Unsupported(
+                "loops are not supported yet".to_string(),
+                "export the model with the loop unrolled, or without the operator",
+            ),
+            ("", "", _) => Meaning::Unsupported("the node has no operator".to_string(), export),
+            _ => Meaning::Unsupported("the operator is not supported".to_string(), export),
+        }
+    }
+
+    fn import_node(&mut self, n: &'p NodeProto, index: usize, body: &Body<'p>) {
+        let loc = self.unique_name(n, index, body);
+        let op = op_label(domain(&n.domain), &n.op_type, Some(Self::opset(n, body)));
+        let meaning = self.meaning(n, body);
+        if let Meaning::Unsupported(..) = meaning {
+            self.scan_node(n, &loc, body);
+            return self.poison(n);
+        }
+        let Some(operands) = self.operands(n, &loc, &op) else {
+            self.scan_node(n, &loc, body);
+            return self.poison(n);
+        };
+        let result = resolved(n, body.passed.as_deref()).and_then(|attrs| match meaning {
+            Meaning::Constant => self.constant(n, &attrs, body),
+            Meaning::If => self.inline_if(n, &attrs, &operands, &loc, body),
+            Meaning::Function(f) => self.inline_function(f, &attrs, &operands, &loc, body),
+            Meaning::Import(import) => self.import_with(import, n, &attrs, &operands, &loc, body),
+            Meaning::Unsupported(..) => Ok(None),
+        });
+        match result {
+            Ok(Some(values)) => self.bind(n, &values, &operands, &loc, &op),
+            Ok(None) => self.poison(n),
+            Err(e) => {
+                self.report.error(&loc, &op, e);
+                self.poison(n);
+            }
+        }
+    }
+
+    /// The operands; `None` when one has a problem, which is then reported.
+    fn operands(&mut self, n: &'p NodeProto, loc: &str, op: &str) -> Option<Vec<Option<ValueId>>> {
+        let mut all = vec![];
+        let mut poisoned = false;
+        for (i, name) in n.input.iter().enumerate() {
+            let found = if name.is_empty() { Slot::Absent } else { self.lookup(name) };
+            match found {
+                Slot::Value(v) => all.push(Some(v)),
+                Slot::Absent => all.push(None),
+                Slot::Missing => {
+                    let e = ImportError::new(format!(
+                        "operand {i} is `{}`, which no node, input or initializer gives",
+                        shortened(name)
+                    ));
+                    self.report.error(loc, op, e);
+                    poisoned = true;
+                }
+                _ => poisoned = true,
+            }
+        }
+        // Optional operands at the end may be left out or empty, which is the same.
+        while all.last() == Some(&None) {
+            all.pop();
+        }
+        (!poisoned).then_some(all)
+    }
+
+    fn import_with(
+        &mut self,
+        import: ImportFn,
+        n: &'p NodeProto,
+        attrs: &Passed<'p>,
+        operands: &[Option<ValueId>],
+        loc: &str,
+        body: &Body<'p>,
+    ) -> Result<Option<Vec<ValueId>>, ImportError> {
+        let raw = attr::node(n, attrs, body.passed.as_deref(), &mut self.files)?;
+        let view = OnnxNode::new(&raw, Self::opset(n, body), operands);
+        import(&view, &mut self.importer(loc)).map(Some)
+    }
+
+    /// An importer for one node.
+    pub(crate) fn importer(&mut self, loc: &str) -> Importer<'_> {
+        Importer::new(&mut self.graph, &mut self.dims, Loc::new(loc))
+    }
+
+    /// Gives the outputs of a node their names.
+    fn bind(&mut self, n: &'p NodeProto, values: &[ValueId], operands: &[Option<ValueId>], loc: &str, op: &str) {
+        for (i, name) in n.output.iter().enumerate() {
+            let Some(&v) = values.get(i) else {
+                if !name.is_empty() {
+                    let e = ImportError::new(format!(
+                        "output {i} (`{}`) of this operator is not supported: it has {} here",
+                        shortened(name),
+                        values.len()
+                    ));
+                    self.report.error(loc, op, e);
+                    self.define(name, Slot::Poisoned);
+                }
+                continue;
+            };
+            let slot = match self.check_value(v) {
+                Ok(()) => Slot::Value(v),
+                Err(message) => {
+                    let e = ImportError::new(format!("output {i}: {message}"));
+                    self.report.error(loc, op, e.with_help("pin dimensions with --dim NAME=N"));
+                    Slot::Poisoned
+                }
+            };
+            if let Some(t) = self.graph.weight(v)
+                && !operands.contains(&Some(v))
+                && n.op_type != "Constant"
+            {
+                let bytes = t.bytes().len();
+                self.add_folded(bytes);
+            }
+            if !name.is_empty() && !self.define(name, slot) {
+                let e = ImportError::new(format!("output {i} is `{}`, a name that is already taken", shortened(name)));
+                self.report.error(loc, op, e.with_help("every value of a graph needs a name of its own"));
+            }
+        }
+    }
+
+    fn check_value(&self, v: ValueId) -> Result<(), String> {
+        check_fact(self.graph.fact(v))?;
+        self.dims.get(&v).map_or(Ok(()), |d| check_known(d))
+    }
+
+    /// The value of a `Constant` node.
+    fn constant(
+        &mut self,
+        n: &'p NodeProto,
+        attrs: &Passed<'p>,
+        body: &Body<'p>,
+    ) -> Result<Option<Vec<ValueId>>, ImportError> {
+        let raw = attr::node(n, attrs, body.passed.as_deref(), &mut self.files)?;
+        let tensor = constant_value(&raw.attrs)?;
+        self.charge(&tensor);
+        Ok(Some(vec![self.graph.add_weight(n.output.first().cloned().unwrap_or_default(), tensor)]))
+    }
+}
+
+/// Bounds symbolic elements of a shape; unlike extents they are not multiplied with each other.
+fn check_known(dims: &[Dim]) -> Result<(), String> {
+    dims.chunks(1).try_for_each(check_dims)
+}
+
+/// The size of a node: how long it takes to import it, apart from what its operator does.
+fn work(n: &NodeProto) -> usize {
+    let attribute = |a: &AttributeProto| {
+        let tensor = a.t.as_deref().map_or(0, |t| t.dims.len() + typed_len(t));
+        let graph = a.g.as_deref().map_or(0, |g| g.node.iter().map(work).sum::<usize>() + g.initializer.len());
+        1 + a.ints.len() + a.floats.len() + a.strings.len() + tensor + graph
+    };
+    1 + n.input.len() + n.output.len() + n.attribute.iter().map(attribute).sum::<usize>()
+}
+
+fn given_name(n: &NodeProto, index: usize) -> String {
+    if n.name.is_empty() { format!("{}_{index}", n.op_type) } else { n.name.clone() }
+}
+
+fn constant_value(attrs: &BTreeMap<String, tenon_ir::OnnxAttr>) -> Result<Tensor, ImportError> {
+    use tenon_ir::OnnxAttr as A;
+    let mut values = attrs.iter().filter(|(name, _)| name.starts_with("value") || *name == "sparse_value");
+    let (Some((name, value)), None) = (values.next(), values.next()) else {
+        return Err(ImportError::new("expected exactly one attribute with a value, e.g. `value` or `value_int`"));
+    };
+    match (name.as_str(), value) {
+        ("value", A::Tensor(t)) => Ok(t.clone()),
+        ("value_float", A::Float(v)) => Ok(Tensor::scalar(*v)),
+        ("value_int", A::Int(v)) => Ok(Tensor::scalar(*v)),
+        ("value_floats", A::Floats(v)) => Ok(Tensor::new(&[v.len()], v)),
+        ("value_ints", A::Ints(v)) => Ok(Tensor::new(&[v.len()], v)),
+        ("value_string" | "value_strings", _) => Err(ImportError::new("string constants are not supported")),
+        ("sparse_value", _) => Err(ImportError::new("sparse constants are not supported")),
+        _ => Err(ImportError::new(format!("attribute `{name}` does not hold a constant"))),
+    }
+}
