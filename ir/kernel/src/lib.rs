@@ -12,6 +12,9 @@
 //! }
 //! ```
 //!
+//! [`verify`] states and checks what both must be, [`text`] prints and reads them, [`interp`] runs them (for scheduled
+//! kernels with the bits of machine code), [`simplify`] brings index arithmetic into canonical form.
+//!
 //! This crate knows nothing of operators, graphs or machines.
 #![forbid(unsafe_code)]
 

@@ -113,6 +113,9 @@ impl Linear {
         self.terms.sort_by_key(|(e, c)| (*c < 0, std::cmp::Reverse(c.unsigned_abs()), rank(e)));
         let int = |v: i128| Expr::int(v as i64);
         let mut sum: Option<Expr> = None;
+        if self.base > 0 && self.terms.first().is_some_and(|(_, c)| *c < 0) {
+            sum = Some(int(std::mem::take(&mut self.base)));
+        }
         for (atom, c) in self.terms {
             sum = Some(match sum {
                 None => atom * int(c),

@@ -1,6 +1,7 @@
 //! Statements and kernels.
 
 use crate::{Buf, Expr, Type, Var};
+use std::collections::BTreeSet;
 use tenon_base::DType;
 
 /// How a kernel uses a buffer. Buffers of one call never overlap, except that an `In` and an `Out` buffer may be
@@ -234,6 +235,17 @@ pub fn visit_stmts<'a>(body: &'a [Stmt], f: &mut dyn FnMut(&'a Stmt)) {
             _ => {}
         }
     }
+}
+
+/// The variables that [`Stmt::Set`]s in `body` change.
+pub fn set_in(body: &[Stmt]) -> BTreeSet<Var> {
+    let mut vars = BTreeSet::new();
+    visit_stmts(body, &mut |s| {
+        if let Stmt::Set { var, .. } = s {
+            vars.insert(*var);
+        }
+    });
+    vars
 }
 
 impl Stmt {

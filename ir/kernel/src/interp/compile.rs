@@ -1,8 +1,9 @@
 //! From a kernel to flat code over one register file.
 
+use super::contract::ContractNode;
 use super::value::{self, LaneFn, Lanewise, Operands};
 use super::{InterpError, Options};
-use crate::{Access, Affine, BinOp, Buf, Contract, Expr, Kernel, Stmt, Type, Var};
+use crate::{Access, BinOp, Buf, Expr, Kernel, Stmt, Type, Var};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use tenon_base::DType;
@@ -37,34 +38,6 @@ pub(super) enum Node {
     If { code: Span, cond: usize, then: Vec<Node>, otherwise: Vec<Node> },
     While { code: Span, cond: usize, body: Vec<Node> },
     Contract(Box<ContractNode>),
-}
-
-/// A compiled [`Contract`].
-#[derive(Debug)]
-pub(super) struct ContractNode {
-    /// Registers and extents of the output loops.
-    pub(super) dims: Vec<(usize, i64)>,
-    /// The same of the reduction loops.
-    pub(super) reduce: Vec<(usize, i64)>,
-    pub(super) acc: usize,
-    pub(super) acc_dtype: DType,
-    pub(super) init: (Span, usize),
-    pub(super) a: Factor,
-    pub(super) b: Factor,
-    pub(super) multiply_add: fn(u64, u64, u64) -> u64,
-    pub(super) store: Node,
-}
-
-/// A factor of a contraction: a load at an affine index, converted to the accumulator's type.
-#[derive(Debug)]
-pub(super) struct Factor {
-    pub(super) buf: Buf,
-    pub(super) base: i64,
-    /// Registers and coefficients of all variables but the innermost reduction's.
-    pub(super) terms: Vec<(usize, i64)>,
-    /// The coefficient of the innermost reduction's variable.
-    pub(super) stride: i64,
-    pub(super) cast: Option<LaneFn>,
 }
 
 /// A compiled kernel.
@@ -102,8 +75,8 @@ pub(super) fn compile(kernel: &Kernel, options: &Options) -> Result<Code, Interp
     Ok(Code { instrs: c.instrs, body, consts, registers: c.registers })
 }
 
-struct Compiler<'k> {
-    kernel: &'k Kernel,
+pub(super) struct Compiler<'k> {
+    pub(super) kernel: &'k Kernel,
     fused: bool,
     /// First register of each variable.
     vars: Vec<usize>,
@@ -114,7 +87,7 @@ struct Compiler<'k> {
 }
 
 impl Compiler<'_> {
-    fn malformed<T>(&self, message: impl Into<String>) -> Result<T, InterpError> {
+    pub(super) fn malformed<T>(&self, message: impl Into<String>) -> Result<T, InterpError> {
         Err(InterpError::Malformed { kernel: self.kernel.name.clone(), message: message.into() })
     }
 
@@ -123,14 +96,14 @@ impl Compiler<'_> {
         self.registers - usize::from(lanes)
     }
 
-    fn var(&self, v: Var) -> Result<(usize, Type), InterpError> {
+    pub(super) fn var(&self, v: Var) -> Result<(usize, Type), InterpError> {
         match self.vars.get(v.0 as usize) {
             Some(&reg) => Ok((reg, self.kernel.var(v).ty)),
             None => self.malformed(format!("there is no variable {}", v.0)),
         }
     }
 
-    fn buffer(&self, b: Buf) -> Result<(DType, Access), InterpError> {
+    pub(super) fn buffer(&self, b: Buf) -> Result<(DType, Access), InterpError> {
         match self.kernel.buffers.get(b.0 as usize) {
             Some(decl) => Ok((decl.dtype, decl.access)),
             None => self.malformed(format!("there is no buffer {}", b.0)),
@@ -176,7 +149,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn scalar(&mut self, e: &Expr, elem: DType, what: &str) -> Result<usize, InterpError> {
+    pub(super) fn scalar(&mut self, e: &Expr, elem: DType, what: &str) -> Result<usize, InterpError> {
         match self.expr(e)? {
             (reg, ty) if ty == Type::scalar(elem) => Ok(reg),
             _ => self.malformed(format!("{what} is not a scalar {elem}")),
@@ -308,7 +281,10 @@ impl Compiler<'_> {
     }
 
     /// Code for the expressions `f` compiles.
-    fn span<T>(&mut self, f: impl FnOnce(&mut Self) -> Result<T, InterpError>) -> Result<(Span, T), InterpError> {
+    pub(super) fn span<T>(
+        &mut self,
+        f: impl FnOnce(&mut Self) -> Result<T, InterpError>,
+    ) -> Result<(Span, T), InterpError> {
         let start = self.instrs.len();
         let r = f(self)?;
         Ok((start..self.instrs.len(), r))
@@ -368,7 +344,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn store(&mut self, buf: Buf, index: &Expr, value: &Expr) -> Result<Node, InterpError> {
+    pub(super) fn store(&mut self, buf: Buf, index: &Expr, value: &Expr) -> Result<Node, InterpError> {
         let (elem, access) = self.buffer(buf)?;
         if access == Access::In {
             return self.malformed(format!("a store to %{}, which is an input", self.kernel.buffer(buf).name));
@@ -382,53 +358,5 @@ impl Compiler<'_> {
             Ok((index, value, usize::from(ty.lanes)))
         })?;
         Ok(Node::Store { code, buf, index, value, lanes })
-    }
-
-    fn contract(&mut self, c: &Contract) -> Result<ContractNode, InterpError> {
-        let (acc, acc_ty) = self.var(c.acc)?;
-        let dims = self.dims(&c.dims)?;
-        let reduce = self.dims(&c.reduce)?;
-        let init = self.span(|k| k.scalar(&c.init, acc_ty.elem, "the initial value of a contraction"))?;
-        let inner = c.reduce.last().map(|d| d.var);
-        let (a, b) = (self.factor(&c.a, inner, acc_ty.elem)?, self.factor(&c.b, inner, acc_ty.elem)?);
-        let store = self.store(c.out, &c.out_index, &c.value)?;
-        let Some(multiply_add) = value::multiply_add(acc_ty.elem) else {
-            return self.malformed(format!("a contraction in {}", acc_ty.elem));
-        };
-        Ok(ContractNode { dims, reduce, acc, acc_dtype: acc_ty.elem, init, a, b, multiply_add, store })
-    }
-
-    fn dims(&self, dims: &[crate::ContractDim]) -> Result<Vec<(usize, i64)>, InterpError> {
-        dims.iter()
-            .map(|d| {
-                let extent = i64::try_from(d.extent).ok().filter(|n| *n > 0);
-                match (self.var(d.var)?, extent) {
-                    ((reg, Type::INDEX), Some(n)) => Ok((reg, n)),
-                    _ => self.malformed("a loop of a contraction is empty, too long or not i64"),
-                }
-            })
-            .collect()
-    }
-
-    fn factor(&self, e: &Expr, inner: Option<Var>, acc: DType) -> Result<Factor, InterpError> {
-        let (load, converted) = match e {
-            Expr::Cast(to, e) if *to == acc => (&**e, true),
-            e => (e, false),
-        };
-        let Expr::Load { buf, index, lanes: 1 } = load else {
-            return self.malformed("a factor of a contraction is not a load, or a cast of one");
-        };
-        let (elem, _) = self.buffer(*buf)?;
-        if !converted && elem != acc {
-            return self.malformed(format!("a factor of type {elem} in a contraction of {acc}"));
-        }
-        let Some(mut affine) = Affine::of(index) else {
-            return self.malformed("the index of a factor of a contraction is not affine");
-        };
-        let stride = inner.and_then(|v| affine.terms.remove(&v)).unwrap_or(0);
-        let terms =
-            affine.terms.iter().map(|(v, c)| Ok((self.var(*v)?.0, *c))).collect::<Result<Vec<_>, InterpError>>()?;
-        let cast = (elem != acc).then(|| value::cast(elem, acc));
-        Ok(Factor { buf: *buf, base: affine.base, terms, stride, cast })
     }
 }

@@ -7,6 +7,7 @@
 //! [`InterpError`]. Memory that was never written holds [`Memory::POISON`], a NaN in every float type.
 
 mod compile;
+mod contract;
 mod math;
 mod run;
 mod value;

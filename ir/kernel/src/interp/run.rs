@@ -1,6 +1,7 @@
 //! Running compiled code on memory.
 
-use super::compile::{Code, ContractNode, Factor, Instr, Node, Op};
+use super::compile::{Code, Instr, Node, Op};
+use super::contract::{ContractNode, Factor};
 use super::{InterpError, Options};
 use crate::{Buf, Kernel};
 use std::borrow::Cow;

@@ -1,7 +1,7 @@
 //! Every load and store is within its buffer.
 
 use crate::interval::Interval;
-use crate::stmt::visit_stmts;
+use crate::stmt::{set_in, visit_stmts};
 use crate::{Buf, Contract, Expr, Facts, Kernel, Stmt, Var};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -46,17 +46,6 @@ struct Checker<'k> {
     /// The next statement's number.
     next: usize,
     found: Vec<(Option<usize>, String)>,
-}
-
-/// Variables set in `body`.
-fn set_in(body: &[Stmt]) -> BTreeSet<Var> {
-    let mut vars = BTreeSet::new();
-    visit_stmts(body, &mut |s| {
-        if let Stmt::Set { var, .. } = s {
-            vars.insert(*var);
-        }
-    });
-    vars
 }
 
 impl Checker<'_> {
@@ -133,6 +122,9 @@ impl Checker<'_> {
 
     /// `var` is given `value`.
     fn give(&mut self, var: Var, value: &Expr) {
+        if self.kernel.var(var).ty.elem.is_float() {
+            return;
+        }
         let value = self.facts.interval(value);
         self.grow(var, value);
         self.facts.confine(var, self.ranges[&var]);

@@ -34,6 +34,7 @@
 //!   inputs or constants. When the last call ends, all outputs are written.
 
 mod bounds;
+mod expr;
 mod program;
 mod types;
 

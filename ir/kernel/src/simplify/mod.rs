@@ -4,10 +4,12 @@
 //! ranges of variables decide is decided: `(i·768 + j·64 + k) / 64 % 12` with `j < 12` and `k < 64` becomes `j`. Only
 //! `i64` and `bool` expressions change; floating-point arithmetic keeps its bits.
 
+mod kernel;
+
 use crate::interval::{Interval, elem};
 use crate::linear::Linear;
-use crate::stmt::visit_stmts;
-use crate::{BinOp, Contract, Expr, Facts, Kernel, Stmt, UnOp, Var};
+use crate::{BinOp, Expr, Facts, Kernel, UnOp, Var};
+use kernel::Walker;
 use tenon_base::{DType, Scalar};
 
 /// Divisors beyond this are left alone, so that products of two fit.
@@ -28,7 +30,7 @@ pub fn simplify_index(e: Expr, range: &dyn Fn(Var) -> Option<(i64, i64)>) -> Exp
 /// `kernel` with all index arithmetic and all decidable conditions simplified; statements that never run are dropped.
 pub fn simplify_kernel(mut kernel: Kernel) -> Kernel {
     let body = std::mem::take(&mut kernel.body);
-    let body = Walker { kernel: &kernel, facts: Facts::new(&kernel) }.block(body);
+    let body = Walker::new(&kernel).block(body);
     kernel.body = body;
     kernel
 }
@@ -341,119 +343,5 @@ impl Simplifier<'_, '_> {
             None => self.atom(rest.into_expr() % Expr::int(d as i64)),
         };
         Linear::constant(low).plus(&remainder, g)
-    }
-}
-
-/// Simplifies statements, with what is known at each.
-struct Walker<'k> {
-    kernel: &'k Kernel,
-    facts: Facts<'k>,
-}
-
-impl Walker<'_> {
-    fn expr(&self, e: Expr) -> Expr {
-        Simplifier { facts: &self.facts, kernel: Some(self.kernel) }.any(e)
-    }
-
-    fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
-        let mark = self.facts.enter();
-        let mut out = Vec::with_capacity(body.len());
-        body.into_iter().for_each(|s| self.stmt(s, &mut out));
-        self.facts.leave(mark);
-        out
-    }
-
-    /// Forgets what is known of the variables that `body` sets.
-    fn change(&mut self, body: &[Stmt]) {
-        visit_stmts(body, &mut |s| {
-            if let Stmt::Set { var, .. } = s {
-                self.facts.change(*var);
-            }
-        });
-    }
-
-    fn guarded(&mut self, cond: &Expr, outcome: bool, body: Vec<Stmt>) -> Vec<Stmt> {
-        if bool_const(cond) == Some(!outcome) {
-            return vec![];
-        }
-        let mark = self.facts.enter();
-        self.facts.assume(cond, outcome);
-        let body = self.block(body);
-        self.facts.leave(mark);
-        body
-    }
-
-    /// A value given to a variable that may change.
-    fn give(&mut self, var: Var, value: Expr) -> Expr {
-        let value = self.expr(value);
-        let values = self.facts.interval(&value);
-        self.facts.confine(var, Interval::of_type(self.kernel.var(var).ty.elem));
-        self.facts.give(var, values);
-        value
-    }
-
-    fn stmt(&mut self, s: Stmt, out: &mut Vec<Stmt>) {
-        out.push(match s {
-            Stmt::Let { var, value } => {
-                let value = self.expr(value);
-                self.facts.bind(var, &value);
-                Stmt::Let { var, value }
-            }
-            Stmt::Declare { var, value } => Stmt::Declare { var, value: self.give(var, value) },
-            Stmt::Set { var, value } => Stmt::Set { var, value: self.give(var, value) },
-            Stmt::Store { buf, index, value } => {
-                Stmt::Store { buf, index: self.expr(index), value: self.expr(value) }
-            }
-            Stmt::For { var, lo, hi, step, parallel, body } => {
-                let (lo, hi) = (self.expr(lo), self.expr(hi));
-                if !self.facts.iterate(var, &lo, &hi, step) {
-                    return;
-                }
-                self.change(&body);
-                let new = self.block(body.clone());
-                self.change(&body);
-                Stmt::For { var, lo, hi, step, parallel, body: new }
-            }
-            Stmt::If { cond, then, otherwise } => {
-                let cond = self.expr(cond);
-                let new_then = self.guarded(&cond, true, then.clone());
-                let new_otherwise = self.guarded(&cond, false, otherwise.clone());
-                self.change(&then);
-                self.change(&otherwise);
-                let taken = bool_const(&cond).map(|v| if v { &new_then } else { &new_otherwise });
-                // A definition must stay in a block of its own.
-                let defines = |s: &Stmt| matches!(s, Stmt::Let { .. } | Stmt::Declare { .. });
-                match taken {
-                    Some(body) if !body.iter().any(defines) => return out.extend(body.iter().cloned()),
-                    _ if new_then.is_empty() && new_otherwise.is_empty() => return,
-                    _ => Stmt::If { cond, then: new_then, otherwise: new_otherwise },
-                }
-            }
-            Stmt::While { cond, body } => {
-                self.change(&body);
-                let cond = self.expr(cond);
-                if bool_const(&cond) == Some(false) {
-                    return;
-                }
-                let new = self.guarded(&cond, true, body.clone());
-                self.change(&body);
-                self.facts.assume(&cond, false);
-                Stmt::While { cond, body: new }
-            }
-            Stmt::Contract(c) => Stmt::Contract(Box::new(self.contract(*c))),
-        });
-    }
-
-    fn contract(&mut self, c: Contract) -> Contract {
-        let Contract { dims, reduce, acc, init, a, b, out, out_index, value } = c;
-        for d in &dims {
-            self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);
-        }
-        let [init, out_index, value] = [init, out_index, value].map(|e| self.expr(e));
-        for d in &reduce {
-            self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);
-        }
-        let [a, b] = [a, b].map(|e| self.expr(e));
-        Contract { dims, reduce, acc, init, a, b, out, out_index, value }
     }
 }

@@ -1,0 +1,147 @@
+//! Types of expressions.
+
+use super::Stage;
+use super::types::{Checker, State, show};
+use crate::text::MAX_DEPTH;
+use crate::{BinOp, CmpOp, Expr, Type, UnOp};
+use tenon_base::{DType, Scalar};
+
+/// Whether a Rust value of the constant's dtype has exactly its value.
+fn is_representable(s: Scalar) -> bool {
+    match s {
+        Scalar::Int(d, v) => d.int_range().is_some_and(|(lo, hi)| (lo..=hi).contains(&v)),
+        Scalar::Float(d, _) => d.is_float() && Scalar::from_le_bytes(d, &s.to_le_bytes()) == s,
+    }
+}
+
+impl Checker<'_> {
+    /// The type of `e`, which nests at most `depth` deep.
+    pub(super) fn typed(&self, e: &Expr, depth: usize) -> Result<Type, String> {
+        let Some(depth) = depth.checked_sub(1) else {
+            return Err(format!("an expression nests more than {MAX_DEPTH} deep"));
+        };
+        let of = |e: &Expr| self.typed(e, depth);
+        let same = |es: &[Expr], what: &str| -> Result<Type, String> {
+            let first = of(es.first().ok_or_else(|| format!("{what} has no operands"))?)?;
+            for e in &es[1..] {
+                let t = of(e)?;
+                if t != first {
+                    return Err(format!("the operands of {what} are {} and {}", show(first), show(t)));
+                }
+            }
+            Ok(first)
+        };
+        let number = |t: Type| !matches!(t.elem, DType::F16 | DType::Bool);
+        let require = |ok: bool, t: Type, what: &str| {
+            if ok { Ok(t) } else { Err(format!("{what} is not defined for {}", t.elem)) }
+        };
+        match e {
+            Expr::Const(s) if is_representable(*s) => Ok(Type::scalar(s.dtype())),
+            Expr::Const(s) => Err(format!("{s} is not a value of {}", s.dtype())),
+            Expr::Var(v) => match self.scope.get(v.0 as usize) {
+                Some(State::Fixed | State::Mutable) => Ok(self.kernel.var(*v).ty),
+                _ => Err(format!("{} is not in scope", self.var_name(*v))),
+            },
+            Expr::Load { buf, index, lanes } => {
+                let t = of(index)?;
+                if t != Type::INDEX {
+                    return Err(format!("the index of a load is {}, not i64", show(t)));
+                }
+                match self.kernel.buffers.get(buf.0 as usize) {
+                    Some(_) if *lanes == 0 => Err("a load of no lanes".into()),
+                    Some(b) => Ok(Type::vector(b.dtype, *lanes)),
+                    None => Err(format!("there is no buffer {}", buf.0)),
+                }
+            }
+            Expr::Unary(op, x) => {
+                let t = of(x)?;
+                let ok = match op {
+                    UnOp::Neg | UnOp::Abs => number(t),
+                    UnOp::Sqrt | UnOp::Ceil | UnOp::Floor | UnOp::Trunc | UnOp::Nearest => {
+                        number(t) && t.elem.is_float()
+                    }
+                    UnOp::Not => !t.elem.is_float(),
+                };
+                require(ok, t, &format!("{op:?}").to_lowercase())
+            }
+            Expr::Binary(op, b) => {
+                let what = format!("{op:?}").to_lowercase();
+                let t = same(&b[..], &what)?;
+                require(binary(*op, t.elem), t, &what)
+            }
+            Expr::Compare(op, b) => {
+                let t = same(&b[..], "a comparison")?;
+                let mask = t.elem == DType::Bool && matches!(op, CmpOp::Eq | CmpOp::Ne);
+                require(number(t) || mask, t, "this comparison")?;
+                Ok(Type::vector(DType::Bool, t.lanes))
+            }
+            Expr::Select(b) => {
+                let (mask, t) = (of(&b[0])?, same(&b[1..], "select")?);
+                if mask != Type::vector(DType::Bool, t.lanes) {
+                    return Err(format!("select of {} by a mask of {}", show(t), show(mask)));
+                }
+                Ok(t)
+            }
+            Expr::Fma(b) => {
+                let t = same(&b[..], "fma")?;
+                require(number(t) && t.elem.is_float(), t, "fma")
+            }
+            Expr::Cast(d, x) => Ok(Type::vector(*d, of(x)?.lanes)),
+            Expr::Bitcast(d, x) => {
+                let t = of(x)?;
+                let ok = d.size() == t.elem.size() && *d != DType::Bool && t.elem != DType::Bool;
+                require(ok, t, &format!("bitcast to {d}"))?;
+                Ok(Type::vector(*d, t.lanes))
+            }
+            Expr::Splat(n, x) => match of(x)? {
+                _ if *n == 0 => Err("splat to no lanes".into()),
+                t if t.lanes == 1 => Ok(Type::vector(t.elem, *n)),
+                t => Err(format!("splat of {}, which is a vector", show(t))),
+            },
+            Expr::Lanes(v) => {
+                let t = same(v, "lanes")?;
+                match u16::try_from(v.len()) {
+                    Ok(n) if t.lanes == 1 => Ok(Type::vector(t.elem, n)),
+                    Ok(_) => Err("lanes of vectors".into()),
+                    Err(_) => Err(format!("{} lanes are too many", v.len())),
+                }
+            }
+            Expr::Extract(x, lane) => match of(x)? {
+                t if *lane < t.lanes => Ok(Type::scalar(t.elem)),
+                t => Err(format!("lane {lane} of {}", show(t))),
+            },
+            Expr::Reduce(op, x) => {
+                let t = of(x)?;
+                let what = format!("reduce_{op:?}").to_lowercase();
+                let folds = matches!(op, BinOp::Add | BinOp::Mul | BinOp::Min | BinOp::Max | BinOp::And | BinOp::Or);
+                require(folds && binary(*op, t.elem), t, &what)?;
+                if !t.lanes.is_power_of_two() {
+                    return Err(format!("{what} of {} lanes, which is not a power of two", t.lanes));
+                }
+                Ok(Type::scalar(t.elem))
+            }
+            Expr::Math(f, v) => {
+                let what = format!("{f:?}").to_lowercase();
+                if self.stage == Stage::Scheduled {
+                    return Err(format!("{what} in a scheduled kernel"));
+                }
+                if v.len() != f.arity() {
+                    return Err(format!("{what} takes {} operand(s), found {}", f.arity(), v.len()));
+                }
+                let t = same(v, &what)?;
+                require(number(t) && t.elem.is_float(), t, &what)
+            }
+        }
+    }
+}
+
+/// Whether `op` is defined for `d`.
+fn binary(op: BinOp, d: DType) -> bool {
+    match op {
+        BinOp::Add | BinOp::Sub | BinOp::Mul | BinOp::Div | BinOp::Min | BinOp::Max => {
+            !matches!(d, DType::F16 | DType::Bool)
+        }
+        BinOp::And | BinOp::Or | BinOp::Xor => !d.is_float(),
+        BinOp::Rem | BinOp::Shl | BinOp::Shr => d.is_int(),
+    }
+}
