@@ -188,31 +188,6 @@ impl Conv {
     fn padded(&self) -> bool {
         self.pads.iter().any(|&p| p != 0)
     }
-
-    /// Copies the operand into a buffer with its padding, and gives the buffer and its extents.
-    fn pad_input(&self, cx: &mut LowerCx<'_>) -> (tenon_kernel::Buf, Vec<usize>) {
-        let dims = cx.in_dims(0);
-        let dtype = cx.in_dtype(0);
-        let mut before = vec![0; dims.len()];
-        let mut to = dims.clone();
-        for i in 0..self.kernel.len() {
-            let a = self.layout.spatial_axis(i);
-            before[a] = self.pads[i];
-            to[a] += self.pads[i] + self.pads[i + self.kernel.len()];
-        }
-        let buf = cx.scratch("padded", dtype, to.iter().product());
-        zero_border(cx, buf, &to, &before, &dims);
-        let vars: Vec<_> = (0..dims.len()).map(|i| cx.k.fresh(&format!("p{i}"), Type::INDEX)).collect();
-        let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
-        let shifted: Vec<Expr> = index.iter().zip(&before).map(|(i, &b)| i.clone() + b).collect();
-        let value = cx.load(0, &index);
-        let mut body = vec![Stmt::Store { buf, index: flatten(&shifted, &to), value }];
-        for (&var, &n) in vars.iter().zip(&dims).rev() {
-            body = vec![Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
-        }
-        body.into_iter().for_each(|s| cx.k.push(s));
-        (buf, to)
-    }
 }
 
 impl Operator for Conv {
@@ -375,7 +350,7 @@ impl Operator for Conv {
         let l = self.layout;
         let rank = yd.len();
         let (source, xd) = if self.padded() {
-            let (buf, dims) = self.pad_input(cx);
+            let (buf, dims) = pad_input(cx, l, &self.pads);
             (Some(buf), dims)
         } else {
             (None, cx.in_dims(0))
@@ -474,6 +449,31 @@ impl Operator for Conv {
             Sample::new(conv(&[3], &[1], &[1], &[1, 1], 1, First), &[(DType::F16, &[1, 2, 8]), (DType::F16, &[3, 2, 3])]),
         ]
     }
+}
+
+/// Copies operand 0 into a buffer with zeros around its spatial axes (`pads`: before, then after, every one), and gives
+/// the buffer and its extents.
+pub(super) fn pad_input(cx: &mut LowerCx<'_>, layout: Layout, pads: &[usize]) -> (tenon_kernel::Buf, Vec<usize>) {
+    let dims = cx.in_dims(0);
+    let mut before = vec![0; dims.len()];
+    let mut to = dims.clone();
+    for i in 0..pads.len() / 2 {
+        let a = layout.spatial_axis(i);
+        before[a] = pads[i];
+        to[a] += pads[i] + pads[i + pads.len() / 2];
+    }
+    let buf = cx.scratch("padded", cx.in_dtype(0), to.iter().product());
+    zero_border(cx, buf, &to, &before, &dims);
+    let vars: Vec<_> = (0..dims.len()).map(|i| cx.k.fresh(&format!("p{i}"), Type::INDEX)).collect();
+    let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
+    let shifted: Vec<Expr> = index.iter().zip(&before).map(|(i, &b)| i.clone() + b).collect();
+    let value = cx.load(0, &index);
+    let mut body = vec![Stmt::Store { buf, index: flatten(&shifted, &to), value }];
+    for (&var, &n) in vars.iter().zip(&dims).rev() {
+        body = vec![Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
+    }
+    body.into_iter().for_each(|s| cx.k.push(s));
+    (buf, to)
 }
 
 /// Writes zeros around the box of extents `inner` that starts at `before` in `buf`, of extents `to`: for every axis the

@@ -121,6 +121,7 @@ ops! {
     cast::Cast,
     clip::Clip,
     conv::Conv,
+    conv_transpose::ConvTranspose,
     expand::Expand,
     gather::Gather,
     gelu::Gelu,
