@@ -116,10 +116,12 @@ macro_rules! ops {
 
 ops! {
     activation::Activation,
+    arg_reduce::ArgReduce,
     binary::Binary,
     bitcast::BitCast,
     cast::Cast,
     clip::Clip,
+    concat::Concat,
     conv::Conv,
     conv_transpose::ConvTranspose,
     expand::Expand,
@@ -129,6 +131,7 @@ ops! {
     matmul::MatMul,
     pool::Pool,
     pad::Pad,
+    reduce::Reduce,
     reshape::Reshape,
     slice::Slice,
     softmax::Softmax,
@@ -143,4 +146,5 @@ ops! {
     batch_norm,
     depth_to_space,
     shape,
+    split,
 }
