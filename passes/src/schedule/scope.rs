@@ -1,0 +1,70 @@
+//! Small helpers to build statements.
+
+use tenon_kernel::{Expr, Kernel, Stmt, Type, Var};
+
+/// `for var in 0..n step s { body }`
+pub(super) fn for_loop(var: Var, n: usize, step: usize, parallel: bool, body: Vec<Stmt>) -> Stmt {
+    Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: step as i64, parallel, body }
+}
+
+/// A list of statements under construction, in a kernel whose variables it adds to.
+pub(super) struct Block<'k> {
+    pub(super) kernel: &'k mut Kernel,
+    pub(super) stmts: Vec<Stmt>,
+}
+
+impl<'k> Block<'k> {
+    pub(super) fn new(kernel: &'k mut Kernel) -> Block<'k> {
+        Block { kernel, stmts: vec![] }
+    }
+
+    /// `let name = value`, unless `value` is a variable or a constant already.
+    pub(super) fn bind(&mut self, name: &str, value: Expr) -> Expr {
+        match value {
+            Expr::Var(_) | Expr::Const(_) => value,
+            value => {
+                let var = self.kernel.new_var(name, self.kernel.type_of(&value));
+                self.stmts.push(Stmt::Let { var, value });
+                Expr::Var(var)
+            }
+        }
+    }
+
+    /// `var name = value`
+    pub(super) fn declare(&mut self, name: &str, value: Expr) -> Var {
+        let var = self.kernel.new_var(name, self.kernel.type_of(&value));
+        self.stmts.push(Stmt::Declare { var, value });
+        var
+    }
+
+    /// A fresh loop variable.
+    pub(super) fn index(&mut self, name: &str) -> Var {
+        self.kernel.new_var(name, Type::INDEX)
+    }
+
+    /// The statements `f` builds, as a block of their own.
+    pub(super) fn nested(&mut self, f: impl FnOnce(&mut Block<'_>)) -> Vec<Stmt> {
+        let mut inner = Block::new(self.kernel);
+        f(&mut inner);
+        inner.stmts
+    }
+}
+
+/// Replaces every statement of `body` by what `f` makes of it, inner ones first.
+pub(super) fn rewrite_stmts(body: Vec<Stmt>, f: &mut dyn FnMut(Stmt) -> Vec<Stmt>) -> Vec<Stmt> {
+    body.into_iter()
+        .flat_map(|s| {
+            let s = match s {
+                Stmt::For { var, lo, hi, step, parallel, body } => {
+                    Stmt::For { var, lo, hi, step, parallel, body: rewrite_stmts(body, f) }
+                }
+                Stmt::If { cond, then, otherwise } => {
+                    Stmt::If { cond, then: rewrite_stmts(then, f), otherwise: rewrite_stmts(otherwise, f) }
+                }
+                Stmt::While { cond, body } => Stmt::While { cond, body: rewrite_stmts(body, f) },
+                s => s,
+            };
+            f(s)
+        })
+        .collect()
+}

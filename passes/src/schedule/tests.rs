@@ -1,0 +1,126 @@
+//! Every operator's samples, scheduled for several machines, agree with their structured kernels.
+
+use super::*;
+use tenon_base::{DType, Fact, Loc, Tensor};
+use tenon_ir::lower::LowerCx;
+use tenon_ir::op::{Operator, Sample};
+use tenon_kernel::{Access, Call, Io};
+
+/// A program that calls one operator; operands of `constant` are constants of it.
+fn program_of(sample: &Sample, constant: &[(usize, Tensor)]) -> Option<Program> {
+    let outs = sample.op.infer(&sample.ins).ok()?;
+    let mut cx = LowerCx::alone(&sample.op, "k", &sample.ins, &outs).ok()?;
+    sample.op.lower(&mut cx).ok()?;
+    let kernel = cx.finish();
+    let mut p = Program { name: "m".into(), ..Program::default() };
+    let mut args = vec![];
+    let (mut next_in, mut next_out) = (0, 0);
+    let mut operand = 0;
+    for b in &kernel.buffers {
+        let kind = match b.access {
+            Access::In => {
+                let i = operand;
+                operand += 1;
+                match constant.iter().find(|(k, _)| *k == i) {
+                    Some((_, t)) => BufferKind::Const(t.clone()),
+                    None => {
+                        p.inputs.push(Io { name: format!("x{i}"), fact: sample.ins[i].clone() });
+                        next_in += 1;
+                        BufferKind::Input(next_in - 1)
+                    }
+                }
+            }
+            Access::Out => {
+                p.outputs.push(Io { name: format!("y{next_out}"), fact: outs[next_out].clone() });
+                next_out += 1;
+                BufferKind::Output(next_out - 1)
+            }
+            Access::Scratch => BufferKind::Arena(None),
+        };
+        args.push(p.add_buffer(&b.name, b.dtype, b.len, kind));
+    }
+    p.kernels.push(kernel);
+    p.calls.push(Call { kernel: 0, args, loc: Loc::default() });
+    Some(p)
+}
+
+/// Deterministic data in `lo..hi`.
+fn data(fact: &Fact, (lo, hi): (f64, f64), seed: u64) -> Tensor {
+    let dims = fact.dims().unwrap_or_default();
+    let n: usize = dims.iter().product();
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let values: Vec<f64> = (0..n)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            let v = lo + (state >> 11) as f64 / (1u64 << 53) as f64 * (hi - lo);
+            if fact.dtype.is_float() { v } else { v.floor() }
+        })
+        .collect();
+    Tensor::from_f64(fact.dtype, &dims, &values)
+}
+
+fn operands(sample: &Sample) -> Vec<Tensor> {
+    let range = |i: usize, f: &Fact| {
+        sample.range.get(i).copied().unwrap_or(if f.dtype.is_float() { (-2.0, 2.0) } else { (0.0, 8.0) })
+    };
+    sample.ins.iter().enumerate().map(|(i, f)| data(f, range(i, f), i as u64 + 1)).collect()
+}
+
+fn assert_close(name: &str, found: &[Tensor], expected: &[Tensor]) {
+    for (f, e) in found.iter().zip(expected) {
+        let tolerance = match e.dtype() {
+            DType::F64 => 1e-12,
+            DType::F16 => 2e-3,
+            _ => 2e-5,
+        };
+        for (i, (x, y)) in f.to_f64().into_iter().zip(e.to_f64()).enumerate() {
+            let close = x == y || (x.is_nan() && y.is_nan()) || (x - y).abs() <= tolerance * (1.0 + y.abs());
+            assert!(close, "{name}: element {i} is {x}, expected {y}");
+        }
+    }
+}
+
+const TARGETS: [&str; 4] = ["x86_64-linux/x86-64-v1", "x86_64-linux/x86-64-v3", "aarch64-linux", "riscv64-linux"];
+
+fn check(name: &str, sample: &Sample, constant: &[usize]) {
+    let all = operands(sample);
+    let constants: Vec<(usize, Tensor)> = constant.iter().map(|&i| (i, all[i].clone())).collect();
+    let Some(program) = program_of(sample, &constants) else { return };
+    let inputs: Vec<Tensor> =
+        all.into_iter().enumerate().filter(|(i, _)| !constant.contains(i)).map(|(_, t)| t).collect();
+    let expected = tenon_kernel::run_program(&program, &inputs).expect(name);
+    for target in TARGETS {
+        let target = Target::parse(target).expect("a target");
+        for reassociate in [false, true] {
+            let cx = ScheduleCx { target: &target, reassociate };
+            let scheduled = schedule_program(program.clone(), &cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+            if let Err(e) = tenon_kernel::verify::verify_program(&scheduled, Stage::Scheduled) {
+                panic!("{name}: {e:?}");
+            }
+            let found = tenon_kernel::run_program(&scheduled, &inputs).expect(name);
+            assert_close(&format!("{name} for {target}"), &found, &expected);
+        }
+    }
+}
+
+#[test]
+fn samples_agree_with_their_structured_kernels() {
+    for (file, samples) in tenon_ir::ops::all_samples() {
+        for (i, sample) in samples.iter().enumerate() {
+            check(&format!("{file} {i}"), sample, &[]);
+        }
+    }
+}
+
+#[test]
+fn constant_operands_are_packed_and_agree() {
+    for (file, samples) in tenon_ir::ops::all_samples() {
+        for (i, sample) in samples.iter().enumerate().filter(|(_, s)| s.ins.len() > 1) {
+            check(&format!("{file} {i} with constants"), sample, &[1]);
+            let rest: Vec<usize> = (1..sample.ins.len()).collect();
+            check(&format!("{file} {i} with all constants"), sample, &rest);
+        }
+    }
+}
