@@ -132,7 +132,7 @@ impl Dim {
         let (dk, dc) = d.first_key_value()?;
         let mut out = BTreeMap::new();
         for (k, c) in self.terms() {
-            if c % dc != 0 {
+            if c.checked_rem(*dc)? != 0 {
                 return None;
             }
             let mut rest = k;
@@ -209,13 +209,17 @@ impl From<usize> for Dim {
     }
 }
 
-/// `7`, `batch`, `2*n+1`, `div(n, 2)`, `min(n, 8)`; [`Dim::parse`](#method.parse) reads it back.
+/// `7`, `batch`, `2*n+1`, `div(n, 2)`, `min(n, 8)`; names that are not words are quoted. [`Dim::parse`] reads it back.
 impl fmt::Display for Dim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Dim::Const(c) => write!(f, "{c}"),
-            Dim::Sym(n) if is_plain(n) => f.write_str(n),
-            Dim::Sym(n) => write!(f, "`{n}`"),
+            Dim::Sym(n) if matches!(&**n, "div" | "min" | "max") => write!(f, "\"{n}\""),
+            Dim::Sym(n) => {
+                let mut out = String::new();
+                crate::text::word(&mut out, n);
+                f.write_str(&out)
+            }
             Dim::Sum(t) => {
                 // The constant sorts first; print it last, as one writes it.
                 let ordered = t.iter().skip_while(|(k, _)| k.is_empty()).chain(t.get_key_value(&vec![]));
@@ -240,11 +244,4 @@ impl fmt::Display for Dim {
             Dim::Max(p) => write!(f, "max({}, {})", p.0, p.1),
         }
     }
-}
-
-fn is_plain(name: &str) -> bool {
-    let mut cs = name.chars();
-    cs.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
-        && cs.all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '.')
-        && !matches!(name, "div" | "min" | "max")
 }

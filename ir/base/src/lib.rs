@@ -9,6 +9,7 @@ mod dtype;
 mod fact;
 mod loc;
 mod tensor;
+pub mod text;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use dim::Dim;

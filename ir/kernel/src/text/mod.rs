@@ -20,14 +20,13 @@
 //!   body begins with the list: `vars %b: f32x8, %a: i64`.
 //! - `//` begins a comment.
 
-mod lex;
 mod parse;
 mod parse_expr;
 mod parse_program;
 mod print;
 mod print_expr;
 
-pub use lex::ParseError;
+pub use tenon_base::text::ParseError;
 pub(crate) use print::print_kernel;
 pub use print::{PrintOptions, print_program};
 
@@ -123,12 +122,4 @@ const PRIMARY: u8 = 8;
 /// The name of a table's entry.
 fn name_of<T: PartialEq>(table: &[(T, &'static str)], of: T) -> &'static str {
     table.iter().find(|(t, _)| *t == of).map_or("?", |(_, n)| n)
-}
-
-/// Whether `name` needs no quotes. A dot is part of a name only before another character of it, so that `%i..8` is
-/// a range.
-fn is_plain(name: &str) -> bool {
-    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-        && name.split('.').all(|part| !part.is_empty() && part.chars().all(word))
 }

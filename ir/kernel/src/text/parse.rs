@@ -1,6 +1,6 @@
 //! Parsing kernels.
 
-use super::lex::{Lexer, ParseError, Token};
+use tenon_base::text::{Lexer, ParseError, Token};
 use super::parse_expr::{KernelParser, dtype, ty};
 use crate::{Access, Buf, Contract, ContractDim, Kernel, Program, Stmt, Type, Var};
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! Parsing expressions.
 
-use super::lex::{Lexer, ParseError, Token};
+use tenon_base::text::{Lexer, ParseError, Token, literal};
 use super::{BINARY, INFIX, Infix, MATH, MAX_DEPTH, MAX_RECURSION, UNARY};
 use crate::{Buf, Expr, Kernel, Type, UnOp, Var};
 use half::f16;
@@ -263,21 +263,6 @@ impl<'t> KernelParser<'_, 't> {
         }
         Ok((args, height))
     }
-}
-
-/// The value of `digits` in `d`.
-pub(super) fn literal(d: DType, digits: &str, negative: bool) -> Option<Scalar> {
-    if let Some((lo, hi)) = d.int_range() {
-        let v = i128::try_from(digits.parse::<u128>().ok()?).ok()?;
-        let v = if negative { -v } else { v };
-        return (lo..=hi).contains(&v).then_some(Scalar::Int(d, v));
-    }
-    let v = match d {
-        DType::F64 => digits.parse::<f64>().ok()?,
-        DType::F32 => f64::from(digits.parse::<f32>().ok()?),
-        _ => f64::from(f16::from_f32(digits.parse::<f32>().ok()?)),
-    };
-    v.is_finite().then_some(Scalar::Float(d, if negative { -v } else { v }))
 }
 
 /// The function `f` of `args`.

@@ -1,11 +1,10 @@
 //! Parsing programs.
 
-use super::lex::{Lexer, ParseError, Token};
+use tenon_base::text::{Lexer, ParseError, Token, parse_data};
 use super::parse::{count, elem, kernel, name, word};
-use super::parse_expr::literal;
 use crate::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
 use std::collections::BTreeMap;
-use tenon_base::{DType, Fact, Loc, Scalar, Tensor};
+use tenon_base::{DType, Fact, Loc, Tensor};
 
 /// `program name { … }`
 pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
@@ -117,68 +116,11 @@ fn buffer(lex: &mut Lexer) -> Result<ProgramBuffer, ParseError> {
 
 /// What follows `const`.
 fn tensor(lex: &mut Lexer, dtype: DType, len: usize) -> Result<Tensor, ParseError> {
-    let at = lex.here();
     let shape = if lex.eat("(")? { counts(lex, ")")? } else { vec![len] };
-    let bytes = match lex.peek() {
-        Token::Word("hex") => {
-            lex.next()?;
-            let at = lex.here();
-            let Token::Str(digits) = lex.next()? else {
-                return lex.fail_at(at, "expected a string of hexadecimal digits");
-            };
-            match hex(digits.as_bytes()) {
-                Some(bytes) => bytes,
-                None => return lex.fail_at(at, "not an even number of hexadecimal digits"),
-            }
-        }
-        Token::Mark("[") => {
-            lex.next()?;
-            let mut bytes = vec![];
-            while !lex.eat("]")? {
-                if !bytes.is_empty() {
-                    lex.expect(",")?;
-                }
-                bytes.extend(value(lex, dtype)?.to_le_bytes());
-            }
-            bytes
-        }
-        Token::Mark("<") => return lex.fail("the constant was left out when this was printed"),
-        _ => return lex.expected("a list of values or `hex\"…\"`"),
-    };
-    match Tensor::from_bytes(dtype, &shape, bytes.into()) {
-        Ok(t) => Ok(t),
-        Err(e) => lex.fail_at(at, e.to_string()),
+    if *lex.peek() == Token::Mark("<") {
+        return lex.fail("the constant was left out when this was printed");
     }
-}
-
-fn hex(digits: &[u8]) -> Option<Vec<u8>> {
-    let digit = |d: u8| char::from(d).to_digit(16).map(|d| d as u8);
-    if !digits.len().is_multiple_of(2) {
-        return None;
-    }
-    digits.chunks_exact(2).map(|d| Some(digit(d[0])? << 4 | digit(d[1])?)).collect()
-}
-
-/// One value of a list, whose dtype is known.
-fn value(lex: &mut Lexer, dtype: DType) -> Result<Scalar, ParseError> {
-    let at = lex.here();
-    let negative = lex.eat("-")?;
-    let v = match lex.next()? {
-        Token::Int(v, "") if dtype != DType::Bool => literal(dtype, &v.to_string(), negative),
-        Token::Float(v, "") if dtype.is_float() => literal(dtype, v, negative),
-        Token::Word("inf") if dtype.is_float() => {
-            Some(Scalar::Float(dtype, if negative { f64::NEG_INFINITY } else { f64::INFINITY }))
-        }
-        Token::Word("nan") if dtype.is_float() && !negative => Some(Scalar::Float(dtype, f64::NAN)),
-        Token::Word(w @ ("true" | "false")) if dtype == DType::Bool && !negative => {
-            Some(Scalar::Int(dtype, i128::from(w == "true")))
-        }
-        _ => None,
-    };
-    match v {
-        Some(v) => Ok(v),
-        None => lex.fail_at(at, format!("not a value of {dtype}")),
-    }
+    parse_data(lex, dtype, &shape)
 }
 
 /// `kernel(%a, %b) @ "loc"`

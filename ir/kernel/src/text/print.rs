@@ -1,11 +1,12 @@
 //! Printing kernels and programs.
 
 use super::PRIMARY;
-use super::print_expr::{ExprPrinter, name, quoted, ty, word};
+use super::print_expr::{ExprPrinter, ty};
 use crate::stmt::visit_stmts;
 use crate::{Access, BufferKind, Contract, ContractDim, Expr, Io, Kernel, Program, ProgramBuffer, Stmt, Var};
 use std::fmt::{self, Write};
-use tenon_base::{Scalar, Tensor};
+use tenon_base::Tensor;
+use tenon_base::text::{name, quoted, word, write_data};
 
 /// What to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -321,9 +322,6 @@ impl Printer {
     }
 }
 
-/// Constants of at most this many elements are printed as values, longer ones as hexadecimal bytes.
-const MAX_VALUES: usize = 16;
-
 fn tensor(out: &mut String, t: &Tensor, options: &PrintOptions) {
     out.push_str("const ");
     if t.shape().len() != 1 {
@@ -333,22 +331,9 @@ fn tensor(out: &mut String, t: &Tensor, options: &PrintOptions) {
         }
         out.push_str(") ");
     }
-    let is_nan = |s: Scalar| matches!(s, Scalar::Float(_, v) if v.is_nan());
     if options.longest_const.is_some_and(|n| t.len() > n) {
         let _ = write!(out, "<{} values>", t.len());
-    } else if t.len() <= MAX_VALUES && !t.scalars().any(is_nan) {
-        out.push('[');
-        for (i, s) in t.scalars().enumerate() {
-            let _ = write!(out, "{}{s}", if i > 0 { ", " } else { "" });
-        }
-        out.push(']');
     } else {
-        out.push_str("hex\"");
-        for b in t.bytes().iter() {
-            let digit = |n: u8| char::from(b"0123456789abcdef"[usize::from(n)]);
-            out.push(digit(b >> 4));
-            out.push(digit(b & 15));
-        }
-        out.push('"');
+        write_data(out, t);
     }
 }

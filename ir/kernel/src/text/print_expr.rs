@@ -1,39 +1,11 @@
 //! Printing names, types, constants and expressions.
 
-use super::{BINARY, INFIX, Infix, MATH, PREFIX, PRIMARY, UNARY, is_plain, name_of};
+use super::{BINARY, INFIX, Infix, MATH, PREFIX, PRIMARY, UNARY, name_of};
 use crate::{BinOp, Buf, Expr, Kernel, Type, UnOp, Var};
 use half::f16;
 use std::fmt::Write;
+use tenon_base::text::name;
 use tenon_base::{DType, Scalar};
-
-/// Writes `s` in quotes.
-pub(super) fn quoted(out: &mut String, s: &str) {
-    out.push('"');
-    for c in s.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\t' => out.push_str("\\t"),
-            c if c.is_control() => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-}
-
-/// Writes `s`, in quotes where it needs them.
-pub(super) fn word(out: &mut String, s: &str) {
-    if is_plain(s) { out.push_str(s) } else { quoted(out, s) }
-}
-
-/// Writes `%s`.
-pub(super) fn name(out: &mut String, s: &str) {
-    out.push('%');
-    word(out, s);
-}
 
 /// Writes `f32` or `f32x8`.
 pub(super) fn ty(out: &mut String, t: Type) {

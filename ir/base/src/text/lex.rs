@@ -4,7 +4,7 @@ use super::is_plain;
 use std::borrow::Cow;
 use std::fmt;
 
-/// Text that is not a kernel or program: where, and why.
+/// Text that is not what it should be: where, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseError {
     /// Line, from 1.
@@ -33,7 +33,8 @@ impl std::error::Error for ParseError {}
 const CONTEXT: usize = 60;
 
 impl ParseError {
-    fn at(text: &str, offset: usize, message: String) -> ParseError {
+    /// An error at byte `offset` of `text`, which must be a character boundary.
+    pub fn at(text: &str, offset: usize, message: impl Into<String>) -> ParseError {
         let start = text[..offset].rfind('\n').map_or(0, |i| i + 1);
         let line = text[start..].lines().next().unwrap_or("");
         let column = text[start..offset].chars().count();
@@ -42,7 +43,7 @@ impl ParseError {
         ParseError {
             line: text[..start].matches('\n').count() + 1,
             column: column + 1,
-            message,
+            message: message.into(),
             source: line.chars().skip(skip).take(2 * CONTEXT).map(shown).collect(),
             caret: column - skip,
         }
@@ -51,7 +52,7 @@ impl ParseError {
 
 /// One token.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Token<'t> {
+pub enum Token<'t> {
     /// `%name`
     Name(Cow<'t, str>),
     /// A bare word: `load8`, `for`.
@@ -90,7 +91,8 @@ const MARKS: [&str; 31] = [
 ];
 
 /// Splits text into tokens, one ahead.
-pub(super) struct Lexer<'t> {
+#[derive(Debug)]
+pub struct Lexer<'t> {
     text: &'t str,
     /// Just past the present token.
     pos: usize,
@@ -100,26 +102,28 @@ pub(super) struct Lexer<'t> {
 }
 
 impl<'t> Lexer<'t> {
-    pub(super) fn new(text: &'t str) -> Result<Lexer<'t>, ParseError> {
+    /// Starts at the beginning of `text`.
+    pub fn new(text: &'t str) -> Result<Lexer<'t>, ParseError> {
         let mut l = Lexer { text, pos: 0, start: 0, token: Token::End };
         l.bump()?;
         Ok(l)
     }
 
     /// The present token.
-    pub(super) fn peek(&self) -> &Token<'t> {
+    pub fn peek(&self) -> &Token<'t> {
         &self.token
     }
 
     /// Takes the present token.
-    pub(super) fn next(&mut self) -> Result<Token<'t>, ParseError> {
+    #[allow(clippy::should_implement_trait, reason = "fails, and does not end")]
+    pub fn next(&mut self) -> Result<Token<'t>, ParseError> {
         let token = std::mem::replace(&mut self.token, Token::End);
         self.bump()?;
         Ok(token)
     }
 
     /// Takes the present token if it is the mark `m`.
-    pub(super) fn eat(&mut self, m: &'static str) -> Result<bool, ParseError> {
+    pub fn eat(&mut self, m: &'static str) -> Result<bool, ParseError> {
         let found = self.token == Token::Mark(m);
         if found {
             self.bump()?;
@@ -128,7 +132,7 @@ impl<'t> Lexer<'t> {
     }
 
     /// Takes the present token if it is the word `w`.
-    pub(super) fn eat_word(&mut self, w: &str) -> Result<bool, ParseError> {
+    pub fn eat_word(&mut self, w: &str) -> Result<bool, ParseError> {
         let found = self.token == Token::Word(w);
         if found {
             self.bump()?;
@@ -137,32 +141,32 @@ impl<'t> Lexer<'t> {
     }
 
     /// Takes the mark `m`.
-    pub(super) fn expect(&mut self, m: &'static str) -> Result<(), ParseError> {
+    pub fn expect(&mut self, m: &'static str) -> Result<(), ParseError> {
         if self.eat(m)? { Ok(()) } else { self.expected(&format!("`{m}`")) }
     }
 
     /// Takes the word `w`.
-    pub(super) fn expect_word(&mut self, w: &str) -> Result<(), ParseError> {
+    pub fn expect_word(&mut self, w: &str) -> Result<(), ParseError> {
         if self.eat_word(w)? { Ok(()) } else { self.expected(&format!("`{w}`")) }
     }
 
     /// An error at the present token.
-    pub(super) fn expected<T>(&self, what: &str) -> Result<T, ParseError> {
+    pub fn expected<T>(&self, what: &str) -> Result<T, ParseError> {
         self.fail(format!("expected {what}, found {}", self.token))
     }
 
     /// An error at the present token.
-    pub(super) fn fail<T>(&self, message: impl Into<String>) -> Result<T, ParseError> {
+    pub fn fail<T>(&self, message: impl Into<String>) -> Result<T, ParseError> {
         self.fail_at(self.start, message)
     }
 
     /// An error at `offset`, as given by [`Lexer::here`].
-    pub(super) fn fail_at<T>(&self, offset: usize, message: impl Into<String>) -> Result<T, ParseError> {
-        Err(ParseError::at(self.text, offset, message.into()))
+    pub fn fail_at<T>(&self, offset: usize, message: impl Into<String>) -> Result<T, ParseError> {
+        Err(ParseError::at(self.text, offset, message))
     }
 
     /// Where the present token begins.
-    pub(super) fn here(&self) -> usize {
+    pub fn here(&self) -> usize {
         self.start
     }
 
