@@ -76,10 +76,8 @@ pub(crate) fn define<M: Module>(
     isas: &Isas,
 ) -> Result<Defined, BackendError> {
     let name = &program.name;
-    let fail = |e: cranelift_module::ModuleError| BackendError::Internal {
-        kernel: name.clone(),
-        message: e.to_string(),
-    };
+    let fail =
+        |e: cranelift_module::ModuleError| BackendError::Internal { kernel: name.clone(), message: e.to_string() };
     let isa: &dyn TargetIsa = &*isas.as_written;
     let mut sizes = vec![];
     let mut ids = vec![];

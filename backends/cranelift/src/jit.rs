@@ -114,10 +114,12 @@ impl Jit {
             return Err(Status::WrongLength);
         }
         // Byte slices have any address, elements have aligned ones: what is not aligned goes through a copy.
-        let copies: Vec<AlignedOr> =
-            inputs.iter().zip(&self.inputs).map(|(b, s)| AlignedOr::of(b, s.align)).collect();
-        let ins: Vec<*const u8> =
-            inputs.iter().zip(&copies).map(|(b, c)| c.0.as_ref().map_or(b.as_ptr(), |c| c.as_slice().as_ptr())).collect();
+        let copies: Vec<AlignedOr> = inputs.iter().zip(&self.inputs).map(|(b, s)| AlignedOr::of(b, s.align)).collect();
+        let ins: Vec<*const u8> = inputs
+            .iter()
+            .zip(&copies)
+            .map(|(b, c)| c.0.as_ref().map_or(b.as_ptr(), |c| c.as_slice().as_ptr()))
+            .collect();
         let mut results: Vec<AlignedOr> =
             outputs.iter().zip(&self.outputs).map(|(b, s)| AlignedOr::of(b, s.align)).collect();
         let outs: Vec<*mut u8> = outputs
@@ -128,9 +130,8 @@ impl Jit {
         // SAFETY: the code reads and writes within the buffers of the program, which the verifier proved for kernels
         // and `check::program` for their arguments; every buffer has its length, checked above, and its alignment.
         // Outputs and the arena are borrowed mutably, so nothing else touches them meanwhile.
-        let code = unsafe {
-            (self.run)(ins.as_ptr(), outs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null())
-        };
+        let code =
+            unsafe { (self.run)(ins.as_ptr(), outs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null()) };
         for (b, c) in outputs.iter_mut().zip(&results) {
             if let Some(c) = &c.0 {
                 b.copy_from_slice(c.as_slice());

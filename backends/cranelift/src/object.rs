@@ -5,11 +5,11 @@ use crate::compile::{self, FunctionSize, Kernels};
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
 use crate::weights::Layout;
+use ::object::write::SectionId;
+use ::object::{Object as _, ObjectSymbol, SectionFlags, SectionKind};
 use ar_archive_writer::{ArchiveKind, DEFAULT_OBJECT_READER, NewArchiveMember, write_archive_to_stream};
 use cranelift_module::{DataDescription, Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
-use ::object::write::SectionId;
-use ::object::{Object as _, ObjectSymbol, SectionFlags, SectionKind};
 use target_lexicon::{Architecture, BinaryFormat};
 use tenon_kernel::Program;
 use tenon_target::Target;
@@ -85,8 +85,7 @@ fn emit(
     if target.is_elf() {
         // Without it linkers assume that the code needs an executable stack.
         let note: SectionId = product.object.add_section(vec![], b".note.GNU-stack".to_vec(), SectionKind::Other);
-        product.object.section_mut(note).flags =
-            SectionFlags::Elf { sh_flags: 0 };
+        product.object.section_mut(note).flags = SectionFlags::Elf { sh_flags: 0 };
     }
     let bytes = product.emit().map_err(|e| fail(e.to_string()))?;
     Ok(Object { bytes, functions: defined.sizes, weight_bytes: layout.bytes })
@@ -94,9 +93,8 @@ fn emit(
 
 /// One line a C program can print: what made the artifact, for what, with which signature. Ends with a zero byte.
 fn info_text(program: &Program, target: &Target) -> String {
-    let list = |io: &[tenon_kernel::Io]| {
-        io.iter().map(|i| format!("{}: {}", i.name, i.fact)).collect::<Vec<_>>().join(", ")
-    };
+    let list =
+        |io: &[tenon_kernel::Io]| io.iter().map(|i| format!("{}: {}", i.name, i.fact)).collect::<Vec<_>>().join(", ");
     // A name from the model may hold a zero byte, which would end the string early.
     format!(
         "tenon {} abi {}; {}; {}({}) -> ({}); arena {}\0",

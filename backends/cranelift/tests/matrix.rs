@@ -73,9 +73,7 @@ fn cases(d: DType, lanes: u16) -> Vec<Case> {
         }
         let folds = matches!(op, BinOp::Add | BinOp::Mul | BinOp::Min | BinOp::Max | BinOp::And | BinOp::Or);
         if folds && lanes.is_power_of_two() {
-            push(format!("Reduce {op:?}"), i, |o, i| {
-                Expr::Reduce(BINARY[i], Box::new(o.a.clone())).splat(o.lanes)
-            });
+            push(format!("Reduce {op:?}"), i, |o, i| Expr::Reduce(BINARY[i], Box::new(o.a.clone())).splat(o.lanes));
         }
     }
     for (i, op) in COMPARE.iter().enumerate() {
@@ -157,10 +155,15 @@ fn every_operator_gives_the_interpreters_bits() {
                     for (k, i, e, f) in differences(&expected, &run(&jit, &p, &inputs)) {
                         if !seen.contains(&k) {
                             seen.push(k);
-                            let at = |t: usize| tenon_base::Scalar::from_le_bytes(d, &inputs[t].bytes()[i * d.size()..][..d.size()]);
+                            let at = |t: usize| {
+                                tenon_base::Scalar::from_le_bytes(d, &inputs[t].bytes()[i * d.size()..][..d.size()])
+                            };
                             wrong.push(format!(
                                 "{target} {d}x{lanes} {}: element {i}: of {}, {}, {} expected {e}, found {f}",
-                                group[k].name, at(0), at(1), at(2)
+                                group[k].name,
+                                at(0),
+                                at(1),
+                                at(2)
                             ));
                         }
                     }
@@ -175,7 +178,8 @@ fn every_operator_gives_the_interpreters_bits() {
 fn every_operator_compiles_for_every_target_without_calls() {
     let mut wrong = vec![];
     let mut targets = foreign();
-    targets.extend(["x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"].map(|t| tenon_target::Target::parse(t).unwrap()));
+    targets
+        .extend(["x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"].map(|t| tenon_target::Target::parse(t).unwrap()));
     for target in targets {
         for d in DType::ALL {
             for lanes in [1, 3, 8, 32] {
@@ -183,7 +187,9 @@ fn every_operator_compiles_for_every_target_without_calls() {
                 for group in cases.chunks(8) {
                     let p = program(kernel(d, lanes, 4, group), target.has_fma());
                     match compile_object(&p, &target) {
-                        Ok(o) => assert_eq!(undefined_symbols(&o.bytes).unwrap(), tenon_abi::ALLOWED_UNDEFINED, "{target}"),
+                        Ok(o) => {
+                            assert_eq!(undefined_symbols(&o.bytes).unwrap(), tenon_abi::ALLOWED_UNDEFINED, "{target}")
+                        }
                         Err(e) => wrong.push(format!(
                             "{target} {d}x{lanes} {:?}: {e}",
                             group.iter().map(|c| c.name.as_str()).collect::<Vec<_>>()

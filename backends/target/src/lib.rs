@@ -20,9 +20,9 @@ mod parse;
 
 pub use cpu::{CPUS, Caches, Cpu};
 pub use feature::{Arch, Feature, FeatureInfo, FeatureSet};
-pub use parse::ParseError;
 #[cfg(feature = "host")]
 pub use host::host;
+pub use parse::ParseError;
 
 use std::fmt;
 use target_lexicon::{BinaryFormat, OperatingSystem, Triple};

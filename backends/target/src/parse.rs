@@ -88,7 +88,12 @@ fn build(name: &str, triple: &str, cpu: Option<&'static Cpu>, features: &str) ->
     let cpu = cpu.unwrap_or_else(|| Cpu::default_for(arch, apple));
     if cpu.arch != arch {
         let ours: Vec<&str> = CPUS.iter().filter(|c| c.arch == arch).map(|c| c.name).collect();
-        return Err(format!("{} is a CPU of {}, not of {arch}; for {arch} there is {}", cpu.name, cpu.arch, ours.join(", ")));
+        return Err(format!(
+            "{} is a CPU of {}, not of {arch}; for {arch} there is {}",
+            cpu.name,
+            cpu.arch,
+            ours.join(", ")
+        ));
     }
     let mut set = cpu.features();
     let mut rest = features;
@@ -170,7 +175,9 @@ fn unknown(what: &str, name: &str, all: &[&str]) -> String {
     near.truncate(3);
     let hint = match near.as_slice() {
         [] => String::new(),
-        list => format!(" did you mean {}?", list.iter().map(|(_, a)| format!("`{a}`")).collect::<Vec<_>>().join(" or ")),
+        list => {
+            format!(" did you mean {}?", list.iter().map(|(_, a)| format!("`{a}`")).collect::<Vec<_>>().join(" or "))
+        }
     };
     format!("unknown {what} `{name}`;{hint} there is {}", all.join(", "))
 }

@@ -41,13 +41,8 @@ pub enum Status {
 
 impl Status {
     /// Every status.
-    pub const ALL: [Status; 5] = [
-        Status::Ok,
-        Status::NullPointer,
-        Status::MisalignedArena,
-        Status::MisalignedBuffer,
-        Status::WrongLength,
-    ];
+    pub const ALL: [Status; 5] =
+        [Status::Ok, Status::NullPointer, Status::MisalignedArena, Status::MisalignedBuffer, Status::WrongLength];
 
     /// The status that `code` means.
     pub fn from_code(code: i32) -> Option<Status> {

@@ -100,7 +100,8 @@ impl Addresses {
     pub(super) fn define(&mut self, var: Var, e: &Expr, kernel: &Kernel) {
         self.lets.remove(&var);
         // A value that is not linear is better computed once, where the `let` stands.
-        let arithmetic = matches!(e, Expr::Binary(BinOp::Add | BinOp::Sub | BinOp::Mul, _) | Expr::Var(_) | Expr::Const(_));
+        let arithmetic =
+            matches!(e, Expr::Binary(BinOp::Add | BinOp::Sub | BinOp::Mul, _) | Expr::Var(_) | Expr::Const(_));
         if !arithmetic || kernel.var(var).ty != Type::INDEX {
             return;
         }
@@ -311,8 +312,7 @@ impl Lower<'_> {
         visit_stmts(body, &mut |s| innermost &= !matches!(s, Stmt::For { .. } | Stmt::While { .. }));
         let mut pointers: Vec<LoopPointer> = vec![];
         for (buf, terms) in self.accesses(body) {
-            let here: Terms =
-                terms.iter().filter(|(a, _)| self.is_available(**a)).map(|(a, c)| (*a, *c)).collect();
+            let here: Terms = terms.iter().filter(|(a, _)| self.is_available(**a)).map(|(a, c)| (*a, *c)).collect();
             let base = self.stable_element(buf, &here);
             let Some(&c) = terms.get(&Atom::Var(var)) else { continue };
             if !innermost || pointers.len() >= self.machine.max_pointers {

@@ -55,12 +55,7 @@ pub(crate) fn kernel_signature(isa: &dyn TargetIsa, buffers: usize) -> Signature
 }
 
 /// The CLIF function of `kernel`, which the verifier accepts as scheduled; `index` numbers it in its module.
-pub(crate) fn kernel(
-    kernel: &Kernel,
-    index: u32,
-    machine: Machine,
-    isa: &dyn TargetIsa,
-) -> Function {
+pub(crate) fn kernel(kernel: &Kernel, index: u32, machine: Machine, isa: &dyn TargetIsa) -> Function {
     let sig = kernel_signature(isa, kernel.buffers.len());
     let mut func = Function::with_name_signature(UserFuncName::user(0, index), sig);
     let mut cx = FunctionBuilderContext::new();

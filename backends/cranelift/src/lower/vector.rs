@@ -127,9 +127,8 @@ impl Lower<'_> {
     /// `mask ? a : b`
     pub(super) fn select(&mut self, mask: &Val, a: &Val, b: &Val) -> Val {
         if self.in_scalars(a.ty) {
-            let regs: Vec<Value> = (0..a.regs.len())
-                .map(|i| self.ins().select(mask.regs[i], a.regs[i], b.regs[i]))
-                .collect();
+            let regs: Vec<Value> =
+                (0..a.regs.len()).map(|i| self.ins().select(mask.regs[i], a.regs[i], b.regs[i])).collect();
             let splat = (a.ty.lanes == 1).then(|| regs[0]);
             return Val { ty: a.ty, lane: a.lane, regs, splat };
         }
@@ -159,11 +158,7 @@ impl Lower<'_> {
                 }
                 // x86 overwrites the first operand: it should be one that dies here, or it is copied first.
                 let dies = |v: &Val, free: bool| free && !v.regs[i + 1..].contains(&v.regs[i]);
-                if dies(b, free[1]) && !dies(a, free[0]) {
-                    self.ins().fma(y, x, z)
-                } else {
-                    self.ins().fma(x, y, z)
-                }
+                if dies(b, free[1]) && !dies(a, free[0]) { self.ins().fma(y, x, z) } else { self.ins().fma(x, y, z) }
             })
             .collect();
         Val { ty: a.ty, lane: a.lane, splat: (n == 1 && a.ty.lanes == 1).then(|| regs[0]), regs }

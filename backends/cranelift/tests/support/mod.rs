@@ -72,7 +72,8 @@ pub(crate) fn differences(expected: &[Tensor], found: &[Tensor]) -> Vec<(usize, 
     for (k, (e, f)) in expected.iter().zip(found).enumerate() {
         let size = e.dtype().size();
         for (i, (x, y)) in e.bytes().chunks(size).zip(f.bytes().chunks(size)).enumerate() {
-            let nan = |b: &[u8]| e.dtype().is_float() && tenon_base::Scalar::from_le_bytes(e.dtype(), b).as_f64().is_nan();
+            let nan =
+                |b: &[u8]| e.dtype().is_float() && tenon_base::Scalar::from_le_bytes(e.dtype(), b).as_f64().is_nan();
             if x != y && !(nan(x) && nan(y)) {
                 let show = |b: &[u8]| format!("{} ({b:02x?})", tenon_base::Scalar::from_le_bytes(e.dtype(), b));
                 out.push((k, i, show(x), show(y)));
@@ -97,12 +98,55 @@ impl Random {
 pub(crate) fn values(dtype: DType, n: usize, seed: u64) -> Tensor {
     let mut r = Random(seed);
     let floats: &[f64] = &[
-        0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 0.3, -0.3, 126.5, 127.5, -128.5, 255.5, 256.0, 32767.5, 65504.0,
-        65519.9, 65520.0, 65535.6, 8388607.5, 8388608.0, -8388609.0, 2147483520.0, 2147483648.0, -2147483648.0, 4294967040.0,
-        4294967296.0, 9.3e18, -9.3e18, 1.9e19, 1e30, -1e30, 1e-30, 6e-8, 2.98e-8, 2.99e-8, 6.1e-5, 6.097e-5, 1e-40, 4.5e15,
-        f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 3.14159,
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        1.5,
+        2.5,
+        -2.5,
+        0.3,
+        -0.3,
+        126.5,
+        127.5,
+        -128.5,
+        255.5,
+        256.0,
+        32767.5,
+        65504.0,
+        65519.9,
+        65520.0,
+        65535.6,
+        8388607.5,
+        8388608.0,
+        -8388609.0,
+        2147483520.0,
+        2147483648.0,
+        -2147483648.0,
+        4294967040.0,
+        4294967296.0,
+        9.3e18,
+        -9.3e18,
+        1.9e19,
+        1e30,
+        -1e30,
+        1e-30,
+        6e-8,
+        2.98e-8,
+        2.99e-8,
+        6.1e-5,
+        6.097e-5,
+        1e-40,
+        4.5e15,
+        f64::INFINITY,
+        f64::NEG_INFINITY,
+        f64::NAN,
+        9.25,
     ];
-    let ints: &[i128] = &[0, 1, -1, 2, 3, 7, -7, 8, 31, 63, 64, 127, 128, -128, 255, 256, 32767, 32768, -32768, 65535, 1 << 24 | 1];
+    let ints: &[i128] =
+        &[0, 1, -1, 2, 3, 7, -7, 8, 31, 63, 64, 127, 128, -128, 255, 256, 32767, 32768, -32768, 65535, 1 << 24 | 1];
     let mut bytes = Vec::with_capacity(n * dtype.size());
     for i in 0..n {
         let random = r.next();

@@ -1,0 +1,114 @@
+//! The C header.
+
+use super::names::KEYWORDS;
+use super::{Field, comment, fields};
+use std::fmt::Write;
+use tenon_abi::{ABI_VERSION, ARENA_ALIGN, Status};
+use tenon_base::DType;
+use tenon_kernel::Program;
+use tenon_target::Target;
+
+/// The header of `program`'s artifact: C99 and C++, nothing but `<stddef.h>` and `<stdint.h>`.
+///
+/// `half` floats are `uint16_t` bits, `bool`s are `uint8_t` 0 or 1.
+pub fn c_header(program: &Program, target: &Target) -> String {
+    let mut out = String::new();
+    // Writing to a `String` does not fail.
+    let _ = write(&mut out, program, target);
+    out
+}
+
+fn c_type(d: DType) -> &'static str {
+    match d {
+        DType::F32 => "float",
+        DType::F64 => "double",
+        DType::F16 | DType::U16 => "uint16_t",
+        DType::I8 => "int8_t",
+        DType::I16 => "int16_t",
+        DType::I32 => "int32_t",
+        DType::I64 => "int64_t",
+        DType::U8 | DType::Bool => "uint8_t",
+        DType::U32 => "uint32_t",
+        DType::U64 => "uint64_t",
+    }
+}
+
+/// A size as a constant that the preprocessor understands.
+fn number(n: usize) -> String {
+    if u32::try_from(n).is_ok() { format!("{n}u") } else { format!("{n}ull") }
+}
+
+fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
+    let name = &p.name;
+    let upper = name.to_ascii_uppercase();
+    let (inputs, outputs) = fields(p, KEYWORDS);
+    writeln!(
+        o,
+        "/* {}: compiled by tenon {} for {}. */\n#ifndef TENON_MODEL_{upper}_H\n#define TENON_MODEL_{upper}_H\n\n\
+         #include <stddef.h>\n#include <stdint.h>\n\n#ifdef __cplusplus\nextern \"C\" {{\n#endif\n",
+        comment(name),
+        env!("CARGO_PKG_VERSION"),
+        comment(&target.name),
+    )?;
+    shared(o)?;
+
+    writeln!(o, "/* Memory for intermediate results: this many bytes, aligned. Contents need no preparation. */")?;
+    writeln!(o, "#define {upper}_ARENA_BYTES {}", number(p.arena_bytes))?;
+    writeln!(o, "#define {upper}_ARENA_ALIGN {ARENA_ALIGN}u\n")?;
+    for (list, what) in [(&inputs, "INPUT"), (&outputs, "OUTPUT")] {
+        for f in list {
+            let field = f.name.to_ascii_uppercase();
+            writeln!(o, "#define {upper}_{what}_{field}_LEN {}", number(f.len))?;
+            writeln!(o, "#define {upper}_{what}_{field}_BYTES {}", number(f.bytes()))?;
+        }
+    }
+    structure(o, &inputs, &format!("{name}_inputs"), "const ")?;
+    structure(o, &outputs, &format!("{name}_outputs"), "")?;
+    writeln!(
+        o,
+        "\n/* Runs the model. Every pointer is aligned to its element and not null; buffers do not overlap. Returns a \
+         tenon_status.\n   Calls with different arenas may run at once. env may be null. */\n\
+         int32_t {name}_run(const {name}_inputs *in, const {name}_outputs *out, void *arena, const tenon_env *env);\n\n\
+         /* What this is: version, target, signature. */\nextern const char {name}_info[];\n"
+    )?;
+    writeln!(
+        o,
+        "/* The machine this was compiled for has 64-bit pointers. */\n\
+         typedef char {name}_assert_pointers[sizeof(void *) == 8 ? 1 : -1];\n\
+         typedef char {name}_assert_inputs[sizeof({name}_inputs) == 8 * {} ? 1 : -1];\n\
+         typedef char {name}_assert_outputs[sizeof({name}_outputs) == 8 * {} ? 1 : -1];\n",
+        inputs.len().max(1),
+        outputs.len().max(1),
+    )?;
+    writeln!(o, "#ifdef __cplusplus\n}}\n#endif\n\n#endif")
+}
+
+/// What the headers of all models share.
+fn shared(o: &mut String) -> std::fmt::Result {
+    writeln!(o, "#ifndef TENON_ABI_VERSION\n#define TENON_ABI_VERSION {ABI_VERSION}\nenum tenon_status {{")?;
+    for s in Status::ALL {
+        writeln!(o, "    TENON_{} = {}, /* {} */", s.name(), s as i32, s.what())?;
+    }
+    // No comma after the last: C89 and C++98 do not know it.
+    if let Some(at) = o.rfind(',') {
+        o.remove(at);
+    }
+    writeln!(
+        o,
+        "}};\n/* Optional hooks; this version has none. */\ntypedef struct tenon_env {{\n    size_t size;\n}} tenon_env;\n\
+         #elif TENON_ABI_VERSION != {ABI_VERSION}\n\
+         #error \"models compiled by versions of tenon that do not fit together\"\n#endif\n"
+    )
+}
+
+fn structure(o: &mut String, fields: &[Field], name: &str, qualifier: &str) -> std::fmt::Result {
+    writeln!(o, "\ntypedef struct {name} {{")?;
+    for f in fields {
+        writeln!(o, "    {qualifier}{} *{}; /* {} */", c_type(f.dtype), f.name, f.what)?;
+    }
+    if fields.is_empty() {
+        // C has no empty structs.
+        writeln!(o, "    const void *unused;")?;
+    }
+    writeln!(o, "}} {name};")
+}
