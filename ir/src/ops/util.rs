@@ -1,6 +1,10 @@
-//! What several operators' reference evaluations share.
+//! What several operators share: reference evaluation, composition at import, loops.
 
-use tenon_base::{DType, Fact, Scalar, Tensor};
+use super::{binary::Binary, cast::Cast, reshape::Reshape, unary::Unary};
+use crate::import::{ImportError, Importer};
+use crate::{Op, ValueId};
+use tenon_base::{DType, Fact, Scalar, Shape, Tensor};
+use tenon_kernel::{CmpOp, Expr, Stmt, Var};
 
 /// Row-major strides of `dims`, in elements.
 pub(crate) fn strides(dims: &[usize]) -> Vec<usize> {
@@ -83,4 +87,46 @@ pub(crate) fn gather_elements(
         None => data.extend_from_slice(&fill),
     });
     Tensor::from_bytes(t.dtype(), out, data.into()).expect("one element an index")
+}
+
+/// Adds the function called `name` in graph text (see `unary.rs` and `binary.rs`) of one or two operands.
+pub(crate) fn apply(cx: &mut Importer<'_>, name: &str, operands: &[ValueId]) -> Result<ValueId, ImportError> {
+    let op = match operands.len() {
+        1 => Unary::named(name).map(Op::from),
+        _ => Binary::named(name).map(Op::from),
+    };
+    cx.op(op.ok_or_else(|| ImportError::new(format!("there is no function {name} of {}", operands.len())))?, operands)
+}
+
+/// The constant `v` of `dtype`, of rank 0.
+pub(crate) fn number(cx: &mut Importer<'_>, dtype: DType, v: f64) -> ValueId {
+    cx.weight(Tensor::full(&[], Scalar::of_f64(dtype, v)))
+}
+
+/// `v` converted to `dtype`; itself where it is of it.
+pub(crate) fn cast(cx: &mut Importer<'_>, v: ValueId, dtype: DType) -> Result<ValueId, ImportError> {
+    if cx.dtype(v) == dtype { Ok(v) } else { cx.op(Cast::to(dtype), &[v]) }
+}
+
+/// `v` under another shape; itself where it has it.
+pub(crate) fn reshape(cx: &mut Importer<'_>, v: ValueId, to: Shape) -> Result<ValueId, ImportError> {
+    if *cx.shape(v) == to { Ok(v) } else { cx.op(Reshape { to }, &[v]) }
+}
+
+/// The loop `for var in 0..n { body }`.
+pub(crate) fn loop_over(var: Var, n: usize, parallel: bool, body: Vec<Stmt>) -> Stmt {
+    Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel, body }
+}
+
+/// An index from data, as `i64`: negative ones count from the end, and what is still outside `0..n` is clamped, so that
+/// nothing outside a buffer is ever touched.
+pub(crate) fn wrap_expr(raw: Expr, n: usize) -> Expr {
+    let negative = raw.clone().compare(CmpOp::Lt, Expr::int(0));
+    negative.select(raw.clone() + n, raw).clamp(0, (n as i64 - 1).max(0))
+}
+
+/// What [`wrap_expr`] computes; `n` is at least 1.
+pub(crate) fn wrap(i: i64, n: usize) -> usize {
+    let n = n as i64;
+    (if i < 0 { i.saturating_add(n) } else { i }).clamp(0, n - 1) as usize
 }
