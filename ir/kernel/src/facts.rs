@@ -247,7 +247,8 @@ impl<'k> Facts<'k> {
         }
     }
 
-    /// `v` runs over `lo..hi` in steps. False if there is no iteration.
+    /// `v` runs over `lo..hi` in steps, until [`Facts::leave`] of what was entered before. False if there is no
+    /// iteration.
     pub fn iterate(&mut self, v: Var, lo: &Expr, hi: &Expr, step: i64) -> bool {
         let (l, h) = (self.interval(lo), self.interval(hi));
         if h.hi <= l.lo {
@@ -264,7 +265,16 @@ impl<'k> Facts<'k> {
         at_most.iter_mut().for_each(|l| l.base -= 1);
         at_most.extend(self.exact(lo).and_then(|l| l.plus(&Linear::constant(last(span)), 1)));
         for limits in [&mut at_least, &mut at_most] {
-            limits.retain(|l| l.as_constant().is_none() && self.is_fixed(l));
+            limits.retain(|l| self.is_fixed(l));
+        }
+        // In the body, each lower bound is at most each upper one.
+        for (l, u) in at_least.iter().flat_map(|l| at_most.iter().map(move |u| (l, u))) {
+            if let Some(difference) = l.clone().plus(u, -1) {
+                self.learn(difference, Interval::new(-INFINITY, 0));
+            }
+        }
+        for limits in [&mut at_least, &mut at_most] {
+            limits.retain(|l| l.as_constant().is_none());
         }
         let interval = Interval::new(l.lo, (h.hi - 1).min(l.hi.saturating_add(last(span))));
         let facts = self.insert(v, interval, true);
@@ -306,10 +316,7 @@ impl<'k> Facts<'k> {
         let (Some(a), Some(b)) = (self.exact(x), self.exact(y)) else {
             return;
         };
-        let Some(mut terms) = a.plus(&b, -1) else {
-            return;
-        };
-        let mut holds = match op {
+        let holds = match op {
             CmpOp::Eq => Interval::point(0),
             CmpOp::Ne => return,
             CmpOp::Lt => Interval::new(-INFINITY, -1),
@@ -317,7 +324,14 @@ impl<'k> Facts<'k> {
             CmpOp::Gt => Interval::new(1, INFINITY),
             CmpOp::Ge => Interval::new(0, INFINITY),
         };
-        holds = holds.plus(Interval::point(-terms.base));
+        if let Some(difference) = a.plus(&b, -1) {
+            self.learn(difference, holds);
+        }
+    }
+
+    /// The sum `terms`, of integers, is within `holds`.
+    fn learn(&mut self, mut terms: Linear, holds: Interval) {
+        let mut holds = holds.plus(Interval::point(-terms.base));
         terms.base = 0;
         match terms.terms.first() {
             None => return,

@@ -28,6 +28,8 @@ fn accepted() {
         "for %i in 0..60 step 8 { for %j in %i..min(%i + 8, 60) { store %t[%j - %i] = load %x[%j] } }",
         "for %i in 0..9 step 2 { for %j in %i * 7..(%i + 1) * 7 step 7 { store %y[%j] = load %x[%j + 7] } }",
         "for %i in 0..63 { for %j in max(%i, 3)..64 { store %y[%j - %i] = load %x[63 - %j + %i] } }",
+        "for %i in 1..9 { for %j in %i * 2..3 { store %t[1 - %i] = 1.0 } }",
+        "for %i in 0..100 { for %j in %i + 4..min(%i + 9, 12) { store %t[%i] = 1.0 } }",
         // Loops that never run.
         "for %i in 3..3 { store %y[1000] = 0.0 }",
         "if 3 < 2 { store %y[1000] = 0.0 }",
@@ -85,6 +87,7 @@ fn rejected() {
         // Bounds.
         ("for %i in 0..65 { store %y[%i] = 1.0 }", "an access at 0..=64 of %y, which has 64"),
         ("for %i in 0..64 { let %a = load %x[%i - 1] }", "an access at -1..=62 of %x, which has 64"),
+        ("for %i in 0..9 { for %j in %i..4 { } store %t[%i] = 1.0 }", "an access at 0..=8 of %t, which has 8"),
         ("for %i in 0..58 { let %a = load8 %x[%i] }", "an access to 8 elements at 0..=57 of %x, which has 64"),
         ("let %k = load %n[0] if %k < 64 { store %y[%k] = 1.0 }", "an access at ?..=63 of %y, which has 64"),
         (

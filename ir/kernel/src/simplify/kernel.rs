@@ -67,13 +67,14 @@ impl<'k> Walker<'k> {
             }
             Stmt::For { var, lo, hi, step, parallel, body } => {
                 let (lo, hi) = (self.expr(lo), self.expr(hi));
+                let (set, mark) = (set_in(&body), self.facts.enter());
                 if !self.facts.iterate(var, &lo, &hi, step) {
                     return;
                 }
-                let set = set_in(&body);
                 self.change(&set);
                 let body = self.block(body);
                 self.change(&set);
+                self.facts.leave(mark);
                 Stmt::For { var, lo, hi, step, parallel, body }
             }
             Stmt::If { cond, then, otherwise } => {

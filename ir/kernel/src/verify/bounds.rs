@@ -91,7 +91,7 @@ impl Checker<'_> {
             Stmt::Declare { var, value } | Stmt::Set { var, value } => self.give(*var, value),
             Stmt::Store { buf, index, value } => self.access(*buf, index, self.kernel.type_of(value).lanes, at),
             Stmt::For { var, lo, hi, step, body, .. } => {
-                let set = set_in(body);
+                let (set, mark) = (set_in(body), self.facts.enter());
                 if self.facts.iterate(*var, lo, hi, *step) {
                     self.change(&set);
                     self.block(body);
@@ -99,6 +99,7 @@ impl Checker<'_> {
                 } else {
                     self.skip(body);
                 }
+                self.facts.leave(mark);
             }
             Stmt::If { cond, then, otherwise } => {
                 self.guarded(cond, true, then);
