@@ -1,4 +1,16 @@
-//! Graph and kernel passes, schedule and memory plan: the flat pipeline.
+//! Graph → graph, graph → kernel IR, kernel IR → kernel IR: the flat pipeline of the compiler.
+//!
+//! [`pipeline::PIPELINE`] is the table of contents. Beside `schedule`, nothing here reads the target; nothing here reads
+//! the environment, the clock or the host.
 #![forbid(unsafe_code)]
 
+pub mod fold;
+pub mod group;
+pub mod layout;
+pub mod lower;
+pub mod normalize;
+pub mod pipeline;
+pub mod plan;
 pub mod schedule;
+
+pub use pipeline::{PIPELINE, Pass, PassError, Phase, Settings, State, run};

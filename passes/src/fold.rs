@@ -1,0 +1,38 @@
+//! Constant folding by the reference interpreter, and dead code.
+
+use crate::PassError;
+use tenon_base::{Fact, Tensor};
+use tenon_ir::{Graph, Operator, ValueId};
+
+/// A folded result may have this many elements whatever its operands have.
+const SMALL: usize = 1 << 16;
+
+/// Evaluates operators whose operands are all constant, unless the result is much larger than the operands (an
+/// expanded scalar is better expanded at run time). Then drops what nothing uses.
+pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
+    let internal = |message: String| PassError::Internal { pass: "fold".into(), message };
+    let mut folded = 0;
+    for id in graph.topological().map_err(|e| internal(e.to_string()))? {
+        let Some(op) = graph.op(id).cloned() else { continue };
+        let operands = graph.operands(id);
+        let Some(ins) = operands.iter().map(|v| graph.weight(*v).cloned()).collect::<Option<Vec<Tensor>>>() else {
+            continue;
+        };
+        let total: usize = ins.iter().map(Tensor::len).sum();
+        let len = |f: &Fact| f.dims().map_or(usize::MAX, |d| d.iter().product());
+        if graph.node(id).facts.iter().any(|f| len(f) > SMALL.max(2 * total)) {
+            continue;
+        }
+        // An operator that cannot be evaluated here is not an error: it may fail, or not, at run time.
+        let Ok(outs) = op.eval(&ins) else { continue };
+        let loc = graph.node(id).loc.clone();
+        for (port, t) in outs.into_iter().enumerate() {
+            let new = graph.add_weight("", t);
+            graph.set_loc(new.node, loc.clone());
+            graph.replace(ValueId { node: id, port: port as u16 }, new).map_err(|e| internal(e.to_string()))?;
+        }
+        folded += 1;
+    }
+    graph.remove_dead();
+    Ok(folded)
+}

@@ -1,0 +1,152 @@
+//! Channels-last activations.
+//!
+//! Operators that slide over spatial axes are flipped to `[N, spatial…, C]` between two transposes. Transposes then sink
+//! towards the outputs through everything that can be permuted, meet their inverses and cancel; what is left stands at the
+//! graph's borders. With channels contiguous, a convolution is a GEMM over rows of pixels, and depthwise
+//! convolutions and poolings vectorise over channels.
+
+use crate::PassError;
+use tenon_base::{Loc, Shape};
+use tenon_ir::ops::reshape::Reshape;
+use tenon_ir::ops::transpose::Transpose;
+use tenon_ir::{Graph, NodeId, Op, OpClass, Operator, ValueId};
+
+/// Rounds of sinking after which the pass is taken to loop.
+const MAX_ROUNDS: usize = 500;
+
+/// Flips spatial operators to channels last and sinks the transposes; gives how many nodes changed.
+pub fn channels_last(graph: &mut Graph) -> Result<usize, PassError> {
+    let internal = |message: String| PassError::Internal { pass: "channels-last".into(), message };
+    let mut changed = 0;
+    for id in graph.topological().map_err(|e| internal(e.to_string()))? {
+        if let Some(new) = flip(graph, id) {
+            graph.replace(ValueId { node: id, port: 0 }, new).map_err(|e| internal(e.to_string()))?;
+            changed += 1;
+        }
+    }
+    for _ in 0..MAX_ROUNDS {
+        let mut sunk = 0;
+        for id in graph.topological().map_err(|e| internal(e.to_string()))? {
+            let Some(news) = sink(graph, id) else { continue };
+            for (port, new) in news.into_iter().enumerate() {
+                graph.replace(ValueId { node: id, port: port as u16 }, new).map_err(|e| internal(e.to_string()))?;
+            }
+            sunk += 1;
+        }
+        graph.remove_dead();
+        if sunk == 0 {
+            return Ok(changed);
+        }
+        changed += sunk;
+    }
+    Err(internal(format!("transposes still sink after {MAX_ROUNDS} rounds")))
+}
+
+/// `[N, C, spatial…]` → `[N, spatial…, C]`
+fn to_last(rank: usize) -> Vec<usize> {
+    let mut p = vec![0];
+    p.extend(2..rank);
+    p.push(1);
+    p
+}
+
+fn inverse(perm: &[usize]) -> Vec<usize> {
+    let mut inv = vec![0; perm.len()];
+    for (i, &p) in perm.iter().enumerate() {
+        inv[p] = i;
+    }
+    inv
+}
+
+fn loc_of(graph: &Graph, id: NodeId) -> Loc {
+    graph.node(id).loc.clone()
+}
+
+/// Transposes `v`, cancelling against a transpose that makes it.
+fn transposed(graph: &mut Graph, v: ValueId, perm: &[usize], loc: &Loc) -> Option<ValueId> {
+    if let Some(Op::Transpose(t)) = graph.op(v.node) {
+        let combined: Vec<usize> = perm.iter().map(|&a| t.perm[a]).collect();
+        let from = graph.operands(v.node)[0];
+        if combined.is_sorted() {
+            return Some(from);
+        }
+        return graph.add_op(Transpose { perm: combined }, &[from], loc.clone()).ok().map(|v| v[0]);
+    }
+    graph.add_op(Transpose { perm: perm.to_vec() }, &[v], loc.clone()).ok().map(|v| v[0])
+}
+
+fn flip(graph: &mut Graph, id: NodeId) -> Option<ValueId> {
+    let op = graph.op(id)?.channels_last()?;
+    let loc = loc_of(graph, id);
+    let mut operands = graph.operands(id);
+    let rank = graph.fact(operands[0]).shape.rank();
+    if rank < 3 {
+        return None;
+    }
+    let perm = to_last(rank);
+    operands[0] = transposed(graph, operands[0], &perm, &loc)?;
+    let y = graph.add_op(op, &operands, loc.clone()).ok()?;
+    graph.add_op(Transpose { perm: inverse(&perm) }, &y[..1], loc).ok().map(|v| v[0])
+}
+
+/// The permutation by which `v` is transposed, if it is the result of a transpose that moves data.
+fn perm_of(graph: &Graph, v: ValueId) -> Option<Vec<usize>> {
+    match graph.op(v.node) {
+        Some(Op::Transpose(t)) if !t.perm.is_sorted() => Some(t.perm.clone()),
+        _ => None,
+    }
+}
+
+/// Moves the transposes of `id`'s operands behind it; gives the values that replace its results.
+fn sink(graph: &mut Graph, id: NodeId) -> Option<Vec<ValueId>> {
+    let op = graph.op(id)?.clone();
+    if matches!(op, Op::Transpose(_)) {
+        return None;
+    }
+    let operands = graph.operands(id);
+    let perm = operands.iter().find_map(|v| perm_of(graph, *v))?;
+    let rank = perm.len();
+    let out_rank = graph.node(id).facts.iter().map(|f| f.shape.rank()).max()?;
+    let class = op.class();
+    let ins: Vec<_> = operands.iter().map(|v| graph.fact(*v).clone()).collect();
+    let new_op = match class {
+        OpClass::Pointwise if out_rank == rank => op,
+        OpClass::Kernel | OpClass::Move if ins.iter().all(|f| f.shape.rank() == rank) => op.permuted(&perm, &ins)?,
+        _ => return None,
+    };
+    let out_len = graph.node(id).facts.iter().filter_map(|f| f.shape.numel().as_const()).max()?;
+    // Every large operand must be transposed alike, or it would be transposed once more instead of once less.
+    let free = |graph: &Graph, v: ValueId| {
+        perm_of(graph, v).as_ref() == Some(&perm)
+            || graph.weight(v).is_some()
+            || graph.fact(v).shape.numel().as_const().is_some_and(|n| n * 8 <= out_len)
+    };
+    if !operands.iter().all(|v| free(graph, *v)) {
+        return None;
+    }
+    let loc = loc_of(graph, id);
+    let inv = inverse(&perm);
+    let mut inner = vec![];
+    for v in operands {
+        inner.push(permuted_operand(graph, v, rank, &inv, &loc)?);
+    }
+    let ys = graph.add_op(new_op, &inner, loc.clone()).ok()?;
+    ys.into_iter()
+        .map(|y| graph.add_op(Transpose { perm: perm.clone() }, &[y], loc.clone()).ok().map(|v| v[0]))
+        .collect()
+}
+
+/// `v`, given extents 1 in front up to `rank`, transposed by `inv`.
+fn permuted_operand(graph: &mut Graph, v: ValueId, rank: usize, inv: &[usize], loc: &Loc) -> Option<ValueId> {
+    let mut shape = graph.fact(v).shape.clone();
+    if shape.numel().as_const() == Some(1) && graph.weight(v).is_none() && shape.rank() < rank {
+        return Some(v);
+    }
+    let mut v = v;
+    if shape.rank() < rank {
+        let mut dims = vec![tenon_base::Dim::Const(1); rank - shape.rank()];
+        dims.append(&mut shape.0);
+        v = graph.add_op(Reshape { to: Shape(dims) }, &[v], loc.clone()).ok()?[0];
+    }
+    transposed(graph, v, inv, loc)
+}

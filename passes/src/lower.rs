@@ -1,0 +1,305 @@
+//! Groups → a program of structured kernels.
+//!
+//! Each group's anchor writes its kernel through a [`LowerCx`] whose readers compute inlined producers and whose writer
+//! applies the epilogue. Views share buffers. Equal kernels are shared.
+
+use crate::PassError;
+use crate::group::{Group, root};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use tenon_base::{Diagnostic, Fact, Loc};
+use tenon_ir::lower::{Reader, Writer, flatten, move_element, pointwise_element, unflatten};
+use tenon_ir::{Graph, LowerCx, NodeId, NodeKind, OpClass, Operator, ValueId};
+use tenon_kernel::{
+    Access, Buf, BufferId, BufferKind, Call, Expr, Io, Kernel, KernelBuilder, Program, simplify::simplify_kernel,
+};
+
+/// The values that one kernel reads and writes, in parameter order.
+#[derive(Default)]
+struct Params {
+    /// Declared before lowering, so that readers know their buffer.
+    reads: Vec<(ValueId, Buf)>,
+}
+
+impl Params {
+    fn of(&self, v: ValueId) -> Option<Buf> {
+        self.reads.iter().find(|(r, _)| *r == v).map(|(_, b)| *b)
+    }
+}
+
+/// Lowers `groups` of `graph` to a program called `name`.
+pub fn lower(graph: &Graph, groups: &[Group], name: &str) -> Result<Program, PassError> {
+    let mut p = Program { name: name.to_string(), ..Program::default() };
+    let mut buffers: BTreeMap<ValueId, BufferId> = BTreeMap::new();
+    for (i, &id) in graph.inputs().iter().enumerate() {
+        let NodeKind::Input(name) = &graph.node(id).kind else { continue };
+        let v = ValueId { node: id, port: 0 };
+        let fact = graph.fact(v).clone();
+        buffers.insert(v, p.add_buffer(name, fact.dtype, elements(&fact), BufferKind::Input(i)));
+        p.inputs.push(Io { name: name.clone(), fact });
+    }
+    let homes = output_homes(graph);
+    let mut seen: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for g in groups {
+        let (kernel, reads) = lower_group(graph, g)?;
+        let last = g.last();
+        let mut args = vec![];
+        for v in &reads {
+            args.push(buffer_of(graph, &mut p, &mut buffers, *v));
+        }
+        for port in 0..graph.node(last).facts.len() {
+            let v = ValueId { node: last, port: port as u16 };
+            let fact = graph.fact(v);
+            let kind = homes.get(&v).map_or(BufferKind::Arena(None), |k| BufferKind::Output(*k));
+            let label = match homes.get(&v) {
+                Some(k) => graph.outputs()[*k].0.clone(),
+                None => format!("t{}", p.buffers.len()),
+            };
+            let id = p.add_buffer(&label, fact.dtype, elements(fact), kind);
+            buffers.insert(v, id);
+            args.push(id);
+        }
+        for b in kernel.buffers.iter().filter(|b| b.access == Access::Scratch) {
+            let label = format!("t{}", p.buffers.len());
+            args.push(p.add_buffer(&label, b.dtype, b.len, BufferKind::Arena(None)));
+        }
+        let kernel = share(&mut p, &mut seen, kernel);
+        p.calls.push(Call { kernel, args, loc: location(graph, g) });
+    }
+    finish_outputs(graph, &mut p, &mut buffers, &mut seen);
+    Ok(p)
+}
+
+fn elements(f: &Fact) -> usize {
+    f.dims().map_or(0, |d| d.iter().product())
+}
+
+/// The output whose buffer a value can be written to directly: the first output that shares its elements.
+fn output_homes(graph: &Graph) -> BTreeMap<ValueId, usize> {
+    let mut homes = BTreeMap::new();
+    for (k, (_, v)) in graph.outputs().iter().enumerate() {
+        homes.entry(root(graph, *v)).or_insert(k);
+    }
+    homes
+}
+
+/// Outputs that no kernel writes (inputs, weights, and second names of one value) are copied.
+fn finish_outputs(
+    graph: &Graph,
+    p: &mut Program,
+    buffers: &mut BTreeMap<ValueId, BufferId>,
+    seen: &mut BTreeMap<u64, Vec<usize>>,
+) {
+    for (k, (name, v)) in graph.outputs().iter().enumerate() {
+        let fact = graph.fact(*v).clone();
+        p.outputs.push(Io { name: name.clone(), fact: fact.clone() });
+        if p.buffers.iter().any(|b| b.kind == BufferKind::Output(k)) {
+            continue;
+        }
+        let from = buffer_of(graph, p, buffers, root(graph, *v));
+        let n = elements(&fact);
+        let to = p.add_buffer(name, fact.dtype, n, BufferKind::Output(k));
+        let mut b = KernelBuilder::new("copy");
+        let x = b.buffer("x", fact.dtype, n, Access::In);
+        let y = b.buffer("y", fact.dtype, n, Access::Out);
+        b.parfor("i", n, |b, i| b.store(y, i.clone(), Expr::load(x, i)));
+        let kernel = share(p, seen, b.finish());
+        p.calls.push(Call { kernel, args: vec![from, to], loc: Loc::new(name) });
+    }
+}
+
+/// The buffer of `v`; constants get theirs when they are first read.
+fn buffer_of(
+    graph: &Graph,
+    p: &mut Program,
+    buffers: &mut BTreeMap<ValueId, BufferId>,
+    v: ValueId,
+) -> BufferId {
+    if let Some(id) = buffers.get(&v) {
+        return *id;
+    }
+    let fact = graph.fact(v);
+    let (label, kind) = match &graph.node(v.node).kind {
+        NodeKind::Weight(name, t) if name.is_empty() => (format!("w{}", p.buffers.len()), BufferKind::Const(t.clone())),
+        NodeKind::Weight(name, t) => (name.clone(), BufferKind::Const(t.clone())),
+        // Groups come in an order in which they can run, so this is a value nobody makes: the verifier reports it.
+        _ => (format!("t{}", p.buffers.len()), BufferKind::Arena(None)),
+    };
+    let id = p.add_buffer(&label, fact.dtype, elements(fact), kind);
+    buffers.insert(v, id);
+    id
+}
+
+/// Adds `kernel`, or finds one equal but for its name.
+fn share(p: &mut Program, seen: &mut BTreeMap<u64, Vec<usize>>, mut kernel: Kernel) -> usize {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let base = std::mem::take(&mut kernel.name);
+    let mut h = DefaultHasher::new();
+    kernel.hash(&mut h);
+    let same = seen.entry(h.finish()).or_default();
+    for &i in same.iter() {
+        let other = &mut p.kernels[i];
+        let name = std::mem::take(&mut other.name);
+        let equal = *other == kernel;
+        other.name = name;
+        if equal {
+            return i;
+        }
+    }
+    let i = p.kernels.len();
+    same.push(i);
+    kernel.name = format!("{base}_{i}");
+    p.kernels.push(kernel);
+    i
+}
+
+fn location(graph: &Graph, g: &Group) -> Loc {
+    let names: Vec<&str> = std::iter::once(&g.anchor)
+        .chain(&g.epilogue)
+        .filter_map(|n| graph.node(*n).loc.name())
+        .collect();
+    if names.is_empty() { Loc::none() } else { Loc::new(names.join(" + ")) }
+}
+
+/// Every value from outside that the group reads, each once, in a fixed order.
+fn external_reads(graph: &Graph, g: &Group) -> Vec<ValueId> {
+    let inside: Vec<NodeId> = g.nodes().collect();
+    let mut reads = vec![];
+    for n in &inside {
+        for operand in graph.operands(*n) {
+            let v = root(graph, operand);
+            if !inside.contains(&v.node) && !reads.contains(&v) {
+                reads.push(v);
+            }
+        }
+    }
+    reads
+}
+
+fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassError> {
+    let node = graph.node(g.anchor);
+    let fail = |message: String| {
+        let op = graph.op(g.anchor).map_or("", |o| o.name());
+        PassError::Model(Diagnostic::error(message).at(node.loc.clone(), op).into())
+    };
+    let Some(op) = graph.op(g.anchor) else { return Err(fail("not an operator".into())) };
+    let mut k = KernelBuilder::new(op.name());
+    let reads = external_reads(graph, g);
+    let mut params = Params::default();
+    for (i, v) in reads.iter().enumerate() {
+        let f = graph.fact(*v);
+        let b = k.buffer(&format!("x{i}"), f.dtype, elements(f), Access::In);
+        params.reads.push((*v, b));
+    }
+    let last = g.last();
+    let mut outs = vec![];
+    for (i, f) in graph.node(last).facts.iter().enumerate() {
+        outs.push(k.buffer(&format!("y{i}"), f.dtype, elements(f), Access::Out));
+    }
+    let problem: Rc<RefCell<Option<String>>> = Rc::default();
+    let cx = Fuse { graph, group: g, params: &params, problem: problem.clone() };
+    let operands = graph.operands(g.anchor);
+    let ins: Vec<Fact> = operands.iter().map(|v| graph.fact(*v).clone()).collect();
+    let readers: Vec<Reader<'_>> = operands
+        .iter()
+        .map(|&v| {
+            let cx = cx.clone();
+            Box::new(move |flat: Expr| cx.read(v, flat)) as Reader<'_>
+        })
+        .collect();
+    let writers: Vec<Writer<'_>> = outs
+        .iter()
+        .map(|&buf| {
+            let cx = cx.clone();
+            Box::new(move |flat: Expr, value: Expr| {
+                let value = cx.epilogue(&flat, value);
+                (buf, flat, value)
+            }) as Writer<'_>
+        })
+        .collect();
+    let mut lcx = LowerCx::new(op, &ins, &node.facts, readers, writers, k).map_err(|e| fail(e.to_string()))?;
+    op.lower(&mut lcx).map_err(|e| fail(e.to_string()))?;
+    let kernel = lcx.finish();
+    if let Some(message) = problem.borrow_mut().take() {
+        return Err(fail(message));
+    }
+    Ok((simplify_kernel(kernel), reads))
+}
+
+/// Computes fused elements.
+#[derive(Clone)]
+struct Fuse<'a> {
+    graph: &'a Graph,
+    group: &'a Group,
+    params: &'a Params,
+    /// The first thing that went wrong inside a reader or writer, which cannot fail themselves.
+    problem: Rc<RefCell<Option<String>>>,
+}
+
+impl Fuse<'_> {
+    /// The element of `v` at row-major index `flat`: from memory, or computed where it is inlined.
+    fn read(&self, v: ValueId, flat: Expr) -> Expr {
+        let v = root(self.graph, v);
+        if let Some(buf) = self.params.of(v) {
+            return Expr::load(buf, flat);
+        }
+        let dtype = self.graph.fact(v).dtype;
+        let element = if self.group.inlined.contains(&v.node) { self.compute(v.node, &flat) } else { None };
+        element.unwrap_or_else(|| {
+            let op = self.graph.op(v.node).map_or("?", |o| o.name());
+            self.problem.borrow_mut().get_or_insert_with(|| format!("{op} cannot be computed in place"));
+            Expr::constant(dtype, 0.0)
+        })
+    }
+
+    fn compute(&self, n: NodeId, flat: &Expr) -> Option<Expr> {
+        let op = self.graph.op(n)?;
+        let operands = self.graph.operands(n);
+        let ins: Vec<Fact> = operands.iter().map(|v| self.graph.fact(*v).clone()).collect();
+        let out = &self.graph.node(n).facts[0];
+        let index = unflatten(flat, &out.dims()?);
+        match op.class() {
+            OpClass::Pointwise => pointwise_element(op, &ins, out, &index, &|i, at| {
+                let same = ins[i].shape == out.shape;
+                self.read(operands[i], if same { flat.clone() } else { at })
+            }),
+            OpClass::Move => move_element(op, &ins, out, &index, &|at| self.read(operands[0], at)),
+            _ => None,
+        }
+    }
+
+    /// What is stored in place of the anchor's element `value` at `flat`.
+    fn epilogue(&self, flat: &Expr, value: Expr) -> Expr {
+        let mut known: BTreeMap<NodeId, Expr> = BTreeMap::from([(self.group.anchor, value.clone())]);
+        let mut last = value;
+        for &n in &self.group.epilogue {
+            let element = self.epilogue_element(n, flat, &known);
+            last = element.unwrap_or_else(|| {
+                let op = self.graph.op(n).map_or("?", |o| o.name());
+                self.problem.borrow_mut().get_or_insert_with(|| format!("{op} cannot be fused"));
+                last.clone()
+            });
+            known.insert(n, last.clone());
+        }
+        last
+    }
+
+    fn epilogue_element(&self, n: NodeId, flat: &Expr, known: &BTreeMap<NodeId, Expr>) -> Option<Expr> {
+        let op = self.graph.op(n)?;
+        let operands = self.graph.operands(n);
+        let ins: Vec<Fact> = operands.iter().map(|v| self.graph.fact(*v).clone()).collect();
+        let out = &self.graph.node(n).facts[0];
+        let dims = out.dims()?;
+        let index = unflatten(flat, &dims);
+        debug_assert!(dims.is_empty() || flatten(&index, &dims) != Expr::int(-1));
+        pointwise_element(op, &ins, out, &index, &|i, at| {
+            let v = root(self.graph, operands[i]);
+            if let Some(e) = known.get(&v.node) {
+                return e.clone();
+            }
+            let same = ins[i].shape == out.shape;
+            self.read(v, if same { flat.clone() } else { at })
+        })
+    }
+}

@@ -1,0 +1,299 @@
+//! The compiler's table of contents: every pass, in order.
+
+use crate::{fold, group, layout, lower, normalize, plan, schedule};
+use std::collections::BTreeSet;
+use std::fmt;
+use tenon_base::{Diagnostic, Diagnostics, Loc};
+use tenon_ir::{Graph, ValueId};
+use tenon_kernel::Program;
+use tenon_target::Target;
+
+/// Where one can stop, in order. The state is printable at each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// As the importer made it.
+    Imported,
+    /// Folded, in normal form.
+    Canonical,
+    /// Integer operators in place of quantise-dequantise pairs.
+    Quantized,
+    /// Rewritten for speed.
+    Optimized,
+    /// Partitioned into kernels.
+    Grouped,
+    /// A program of structured kernels.
+    Lowered,
+    /// A program of scheduled kernels.
+    Scheduled,
+    /// With an arena layout: what a backend takes.
+    Planned,
+}
+
+impl Phase {
+    /// All phases, in order.
+    pub const ALL: [Phase; 8] = [
+        Phase::Imported,
+        Phase::Canonical,
+        Phase::Quantized,
+        Phase::Optimized,
+        Phase::Grouped,
+        Phase::Lowered,
+        Phase::Scheduled,
+        Phase::Planned,
+    ];
+
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Imported => "imported",
+            Phase::Canonical => "canonical",
+            Phase::Quantized => "quantized",
+            Phase::Optimized => "optimized",
+            Phase::Grouped => "grouped",
+            Phase::Lowered => "lowered",
+            Phase::Scheduled => "scheduled",
+            Phase::Planned => "planned",
+        }
+    }
+
+    /// The phase called `name`.
+    pub fn parse(name: &str) -> Option<Phase> {
+        Phase::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which rewrites of floating-point arithmetic are allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Math {
+    /// Only those that keep every bit.
+    Strict,
+    /// Also other orders of sums and products.
+    #[default]
+    Default,
+    /// Also approximations with a stated bound.
+    Fast,
+}
+
+/// What a compile is for.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The machine; only the schedule reads it.
+    pub target: Target,
+    /// Allowed rewrites.
+    pub math: Math,
+    /// The program's name: a C identifier.
+    pub name: String,
+}
+
+/// What the passes work on.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// The graph; stays as it is from `Grouped` on.
+    pub graph: Graph,
+    /// The partition into kernels, from `Grouped` on.
+    pub groups: Vec<group::Group>,
+    /// The program, from `Lowered` on.
+    pub program: Program,
+}
+
+impl State {
+    /// The text of the state at `phase`, long constants elided when `elide`.
+    pub fn print(&self, phase: Phase, elide: bool) -> String {
+        match phase {
+            Phase::Lowered | Phase::Scheduled | Phase::Planned if elide => self.program.to_text_elided(),
+            Phase::Lowered | Phase::Scheduled | Phase::Planned => self.program.to_string(),
+            Phase::Grouped => group::print(&self.graph, &self.groups),
+            _ if elide => self.graph.to_text_elided(),
+            _ => self.graph.to_string(),
+        }
+    }
+}
+
+/// A pass that could not do its work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PassError {
+    /// The model cannot be compiled as it is: all reasons.
+    Model(Diagnostics),
+    /// A pass broke an invariant: a bug of the compiler.
+    Internal {
+        /// Which pass.
+        pass: String,
+        /// What the verifier (or the pass) says.
+        message: String,
+    },
+}
+
+impl fmt::Display for PassError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PassError::Model(d) => d.fmt(f),
+            PassError::Internal { pass, message } => {
+                write!(f, "internal error in pass `{pass}` (please report it): {message}")
+            }
+        }
+    }
+}
+impl std::error::Error for PassError {}
+
+/// One pass.
+#[derive(Clone, Copy)]
+pub struct Pass {
+    /// For dumps, timings and messages.
+    pub name: &'static str,
+    /// The phase that is reached when the last pass of this phase has run.
+    pub phase: Phase,
+    /// In a sentence.
+    pub doc: &'static str,
+    /// The work; gives how many things it changed.
+    pub run: fn(&mut State, &Settings) -> Result<usize, PassError>,
+}
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.name, self.phase)
+    }
+}
+
+/// Every pass, in order.
+pub const PIPELINE: &[Pass] = &[
+    Pass {
+        name: "check-dims",
+        phase: Phase::Imported,
+        doc: "every dimension must be known: native code is made for one shape",
+        run: check_dims,
+    },
+    Pass {
+        name: "fold",
+        phase: Phase::Canonical,
+        doc: "operators on constants become constants",
+        run: |s, _| fold::fold(&mut s.graph),
+    },
+    Pass {
+        name: "normalize",
+        phase: Phase::Canonical,
+        doc: "always-good rewrites to normal forms",
+        run: |s, x| normalize::normalize(&mut s.graph, x.math),
+    },
+    Pass {
+        name: "channels-last",
+        phase: Phase::Optimized,
+        doc: "convolutions and poolings read and write channels last; transposes sink and cancel",
+        run: |s, _| layout::channels_last(&mut s.graph),
+    },
+    Pass {
+        name: "fold-again",
+        phase: Phase::Optimized,
+        doc: "constants that the layout moved",
+        run: |s, _| fold::fold(&mut s.graph),
+    },
+    Pass {
+        name: "normalize-again",
+        phase: Phase::Optimized,
+        doc: "rewrites that the layout made possible",
+        run: |s, x| normalize::normalize(&mut s.graph, x.math),
+    },
+    Pass {
+        name: "group",
+        phase: Phase::Grouped,
+        doc: "elementwise operators join the kernel of their producer or consumer",
+        run: |s, _| {
+            s.groups = group::group(&s.graph)?;
+            Ok(s.groups.len())
+        },
+    },
+    Pass {
+        name: "lower",
+        phase: Phase::Lowered,
+        doc: "each group becomes a structured kernel",
+        run: |s, x| {
+            s.program = lower::lower(&s.graph, &s.groups, &x.name)?;
+            Ok(s.program.kernels.len())
+        },
+    },
+    Pass {
+        name: "schedule",
+        phase: Phase::Scheduled,
+        doc: "tiles, packs, vectorises and unrolls for the target",
+        run: |s, x| {
+            let cx = schedule::ScheduleCx { target: &x.target, reassociate: x.math > Math::Strict };
+            let program = std::mem::take(&mut s.program);
+            s.program = schedule::schedule_program(program, &cx)
+                .map_err(|e| PassError::Internal { pass: "schedule".into(), message: e.to_string() })?;
+            Ok(s.program.kernels.len())
+        },
+    },
+    Pass {
+        name: "plan",
+        phase: Phase::Planned,
+        doc: "every temporary gets its place in the arena",
+        run: |s, _| Ok(plan::plan(&mut s.program).buffers),
+    },
+];
+
+/// Runs the pipeline on `graph` up to and including `to`. `watch` is told of every pass as it ends: the pass, the
+/// state after it and how many things it changed. The verifier runs after every pass.
+pub fn run(
+    graph: Graph,
+    settings: &Settings,
+    to: Phase,
+    watch: &mut dyn FnMut(&Pass, &State, usize),
+) -> Result<State, PassError> {
+    let mut state = State { graph, ..State::default() };
+    for pass in PIPELINE.iter().filter(|p| p.phase <= to) {
+        let changed = (pass.run)(&mut state, settings)?;
+        verify(pass, &state)?;
+        watch(pass, &state, changed);
+    }
+    Ok(state)
+}
+
+fn verify(pass: &Pass, state: &State) -> Result<(), PassError> {
+    let internal = |message: String| PassError::Internal { pass: pass.name.to_string(), message };
+    let join = |errors: Vec<String>| internal(errors.join("\n"));
+    use tenon_kernel::verify::{Stage, verify_program};
+    match pass.phase {
+        Phase::Imported | Phase::Canonical | Phase::Quantized | Phase::Optimized | Phase::Grouped => {
+            tenon_ir::verify::verify(&state.graph)
+                .map_err(|e| join(e.iter().map(ToString::to_string).collect()))
+        }
+        Phase::Lowered => verify_program(&state.program, Stage::Structured)
+            .map_err(|e| join(e.iter().map(ToString::to_string).collect())),
+        Phase::Scheduled | Phase::Planned => verify_program(&state.program, Stage::Scheduled)
+            .map_err(|e| join(e.iter().map(ToString::to_string).collect())),
+    }
+}
+
+/// Free dimensions, all of them, with the node that has each first.
+fn check_dims(state: &mut State, _: &Settings) -> Result<usize, PassError> {
+    let g = &state.graph;
+    let mut free = BTreeSet::new();
+    for &id in g.inputs() {
+        g.fact(ValueId { node: id, port: 0 }).shape.0.iter().for_each(|d| d.symbols(&mut free));
+    }
+    let mut problems = Diagnostics::default();
+    if !free.is_empty() {
+        let names: Vec<&str> = free.iter().map(|s| &**s).collect();
+        problems.push(
+            Diagnostic::error(format!("the dimensions {} are not known", names.join(", ")))
+                .with_help(format!("pin them: {}", tenon_ir::import::free_dims_help(&free))),
+        );
+    } else {
+        for id in g.nodes() {
+            let node = g.node(id);
+            if let Some(fact) = node.facts.iter().find(|f| f.dims().is_none()) {
+                let op = g.op(id).map_or("", |o| tenon_ir::Operator::name(o));
+                problems.push(
+                    Diagnostic::error(format!("the shape of the result, {fact}, is not known at compile time"))
+                        .at(Loc::clone(&node.loc), op),
+                );
+            }
+        }
+    }
+    if problems.has_errors() { Err(PassError::Model(problems)) } else { Ok(0) }
+}

@@ -1,0 +1,90 @@
+//! The memory plan: offsets in the arena for every temporary.
+//!
+//! Lifetimes are intervals of calls. Buffers are placed largest first at the lowest offset where nothing that lives at
+//! the same time lies (best fit by size; after Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net Inference",
+//! 2020, section 5.2). The lower bound is the largest sum of sizes alive at one call.
+
+use tenon_kernel::{BufferId, BufferKind, Program};
+
+/// What the plan achieved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanReport {
+    /// Temporaries placed.
+    pub buffers: usize,
+    /// Bytes of the arena.
+    pub arena_bytes: usize,
+    /// No plan can be smaller.
+    pub lower_bound: usize,
+}
+
+/// A temporary: its buffer, size in bytes (rounded up to the alignment), first and last call.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    id: BufferId,
+    bytes: usize,
+    first: usize,
+    last: usize,
+}
+
+/// Gives every arena buffer its offset and sets the arena's size. Arena buffers that no call uses are dropped to size 0
+/// at offset 0.
+pub fn plan(program: &mut Program) -> PlanReport {
+    let mut lives = lifetimes(program);
+    let bound = lower_bound(&lives, program.calls.len());
+    lives.sort_by_key(|l| (std::cmp::Reverse(l.bytes), l.first, l.id));
+    let mut placed: Vec<(usize, Life)> = vec![];
+    let mut size = 0;
+    for life in &lives {
+        let mut busy: Vec<(usize, usize)> = placed
+            .iter()
+            .filter(|(_, p)| p.first <= life.last && life.first <= p.last)
+            .map(|(offset, p)| (*offset, *offset + p.bytes))
+            .collect();
+        busy.sort_unstable();
+        // The smallest gap that fits; else the end.
+        let mut best: Option<(usize, usize)> = None;
+        let mut end = 0;
+        for (from, to) in busy {
+            if from > end && from - end >= life.bytes && best.is_none_or(|(_, gap)| from - end < gap) {
+                best = Some((end, from - end));
+            }
+            end = end.max(to);
+        }
+        let offset = best.map_or(end, |(o, _)| o);
+        size = size.max(offset + life.bytes);
+        placed.push((offset, *life));
+    }
+    for (offset, life) in &placed {
+        program.buffers[life.id.0 as usize].kind = BufferKind::Arena(Some(*offset));
+    }
+    for b in &mut program.buffers {
+        if b.kind == BufferKind::Arena(None) {
+            (b.kind, b.len) = (BufferKind::Arena(Some(0)), 0);
+        }
+    }
+    program.arena_bytes = size;
+    PlanReport { buffers: placed.len(), arena_bytes: size, lower_bound: bound }
+}
+
+fn lifetimes(program: &Program) -> Vec<Life> {
+    let mut lives: Vec<Option<Life>> = vec![None; program.buffers.len()];
+    for (step, call) in program.calls.iter().enumerate() {
+        for id in &call.args {
+            let b = program.buffer(*id);
+            if !matches!(b.kind, BufferKind::Arena(_)) {
+                continue;
+            }
+            let bytes = b.bytes().next_multiple_of(Program::ALIGN);
+            let life = lives[id.0 as usize].get_or_insert(Life { id: *id, bytes, first: step, last: step });
+            life.last = step;
+        }
+    }
+    lives.into_iter().flatten().collect()
+}
+
+fn lower_bound(lives: &[Life], calls: usize) -> usize {
+    (0..calls)
+        .map(|s| lives.iter().filter(|l| l.first <= s && s <= l.last).map(|l| l.bytes).sum())
+        .max()
+        .unwrap_or(0)
+}

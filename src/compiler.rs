@@ -1,0 +1,223 @@
+//! From a model to a compiled program.
+
+use crate::{Artifact, Error, Report, artifact, example, jit};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tenon_base::{Diagnostics, Tensor};
+use tenon_frontend::{ImportOptions, Imported, ModelInfo};
+use tenon_ir::Graph;
+use tenon_kernel::Program;
+use tenon_passes::pipeline::{Math, Phase, Settings, State};
+use tenon_target::Target;
+
+/// What to compile for, and what is known of the inputs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The machine.
+    pub target: Target,
+    /// Pinned dimensions, by name.
+    pub dims: BTreeMap<String, i64>,
+    /// Inputs pinned to a value, by name; they are no inputs of the compiled model.
+    pub set: BTreeMap<String, Tensor>,
+    /// Which rewrites of floating-point arithmetic are allowed.
+    pub math: Math,
+    /// The model's name in symbols and files; by default from the file's name.
+    pub name: Option<String>,
+}
+
+impl Options {
+    /// For `target`, with nothing pinned.
+    pub fn new(target: Target) -> Options {
+        Options { target, dims: BTreeMap::new(), set: BTreeMap::new(), math: Math::default(), name: None }
+    }
+
+    /// For this machine.
+    ///
+    /// # Errors
+    /// [`Error::Target`] if this machine is none that Tenon generates code for.
+    pub fn host() -> Result<Options, Error> {
+        tenon_target::host().map(Options::new).map_err(Error::Target)
+    }
+
+    /// Pins dimension `name` to `value`.
+    #[must_use]
+    pub fn dim(mut self, name: impl Into<String>, value: i64) -> Options {
+        self.dims.insert(name.into(), value);
+        self
+    }
+
+    /// Pins input `name` to `value`.
+    #[must_use]
+    pub fn set(mut self, name: impl Into<String>, value: Tensor) -> Options {
+        self.set.insert(name.into(), value);
+        self
+    }
+
+    /// Names the compiled model.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Options {
+        self.name = Some(name.into());
+        self
+    }
+}
+
+/// How long one pass took.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassTiming {
+    /// The pass.
+    pub name: String,
+    /// Wall time.
+    pub time: Duration,
+    /// How many things it changed.
+    pub changed: usize,
+}
+
+/// The compiler.
+#[derive(Clone, Debug)]
+pub struct Compiler {
+    options: Options,
+}
+
+impl Compiler {
+    /// A compiler with `options`.
+    pub fn new(options: Options) -> Compiler {
+        Compiler { options }
+    }
+
+    /// Its options.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    fn import_options(&self) -> ImportOptions {
+        ImportOptions { dims: self.options.dims.clone(), set: self.options.set.clone() }
+    }
+
+    /// Reads a model without compiling it.
+    ///
+    /// # Errors
+    /// All problems of the model.
+    pub fn import_file(&self, path: &Path) -> Result<Imported, Error> {
+        Ok(tenon_frontend::import_file(path, &self.import_options())?)
+    }
+
+    /// Compiles the model in the file `path`.
+    ///
+    /// # Errors
+    /// All problems of the model; anything else is a bug.
+    pub fn compile_file(&self, path: &Path) -> Result<Compiled, Error> {
+        let start = Instant::now();
+        let imported = self.import_file(path)?;
+        let read = PassTiming { name: "import".into(), time: start.elapsed(), changed: imported.graph.len() };
+        let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or("model");
+        // ONNX's test layout calls every model `model.onnx`: the folder's name says more.
+        let folder = path.parent().and_then(Path::file_name).and_then(|s| s.to_str());
+        let stem = if stem == "model" { folder.unwrap_or(stem) } else { stem };
+        let name = self.options.name.clone().unwrap_or_else(|| stem.to_string());
+        self.compile(imported.graph, &name, imported.warnings, Some(imported.info), read)
+    }
+
+    /// Compiles an imported graph.
+    ///
+    /// # Errors
+    /// What the passes say of the model; anything else is a bug.
+    pub fn compile_graph(&self, graph: Graph) -> Result<Compiled, Error> {
+        let name = self.options.name.clone().unwrap_or_else(|| graph.name.clone());
+        let read = PassTiming { name: "import".into(), time: Duration::ZERO, changed: graph.len() };
+        self.compile(graph, &name, Diagnostics::default(), None, read)
+    }
+
+    /// Runs the pipeline on a model up to phase `to`, for looking at.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile_file`].
+    pub fn run_to(&self, graph: Graph, to: Phase) -> Result<State, Error> {
+        let name = self.options.name.clone().unwrap_or_else(|| graph.name.clone());
+        Ok(tenon_passes::run(graph, &self.settings(&name), to, &mut |_, _, _| {})?)
+    }
+
+    fn settings(&self, name: &str) -> Settings {
+        Settings { target: self.options.target.clone(), math: self.options.math, name: artifact::c_identifier(name) }
+    }
+
+    fn compile(
+        &self,
+        graph: Graph,
+        name: &str,
+        warnings: Diagnostics,
+        info: Option<ModelInfo>,
+        read: PassTiming,
+    ) -> Result<Compiled, Error> {
+        let mut timings = vec![read];
+        let mut last = Instant::now();
+        let state = tenon_passes::run(graph.clone(), &self.settings(name), Phase::Planned, &mut |pass, _, changed| {
+            timings.push(PassTiming { name: pass.name.to_string(), time: last.elapsed(), changed });
+            last = Instant::now();
+        })?;
+        Ok(Compiled {
+            graph,
+            optimized: state.graph,
+            program: state.program,
+            target: self.options.target.clone(),
+            warnings,
+            info,
+            timings,
+        })
+    }
+}
+
+/// A compiled model.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// As imported: what the reference interpreter runs.
+    pub graph: Graph,
+    /// After the graph passes.
+    pub optimized: Graph,
+    /// The kernels: what every other engine runs.
+    pub program: Program,
+    /// The machine it is compiled for.
+    pub target: Target,
+    /// What was noticed at import.
+    pub warnings: Diagnostics,
+    /// What the file says of itself, when it came from one.
+    pub info: Option<ModelInfo>,
+    /// How long each pass took, in order.
+    pub timings: Vec<PassTiming>,
+}
+
+impl Compiled {
+    /// A relocatable object for the target.
+    ///
+    /// # Errors
+    /// A bug of the backend.
+    pub fn object(&self) -> Result<Vec<u8>, Error> {
+        Ok(tenon_cranelift::compile_object(&self.program, &self.target)?.bytes)
+    }
+
+    /// Everything `tenon compile` writes.
+    ///
+    /// # Errors
+    /// A bug of the backend.
+    pub fn artifact(&self) -> Result<Artifact, Error> {
+        Artifact::new(self)
+    }
+
+    /// Machine code in this process.
+    ///
+    /// # Errors
+    /// If the target is not this machine, or a bug of the backend.
+    pub fn jit(&self) -> Result<jit::Model, Error> {
+        jit::Model::new(self)
+    }
+
+    /// Sizes, kernels and memory, for people and tools.
+    pub fn report(&self) -> Report {
+        Report::new(self)
+    }
+
+    /// Inputs drawn from `seed`: floats in -1..1, integers in 0..8.
+    pub fn example_inputs(&self, seed: u64) -> Vec<Tensor> {
+        self.program.inputs.iter().enumerate().map(|(i, io)| example::draw(&io.fact, seed ^ (i as u64) << 32)).collect()
+    }
+}

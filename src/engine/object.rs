@@ -1,0 +1,61 @@
+//! The object engine: what an application would link, linked.
+
+use crate::jit::Arena;
+use crate::{Compiled, Error};
+use std::ffi::{OsString, c_void};
+use std::process::Command;
+use tenon_base::Tensor;
+use tenon_kernel::Program;
+
+type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const c_void) -> i32;
+
+/// A model's object, linked into a shared library and loaded.
+#[derive(Debug)]
+pub(super) struct Linked {
+    library: libloading::Library,
+    symbol: String,
+    // Dropped after the library: fields drop in order.
+    _folder: tempfile::TempDir,
+}
+
+impl Linked {
+    /// Compiles, links with the system's C compiler (`CC`, else `cc`) and loads.
+    pub(super) fn new(c: &Compiled) -> Result<Linked, Error> {
+        let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
+        let object = folder.path().join("model.o");
+        let library = folder.path().join(format!("model{}", std::env::consts::DLL_SUFFIX));
+        std::fs::write(&object, c.object()?).map_err(Error::io("write", &object))?;
+        let cc = std::env::var_os("CC").filter(|c| !c.is_empty()).unwrap_or_else(|| OsString::from("cc"));
+        let out = Command::new(&cc)
+            .args(["-shared", "-nostdlib", "-o"])
+            .args([&library, &object])
+            .output()
+            .map_err(|e| Error::Link(format!("cannot run the linker `{}`: {e}; set CC", cc.display())))?;
+        let said = String::from_utf8_lossy(&out.stderr);
+        if !out.status.success() {
+            return Err(Error::Link(format!("`{}` could not link the object ({}): {said}", cc.display(), out.status)));
+        }
+        // SAFETY: the library was just made from our own object, which has no initialisers.
+        let library = unsafe { libloading::Library::new(&library) }.map_err(|e| Error::Link(e.to_string()))?;
+        Ok(Linked { library, symbol: format!("{}_run", c.program.name), _folder: folder })
+    }
+
+    /// Runs on `inputs`, which have been checked against `program`.
+    pub(super) fn run(&self, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+        // SAFETY: the entry point has this signature by the artifact's contract (`tenon-abi`).
+        let run: libloading::Symbol<'_, Run> =
+            unsafe { self.library.get(self.symbol.as_bytes()) }.map_err(|e| Error::Link(e.to_string()))?;
+        let aligned: Vec<Arena> = inputs.iter().map(|t| Arena::holding(t.bytes())).collect();
+        let ins: Vec<*const u8> = aligned.iter().map(Arena::as_ptr).collect();
+        let mut outs: Vec<Arena> = program.outputs.iter().map(|o| Arena::new(crate::jit::bytes_of(o))).collect();
+        let out_ptrs: Vec<*mut u8> = outs.iter_mut().map(Arena::as_mut_ptr).collect();
+        let mut arena = Arena::new(program.arena_bytes);
+        // SAFETY: every pointer is valid for the bytes the program's facts state, aligned to 64; outputs and arena are
+        // exclusively ours; no environment is passed.
+        let status = unsafe { run(ins.as_ptr(), out_ptrs.as_ptr(), arena.as_mut_ptr(), std::ptr::null()) };
+        if status != 0 {
+            return Err(Error::Run(format!("the linked model returned status {status}")));
+        }
+        crate::jit::to_tensors(program, &outs)
+    }
+}

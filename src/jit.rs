@@ -1,0 +1,205 @@
+//! Machine code in this process.
+//!
+//! ```no_run
+//! # fn main() -> Result<(), tenon::Error> {
+//! let model = tenon::jit::Model::load("model.onnx".as_ref())?;
+//! let outputs = model.run(&[tenon::Tensor::new(&[1, 1, 8, 8], &[0f32; 64])])?;
+//! # Ok(()) }
+//! ```
+
+use crate::{Compiled, Compiler, Error, Options};
+use std::path::Path;
+use tenon_base::Tensor;
+use tenon_cranelift::Jit;
+use tenon_kernel::{Io, Program};
+
+/// A model as machine code. Any number of threads may run it at once; the code is freed on drop.
+#[derive(Debug)]
+pub struct Model {
+    jit: Jit,
+    program: Program,
+}
+
+impl Model {
+    /// Compiles the model in the file `path` for this machine.
+    ///
+    /// # Errors
+    /// All problems of the model.
+    pub fn load(path: &Path) -> Result<Model, Error> {
+        Compiler::new(Options::host()?).compile_file(path)?.jit()
+    }
+
+    pub(crate) fn new(c: &Compiled) -> Result<Model, Error> {
+        let jit = Jit::new(&c.program, &c.target)?;
+        // The code holds its own copy of the weights; keep only the signature.
+        let program = Program {
+            name: c.program.name.clone(),
+            inputs: c.program.inputs.clone(),
+            outputs: c.program.outputs.clone(),
+            arena_bytes: c.program.arena_bytes,
+            ..Program::default()
+        };
+        Ok(Model { jit, program })
+    }
+
+    /// Inputs, in the model's order.
+    pub fn inputs(&self) -> &[Io] {
+        &self.program.inputs
+    }
+
+    /// Outputs, in the model's order.
+    pub fn outputs(&self) -> &[Io] {
+        &self.program.outputs
+    }
+
+    /// Runs the model once.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if the inputs do not fit.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+        self.runner().run(inputs)
+    }
+
+    /// Memory for running the model many times without allocating.
+    pub fn runner(&self) -> Runner<'_> {
+        Runner {
+            model: self,
+            inputs: self.program.inputs.iter().map(|i| Arena::new(bytes_of(i))).collect(),
+            outputs: self.program.outputs.iter().map(|o| Arena::new(bytes_of(o))).collect(),
+            arena: Arena::new(self.program.arena_bytes),
+        }
+    }
+}
+
+/// Input, output and working memory for one thread's runs of a [`Model`].
+#[derive(Debug)]
+pub struct Runner<'m> {
+    model: &'m Model,
+    inputs: Vec<Arena>,
+    outputs: Vec<Arena>,
+    arena: Arena,
+}
+
+impl Runner<'_> {
+    /// Copies `inputs` in, for the runs that follow.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if they do not fit the model.
+    pub fn set_inputs(&mut self, inputs: &[Tensor]) -> Result<(), Error> {
+        check_inputs(&self.model.program, inputs)?;
+        for (a, t) in self.inputs.iter_mut().zip(inputs) {
+            a.bytes_mut()[..t.bytes().len()].copy_from_slice(t.bytes());
+        }
+        Ok(())
+    }
+
+    /// Runs the machine code on the inputs set before: no allocation, no copy.
+    ///
+    /// # Errors
+    /// What the entry point returns.
+    pub fn run_once(&mut self) -> Result<(), Error> {
+        let ins: Vec<&[u8]> = self.inputs.iter().map(Arena::bytes).collect();
+        let mut outs: Vec<&mut [u8]> = self.outputs.iter_mut().map(Arena::bytes_mut).collect();
+        self.model
+            .jit
+            .run(&ins, &mut outs, self.arena.bytes_mut())
+            .map_err(|s| Error::Run(format!("the model returned {s:?}")))
+    }
+
+    /// The results of the last run.
+    ///
+    /// # Errors
+    /// Never, for a program that passed the verifier.
+    pub fn outputs(&self) -> Result<Vec<Tensor>, Error> {
+        to_tensors(&self.model.program, &self.outputs)
+    }
+
+    /// [`Runner::set_inputs`], [`Runner::run_once`], [`Runner::outputs`].
+    ///
+    /// # Errors
+    /// As these.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+        self.set_inputs(inputs)?;
+        self.run_once()?;
+        self.outputs()
+    }
+}
+
+/// Fails unless `inputs` are what `program` takes; names the input at fault.
+pub(crate) fn check_inputs(program: &Program, inputs: &[Tensor]) -> Result<(), Error> {
+    let names = || program.inputs.iter().map(|i| format!("{}: {}", i.name, i.fact)).collect::<Vec<_>>().join(", ");
+    if inputs.len() != program.inputs.len() {
+        return Err(Error::Input(format!(
+            "expected {} inputs ({}), found {}",
+            program.inputs.len(),
+            names(),
+            inputs.len()
+        )));
+    }
+    for (io, t) in program.inputs.iter().zip(inputs) {
+        if io.fact != t.fact() {
+            return Err(Error::Input(format!("input \"{}\": expected {}, found {}", io.name, io.fact, t.fact())));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn bytes_of(io: &Io) -> usize {
+    io.fact.dims().map_or(0, |d| d.iter().product::<usize>()) * io.fact.dtype.size()
+}
+
+pub(crate) fn to_tensors(program: &Program, outputs: &[Arena]) -> Result<Vec<Tensor>, Error> {
+    let tensor = |(io, a): (&Io, &Arena)| {
+        let dims = io.fact.dims().unwrap_or_default();
+        let data = a.bytes().to_vec();
+        Tensor::from_bytes(io.fact.dtype, &dims, data.into())
+            .map_err(|e| Error::Internal(format!("output \"{}\": {e}", io.name)))
+    };
+    program.outputs.iter().zip(outputs).map(tensor).collect()
+}
+
+/// Zeroed bytes at an address aligned as an artifact asks for ([`Program::ALIGN`]).
+#[derive(Debug)]
+pub(crate) struct Arena {
+    lines: Vec<Line>,
+    len: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct Line([u8; 64]);
+
+const _: () = assert!(align_of::<Line>() == Program::ALIGN);
+
+impl Arena {
+    /// `len` zeroed bytes.
+    pub(crate) fn new(len: usize) -> Arena {
+        Arena { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+    }
+
+    /// A copy of `bytes`.
+    pub(crate) fn holding(bytes: &[u8]) -> Arena {
+        let mut a = Arena::new(bytes.len());
+        a.bytes_mut().copy_from_slice(bytes);
+        a
+    }
+
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.lines.as_ptr().cast()
+    }
+
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.lines.as_mut_ptr().cast()
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: `lines` holds at least `len` initialised bytes without padding.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let len = self.len;
+        // SAFETY: as above; the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), len) }
+    }
+}

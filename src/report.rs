@@ -1,0 +1,137 @@
+//! The report of a compile: sizes, kernels and memory, with stable field names.
+
+use crate::Compiled;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tenon_kernel::{BufferKind, Program};
+
+/// What a compile made. Sizes are in bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this layout: fields are only ever added.
+    pub schema: u32,
+    /// The model's name in symbols and files.
+    pub model: String,
+    /// The target, as written on the command line.
+    pub target: String,
+    /// Inputs: name and type.
+    pub inputs: Vec<IoReport>,
+    /// Outputs: name and type.
+    pub outputs: Vec<IoReport>,
+    /// Operators in the graph as imported.
+    pub nodes: usize,
+    /// Kernel calls a run makes.
+    pub calls: usize,
+    /// Different kernels.
+    pub kernels: usize,
+    /// Constant data.
+    pub weight_bytes: usize,
+    /// Memory the caller provides.
+    pub arena_bytes: usize,
+    /// Multiply-adds of all contractions in a run.
+    pub macs: u64,
+    /// Kernel calls by what they compute, most first.
+    pub calls_by_kernel: BTreeMap<String, usize>,
+    /// Where every temporary lies in the arena.
+    pub memory: Vec<MemoryReport>,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, Serialize)]
+pub struct IoReport {
+    /// As the model names it.
+    pub name: String,
+    /// E.g. `f32[1,3,224,224]`.
+    pub r#type: String,
+    /// Its size.
+    pub bytes: usize,
+}
+
+/// A temporary in the arena.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemoryReport {
+    /// Its name in the program.
+    pub name: String,
+    /// First byte.
+    pub offset: usize,
+    /// Its size.
+    pub bytes: usize,
+    /// First call that uses it.
+    pub first: usize,
+    /// Last call that uses it.
+    pub last: usize,
+}
+
+impl Report {
+    pub(crate) fn new(c: &Compiled) -> Report {
+        let p = &c.program;
+        let io = |v: &[tenon_kernel::Io]| {
+            v.iter()
+                .map(|i| IoReport {
+                    name: i.name.clone(),
+                    r#type: i.fact.to_string(),
+                    bytes: i.fact.dims().map_or(0, |d| d.iter().product::<usize>()) * i.fact.dtype.size(),
+                })
+                .collect()
+        };
+        let mut calls_by_kernel = BTreeMap::new();
+        for call in &p.calls {
+            let name = &p.kernels[call.kernel].name;
+            let stem = name.rsplit_once('_').map_or(name.as_str(), |(s, _)| s);
+            *calls_by_kernel.entry(stem.to_string()).or_insert(0) += 1;
+        }
+        Report {
+            schema: 1,
+            model: p.name.clone(),
+            target: c.target.name.clone(),
+            inputs: io(&p.inputs),
+            outputs: io(&p.outputs),
+            nodes: c.graph.nodes().filter(|n| c.graph.op(*n).is_some()).count(),
+            calls: p.calls.len(),
+            kernels: p.kernels.len(),
+            weight_bytes: p.weight_bytes(),
+            arena_bytes: p.arena_bytes,
+            macs: macs(c),
+            calls_by_kernel,
+            memory: memory(p),
+        }
+    }
+}
+
+fn memory(p: &Program) -> Vec<MemoryReport> {
+    let mut all = vec![];
+    for (i, b) in p.buffers.iter().enumerate() {
+        let BufferKind::Arena(Some(offset)) = b.kind else { continue };
+        let uses = |c: &tenon_kernel::Call| c.args.iter().any(|a| a.0 as usize == i);
+        let Some(first) = p.calls.iter().position(uses) else { continue };
+        let last = p.calls.iter().rposition(uses).unwrap_or(first);
+        all.push(MemoryReport { name: b.name.clone(), offset, bytes: b.bytes(), first, last });
+    }
+    all
+}
+
+/// Multiply-adds of convolutions and matrix products, from the graph: for a convolution, output elements × weights of
+/// one output channel.
+fn macs(c: &Compiled) -> u64 {
+    use tenon_ir::{Op, ValueId};
+    let g = &c.optimized;
+    let len = |v: ValueId| g.fact(v).dims().map_or(0, |d| d.iter().product::<usize>()) as u64;
+    g.nodes()
+        .map(|n| {
+            let ins = g.operands(n);
+            let out = || len(ValueId { node: n, port: 0 });
+            match g.op(n) {
+                Some(Op::Conv(_)) => {
+                    let w = g.fact(ins[1]).dims().unwrap_or_default();
+                    out() * w.iter().skip(1).product::<usize>() as u64
+                }
+                Some(Op::MatMul(m)) => {
+                    let a = g.fact(ins[0]).dims().unwrap_or_default();
+                    let k = if m.trans_a { a.len() - 2 } else { a.len() - 1 };
+                    out() * a[k] as u64
+                }
+                _ => 0,
+            }
+        })
+        .sum()
+}
