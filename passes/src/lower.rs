@@ -12,7 +12,7 @@ use tenon_base::{Diagnostic, Fact, Loc};
 use tenon_ir::lower::{Reader, Writer, flatten, move_element, pointwise_element, unflatten};
 use tenon_ir::{Graph, LowerCx, NodeId, NodeKind, OpClass, Operator, ValueId};
 use tenon_kernel::{
-    Access, Buf, BufferId, BufferKind, Call, Expr, Io, Kernel, KernelBuilder, Program, simplify::simplify_kernel,
+    Access, Buf, BufferId, BufferKind, Call, Expr, Io, Kernel, KernelBuilder, Program, Stmt, simplify::simplify_kernel,
 };
 
 /// The values that one kernel reads and writes, in parameter order.
@@ -224,7 +224,66 @@ fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassE
     if let Some(message) = problem.borrow_mut().take() {
         return Err(fail(message));
     }
-    Ok((simplify_kernel(kernel), reads))
+    let mut kernel = simplify_kernel(kernel);
+    kernel.in_place = in_place(&kernel);
+    Ok((kernel, reads))
+}
+
+/// Pairs (operand, result) of one size where every element of the operand is read only to compute the same element of
+/// the result.
+fn in_place(kernel: &Kernel) -> Vec<(Buf, Buf)> {
+    let bufs = |access| (0..kernel.buffers.len() as u32).map(Buf).filter(move |b| kernel.buffer(*b).access == access);
+    let mut pairs = vec![];
+    for y in bufs(Access::Out) {
+        for x in bufs(Access::In) {
+            let (bx, by) = (kernel.buffer(x), kernel.buffer(y));
+            if bx.len == by.len && bx.dtype.size() == by.dtype.size() && only_at_its_place(kernel, x, y) {
+                pairs.push((x, y));
+            }
+        }
+    }
+    pairs
+}
+
+fn only_at_its_place(kernel: &Kernel, x: Buf, y: Buf) -> bool {
+    let mut ok = true;
+    let mut stores = 0;
+    let mut check = |e: &Expr, place: Option<&Expr>| {
+        e.visit(&mut |e| {
+            if let Expr::Load { buf, index, .. } = e {
+                ok &= *buf != y && (*buf != x || place == Some(&**index));
+            }
+        });
+    };
+    tenon_kernel::stmt::visit_stmts(&kernel.body, &mut |s| match s {
+        Stmt::Store { buf, index, value } => {
+            stores += usize::from(*buf == y);
+            check(index, None);
+            check(value, (*buf == y).then_some(index));
+        }
+        Stmt::Contract(c) => {
+            stores += usize::from(c.out == y);
+            [&c.init, &c.a, &c.b, &c.out_index].into_iter().for_each(|e| check(e, None));
+            check(&c.value, (c.out == y).then_some(&c.out_index));
+        }
+        s => s.exprs(&mut |e| check(e, None)),
+    });
+    // A second store would see the first one's result; so would a loop around the store that does not move it, which
+    // the index tells: every iteration of a `parfor` stores elsewhere, and operators store from nothing else.
+    ok && stores == 1 && kernel.body.iter().all(stores_once)
+}
+
+/// Whether no sequential loop stands around a store.
+fn stores_once(s: &Stmt) -> bool {
+    match s {
+        Stmt::For { parallel: true, body, .. } => body.iter().all(stores_once),
+        Stmt::For { body, .. } | Stmt::While { body, .. } => {
+            let mut any = false;
+            tenon_kernel::stmt::visit_stmts(body, &mut |s| any |= matches!(s, Stmt::Store { .. } | Stmt::Contract(_)));
+            !any
+        }
+        _ => true,
+    }
 }
 
 /// Computes fused elements.

@@ -1,6 +1,6 @@
 //! The memory plan: offsets in the arena for every temporary.
 //!
-//! Lifetimes are intervals of calls. Buffers are placed largest first at the lowest offset where nothing that lives at
+//! A kernel that may write over an operand it reads for the last time does so: the two share their place. Lifetimes are intervals of calls. Buffers are placed largest first at the lowest offset where nothing that lives at
 //! the same time lies (best fit by size; after Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net Inference",
 //! 2020, section 5.2). The lower bound is the largest sum of sizes alive at one call.
 
@@ -17,10 +17,10 @@ pub struct PlanReport {
     pub lower_bound: usize,
 }
 
-/// A temporary: its buffer, size in bytes (rounded up to the alignment), first and last call.
-#[derive(Clone, Copy, Debug)]
+/// Temporaries in one place: their buffers, size in bytes (rounded up to the alignment), first and last call.
+#[derive(Clone, Debug)]
 struct Life {
-    id: BufferId,
+    ids: Vec<BufferId>,
     bytes: usize,
     first: usize,
     last: usize,
@@ -31,7 +31,7 @@ struct Life {
 pub fn plan(program: &mut Program) -> PlanReport {
     let mut lives = lifetimes(program);
     let bound = lower_bound(&lives, program.calls.len());
-    lives.sort_by_key(|l| (std::cmp::Reverse(l.bytes), l.first, l.id));
+    lives.sort_by_key(|l| (std::cmp::Reverse(l.bytes), l.first, l.ids[0]));
     let mut placed: Vec<(usize, Life)> = vec![];
     let mut size = 0;
     for life in &lives {
@@ -52,10 +52,12 @@ pub fn plan(program: &mut Program) -> PlanReport {
         }
         let offset = best.map_or(end, |(o, _)| o);
         size = size.max(offset + life.bytes);
-        placed.push((offset, *life));
+        placed.push((offset, life.clone()));
     }
     for (offset, life) in &placed {
-        program.buffers[life.id.0 as usize].kind = BufferKind::Arena(Some(*offset));
+        for id in &life.ids {
+            program.buffers[id.0 as usize].kind = BufferKind::Arena(Some(*offset));
+        }
     }
     for b in &mut program.buffers {
         if b.kind == BufferKind::Arena(None) {
@@ -75,11 +77,41 @@ fn lifetimes(program: &Program) -> Vec<Life> {
                 continue;
             }
             let bytes = b.bytes().next_multiple_of(Program::ALIGN);
-            let life = lives[id.0 as usize].get_or_insert(Life { id: *id, bytes, first: step, last: step });
+            let life = lives[id.0 as usize].get_or_insert(Life { ids: vec![*id], bytes, first: step, last: step });
             life.last = step;
         }
     }
+    merge_in_place(program, &mut lives);
     lives.into_iter().flatten().collect()
+}
+
+/// Joins the lives of an operand that ends and a result that begins at one call which may work in place.
+fn merge_in_place(program: &Program, lives: &mut [Option<Life>]) {
+    // Where the life that a buffer belongs to is kept.
+    let mut home: Vec<usize> = (0..lives.len()).collect();
+    for (step, call) in program.calls.iter().enumerate() {
+        let kernel = &program.kernels[call.kernel];
+        let mut written: Vec<BufferId> = vec![];
+        for (x, y) in &kernel.in_place {
+            let (x, y) = (call.args[x.0 as usize], call.args[y.0 as usize]);
+            let (hx, hy) = (home[x.0 as usize], home[y.0 as usize]);
+            let uses = call.args.iter().filter(|a| **a == x).count();
+            let fits = match (&lives[hx], &lives[hy]) {
+                (Some(a), Some(b)) => hx != hy && a.last == step && b.first == step && a.bytes == b.bytes,
+                _ => false,
+            };
+            if !fits || uses != 1 || written.contains(&y) {
+                continue;
+            }
+            let Some(ended) = lives[hy].take() else { continue };
+            if let Some(life) = &mut lives[hx] {
+                ended.ids.iter().for_each(|id| home[id.0 as usize] = hx);
+                life.ids.extend(ended.ids);
+                life.last = ended.last;
+            }
+            written.push(y);
+        }
+    }
 }
 
 fn lower_bound(lives: &[Life], calls: usize) -> usize {

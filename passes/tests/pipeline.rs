@@ -1,0 +1,146 @@
+//! Whole graphs through the pipeline: every phase keeps the meaning.
+
+use tenon_base::{DType, Fact, Loc, Tensor};
+use tenon_ir::ops::binary::Binary;
+use tenon_ir::ops::conv::{Conv, Layout};
+use tenon_ir::ops::matmul::MatMul;
+use tenon_ir::ops::reshape::Reshape;
+use tenon_ir::ops::softmax::Softmax;
+use tenon_ir::ops::transpose::Transpose;
+use tenon_ir::ops::unary::Unary;
+use tenon_ir::{Graph, Op, ValueId};
+use tenon_passes::pipeline::{Math, Phase, Settings};
+use tenon_target::Target;
+
+fn drawn(shape: &[usize], seed: usize) -> Tensor {
+    let n: usize = shape.iter().product();
+    let v: Vec<f32> = (0..n).map(|i| ((i * 37 + seed * 101) % 199) as f32 / 100.0 - 1.0).collect();
+    Tensor::new(shape, &v)
+}
+
+fn unary(name: &str) -> Op {
+    Unary::named(name).expect("a function").into()
+}
+
+fn binary(name: &str) -> Op {
+    Binary::named(name).expect("a function").into()
+}
+
+struct Net(Graph);
+
+impl Net {
+    fn op(&mut self, op: impl Into<Op>, ins: &[ValueId]) -> ValueId {
+        let loc = Loc::new(format!("n{}", self.0.len()));
+        self.0.add_op(op, ins, loc).expect("well typed")[0]
+    }
+
+    fn weight(&mut self, shape: &[usize], seed: usize) -> ValueId {
+        self.0.add_weight("", drawn(shape, seed))
+    }
+
+    fn conv(&mut self, x: ValueId, w: &[usize], pad: usize, stride: usize, group: usize) -> ValueId {
+        let k = w.len() - 2;
+        let op = Conv {
+            kernel: w[2..].to_vec(),
+            strides: vec![stride; k],
+            dilations: vec![1; k],
+            pads: vec![pad; 2 * k],
+            group,
+            layout: Layout::ChannelsFirst,
+        };
+        let w = self.weight(w, 3);
+        self.op(op, &[x, w])
+    }
+}
+
+/// conv → scale and offset per channel → relu → depthwise → residual add, x·sigmoid(x) → flatten → dense → softmax.
+fn network() -> Graph {
+    let mut n = Net(Graph::new("net"));
+    let x = n.0.add_input("x", Fact::of(DType::F32, &[1, 3, 9, 9]));
+    let c = n.conv(x, &[8, 3, 3, 3], 1, 2, 1);
+    let (s, t) = (n.weight(&[1, 8, 1, 1], 5), n.weight(&[8, 1, 1], 6));
+    let c = n.op(binary("mul"), &[c, s]);
+    let c = n.op(binary("add"), &[c, t]);
+    let r = n.op(unary("relu"), &[c]);
+    let d = n.conv(r, &[8, 1, 3, 3], 1, 1, 8);
+    let d = n.op(binary("add"), &[d, r]);
+    let sig = n.op(unary("sigmoid"), &[d]);
+    let d = n.op(binary("mul"), &[d, sig]);
+    let f = n.op(Reshape { to: tenon_base::Shape::of(&[1, 200]) }, &[d]);
+    let w = n.weight(&[200, 10], 9);
+    let y = n.op(MatMul { trans_a: false, trans_b: false }, &[f, w]);
+    let b = n.weight(&[10], 2);
+    let y = n.op(binary("add"), &[y, b]);
+    let y = n.op(Softmax { axis: 1, log: false }, &[y]);
+    n.0.add_output("probs", y);
+    n.0.add_output("also", f);
+    n.0.add_output("same", x);
+    n.0
+}
+
+fn moves() -> Graph {
+    let mut n = Net(Graph::new("moves"));
+    let x = n.0.add_input("x", Fact::of(DType::F32, &[2, 3, 4]));
+    let t = n.op(Transpose { perm: vec![2, 0, 1] }, &[x]);
+    let r = n.op(Reshape { to: tenon_base::Shape::of(&[8, 3]) }, &[t]);
+    let e = n.op(unary("exp"), &[r]);
+    let w = n.weight(&[3], 4);
+    let y = n.op(binary("mul"), &[e, w]);
+    let z = n.op(Transpose { perm: vec![1, 0] }, &[y]);
+    n.0.add_output("z", z);
+    n.0
+}
+
+fn settings(target: &str) -> Settings {
+    Settings { target: Target::parse(target).expect("a target"), math: Math::Default, name: "net".into() }
+}
+
+fn close(a: &Tensor, b: &Tensor) {
+    assert_eq!(a.fact(), b.fact());
+    for (i, (x, y)) in a.to_f64().iter().zip(b.to_f64()).enumerate() {
+        assert!((x - y).abs() <= 1e-5 + 1e-5 * y.abs(), "element {i}: {x} against {y}");
+    }
+}
+
+#[test]
+fn every_phase_keeps_the_meaning() {
+    for graph in [network(), moves()] {
+        let inputs: Vec<Tensor> = graph
+            .inputs()
+            .iter()
+            .map(|&n| drawn(&graph.fact(ValueId { node: n, port: 0 }).dims().expect("known"), 1))
+            .collect();
+        let expected = tenon_ir::eval::run(&graph, &inputs).expect("runs");
+        for target in ["x86-64-v3", "x86_64-linux/x86-64-v1", "cortex-a76", "rv64gc"] {
+            for phase in Phase::ALL {
+                let state = tenon_passes::run(graph.clone(), &settings(target), phase, &mut |_, _, _| {}).expect("compiles");
+                let found = if phase < Phase::Lowered {
+                    tenon_ir::eval::run(&state.graph, &inputs).expect("runs")
+                } else {
+                    tenon_kernel::run_program(&state.program, &inputs).expect("runs")
+                };
+                assert_eq!(found.len(), expected.len());
+                found.iter().zip(&expected).for_each(|(a, b)| close(a, b));
+            }
+        }
+    }
+}
+
+#[test]
+fn scales_residuals_and_activations_are_fused() {
+    let state = tenon_passes::run(network(), &settings("x86-64-v3"), Phase::Planned, &mut |_, _, _| {}).expect("compiles");
+    let kernels: Vec<&str> =
+        state.program.calls.iter().map(|c| state.program.kernels[c.kernel].name.as_str()).collect();
+    // transpose in; two convolutions with everything after them; transpose back; dense, softmax; one copied output.
+    assert!(kernels.len() <= 7, "{kernels:?}");
+}
+
+#[test]
+fn free_dimensions_are_reported_with_the_flag_that_pins_them() {
+    let mut g = Graph::new("free");
+    let shape = tenon_base::Shape(vec![tenon_base::Dim::sym("batch"), tenon_base::Dim::from(3usize)]);
+    let x = g.add_input("x", Fact::new(DType::F32, shape));
+    g.add_output("y", x);
+    let e = tenon_passes::run(g, &settings("x86-64-v3"), Phase::Planned, &mut |_, _, _| {}).expect_err("free");
+    assert_eq!(e.to_string(), "error: the dimensions batch are not known\n  try: pin them: --dim batch=…");
+}
