@@ -56,7 +56,7 @@ impl Artifact {
     pub(crate) fn new(c: &Compiled) -> Result<Artifact, Error> {
         let name = &c.program.name;
         let object = tenon_cranelift::compile_object(&c.program, &c.target)?;
-        let archive = tenon_cranelift::archive(name, &object.bytes, &c.target)?;
+        let archive = tenon_cranelift::archive(&[(&format!("{name}.o"), &object.bytes)], &c.target)?;
         let header = tenon_cranelift::artifact::header(&c.program);
         let module = tenon_cranelift::artifact::rust_module(&c.program);
         let mut report = serde_json::to_string_pretty(&c.report()).map_err(|e| Error::Internal(e.to_string()))?;

@@ -10,7 +10,7 @@
 use crate::{Compiled, Compiler, Error, Options};
 use std::path::Path;
 use tenon_base::Tensor;
-use tenon_cranelift::Jit;
+use tenon_cranelift::{AlignedBuf, Jit};
 use tenon_kernel::{Io, Program};
 
 /// A model as machine code. Any number of threads may run it at once; the code is freed on drop.
@@ -64,9 +64,9 @@ impl Model {
     pub fn runner(&self) -> Runner<'_> {
         Runner {
             model: self,
-            inputs: self.program.inputs.iter().map(|i| Arena::new(bytes_of(i))).collect(),
-            outputs: self.program.outputs.iter().map(|o| Arena::new(bytes_of(o))).collect(),
-            arena: Arena::new(self.program.arena_bytes),
+            inputs: self.program.inputs.iter().map(|i| AlignedBuf::new(bytes_of(i))).collect(),
+            outputs: self.program.outputs.iter().map(|o| AlignedBuf::new(bytes_of(o))).collect(),
+            arena: AlignedBuf::new(self.program.arena_bytes),
         }
     }
 }
@@ -75,9 +75,9 @@ impl Model {
 #[derive(Debug)]
 pub struct Runner<'m> {
     model: &'m Model,
-    inputs: Vec<Arena>,
-    outputs: Vec<Arena>,
-    arena: Arena,
+    inputs: Vec<AlignedBuf>,
+    outputs: Vec<AlignedBuf>,
+    arena: AlignedBuf,
 }
 
 impl Runner<'_> {
@@ -88,7 +88,7 @@ impl Runner<'_> {
     pub fn set_inputs(&mut self, inputs: &[Tensor]) -> Result<(), Error> {
         check_inputs(&self.model.program, inputs)?;
         for (a, t) in self.inputs.iter_mut().zip(inputs) {
-            a.bytes_mut()[..t.bytes().len()].copy_from_slice(t.bytes());
+            a.as_mut_slice().copy_from_slice(t.bytes());
         }
         Ok(())
     }
@@ -98,11 +98,11 @@ impl Runner<'_> {
     /// # Errors
     /// What the entry point returns.
     pub fn run_once(&mut self) -> Result<(), Error> {
-        let ins: Vec<&[u8]> = self.inputs.iter().map(Arena::bytes).collect();
-        let mut outs: Vec<&mut [u8]> = self.outputs.iter_mut().map(Arena::bytes_mut).collect();
+        let ins: Vec<&[u8]> = self.inputs.iter().map(AlignedBuf::as_slice).collect();
+        let mut outs: Vec<&mut [u8]> = self.outputs.iter_mut().map(AlignedBuf::as_mut_slice).collect();
         self.model
             .jit
-            .run(&ins, &mut outs, self.arena.bytes_mut())
+            .run(&ins, &mut outs, &mut self.arena)
             .map_err(|s| Error::Run(format!("the model returned {s:?}")))
     }
 
@@ -148,58 +148,12 @@ pub(crate) fn bytes_of(io: &Io) -> usize {
     io.fact.dims().map_or(0, |d| d.iter().product::<usize>()) * io.fact.dtype.size()
 }
 
-pub(crate) fn to_tensors(program: &Program, outputs: &[Arena]) -> Result<Vec<Tensor>, Error> {
-    let tensor = |(io, a): (&Io, &Arena)| {
+pub(crate) fn to_tensors(program: &Program, outputs: &[AlignedBuf]) -> Result<Vec<Tensor>, Error> {
+    let tensor = |(io, a): (&Io, &AlignedBuf)| {
         let dims = io.fact.dims().unwrap_or_default();
-        let data = a.bytes().to_vec();
+        let data = a.as_slice().to_vec();
         Tensor::from_bytes(io.fact.dtype, &dims, data.into())
             .map_err(|e| Error::Internal(format!("output \"{}\": {e}", io.name)))
     };
     program.outputs.iter().zip(outputs).map(tensor).collect()
-}
-
-/// Zeroed bytes at an address aligned as an artifact asks for ([`Program::ALIGN`]).
-#[derive(Debug)]
-pub(crate) struct Arena {
-    lines: Vec<Line>,
-    len: usize,
-}
-
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
-
-const _: () = assert!(align_of::<Line>() == Program::ALIGN);
-
-impl Arena {
-    /// `len` zeroed bytes.
-    pub(crate) fn new(len: usize) -> Arena {
-        Arena { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
-    }
-
-    /// A copy of `bytes`.
-    pub(crate) fn holding(bytes: &[u8]) -> Arena {
-        let mut a = Arena::new(bytes.len());
-        a.bytes_mut().copy_from_slice(bytes);
-        a
-    }
-
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.lines.as_ptr().cast()
-    }
-
-    pub(crate) fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.lines.as_mut_ptr().cast()
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `lines` holds at least `len` initialised bytes without padding.
-        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }
-    }
-
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        let len = self.len;
-        // SAFETY: as above; the borrow is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.as_mut_ptr(), len) }
-    }
 }

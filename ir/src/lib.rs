@@ -11,6 +11,7 @@ pub mod import;
 pub mod lower;
 pub mod op;
 pub mod ops;
+pub mod verify;
 
 pub use attrs::{Attr, Attrs};
 pub use graph::{Graph, GraphError, Node, NodeId, NodeKind, ValueId};

@@ -194,7 +194,7 @@ fn sort(graph: &Graph, position: &BTreeMap<NodeId, usize>, groups: Vec<Group>) -
 
 /// The partition as text: the graph, then one line a group.
 pub fn print(graph: &Graph, groups: &[Group]) -> String {
-    let mut out = graph.to_text_elided();
+    let mut out = String::new();
     for (i, g) in groups.iter().enumerate() {
         let name = |n: NodeId| {
             let op = graph.op(n).map_or("?", |o| o.name());

@@ -106,11 +106,10 @@ impl State {
     /// The text of the state at `phase`, long constants elided when `elide`.
     pub fn print(&self, phase: Phase, elide: bool) -> String {
         match phase {
-            Phase::Lowered | Phase::Scheduled | Phase::Planned if elide => self.program.to_text_elided(),
+            Phase::Lowered | Phase::Scheduled | Phase::Planned if elide => self.program.to_string(),
             Phase::Lowered | Phase::Scheduled | Phase::Planned => self.program.to_string(),
             Phase::Grouped => group::print(&self.graph, &self.groups),
-            _ if elide => self.graph.to_text_elided(),
-            _ => self.graph.to_string(),
+            _ => group::print(&self.graph, &[]),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! The object engine: what an application would link, linked.
 
-use crate::jit::Arena;
 use crate::{Compiled, Error};
 use std::ffi::{OsString, c_void};
 use std::process::Command;
 use tenon_base::Tensor;
+use tenon_cranelift::AlignedBuf;
 use tenon_kernel::Program;
 
 type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const c_void) -> i32;
@@ -45,17 +45,25 @@ impl Linked {
         // SAFETY: the entry point has this signature by the artifact's contract (`tenon-abi`).
         let run: libloading::Symbol<'_, Run> =
             unsafe { self.library.get(self.symbol.as_bytes()) }.map_err(|e| Error::Link(e.to_string()))?;
-        let aligned: Vec<Arena> = inputs.iter().map(|t| Arena::holding(t.bytes())).collect();
-        let ins: Vec<*const u8> = aligned.iter().map(Arena::as_ptr).collect();
-        let mut outs: Vec<Arena> = program.outputs.iter().map(|o| Arena::new(crate::jit::bytes_of(o))).collect();
-        let out_ptrs: Vec<*mut u8> = outs.iter_mut().map(Arena::as_mut_ptr).collect();
-        let mut arena = Arena::new(program.arena_bytes);
+        let aligned: Vec<AlignedBuf> = inputs.iter().map(|t| holding(t.bytes())).collect();
+        let ins: Vec<*const u8> = aligned.iter().map(|b| b.as_slice().as_ptr()).collect();
+        let mut outs: Vec<AlignedBuf> =
+            program.outputs.iter().map(|o| AlignedBuf::new(crate::jit::bytes_of(o))).collect();
+        let out_ptrs: Vec<*mut u8> = outs.iter_mut().map(|b| b.as_mut_slice().as_mut_ptr()).collect();
+        let mut arena = AlignedBuf::new(program.arena_bytes);
         // SAFETY: every pointer is valid for the bytes the program's facts state, aligned to 64; outputs and arena are
         // exclusively ours; no environment is passed.
-        let status = unsafe { run(ins.as_ptr(), out_ptrs.as_ptr(), arena.as_mut_ptr(), std::ptr::null()) };
+        let status = unsafe { run(ins.as_ptr(), out_ptrs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null()) };
         if status != 0 {
             return Err(Error::Run(format!("the linked model returned status {status}")));
         }
         crate::jit::to_tensors(program, &outs)
     }
+}
+
+/// A copy of `bytes` at an address aligned for any element.
+fn holding(bytes: &[u8]) -> AlignedBuf {
+    let mut b = AlignedBuf::new(bytes.len());
+    b.as_mut_slice().copy_from_slice(bytes);
+    b
 }
