@@ -57,8 +57,8 @@ impl Artifact {
         let name = &c.program.name;
         let object = tenon_cranelift::compile_object(&c.program, &c.target)?;
         let archive = tenon_cranelift::archive(&[(&format!("{name}.o"), &object.bytes)], &c.target)?;
-        let header = tenon_cranelift::artifact::header(&c.program);
-        let module = tenon_cranelift::artifact::rust_module(&c.program);
+        let header = tenon_cranelift::artifact::c_header(&c.program, &c.target);
+        let module = tenon_cranelift::artifact::rust_module(&c.program, &c.target);
         let mut report = serde_json::to_string_pretty(&c.report()).map_err(|e| Error::Internal(e.to_string()))?;
         report.push('\n');
         let file = |kind, name: String, bytes| File { kind, name, bytes };
