@@ -20,10 +20,7 @@ pub(crate) fn domain(d: &str) -> &str {
 
 /// The attributes of `node` by name, references to the attributes of the enclosing function resolved. `None` for `passed`
 /// outside functions.
-pub(crate) fn resolved<'p>(
-    node: &'p NodeProto,
-    passed: Option<&Passed<'p>>,
-) -> Result<Passed<'p>, ImportError> {
+pub(crate) fn resolved<'p>(node: &'p NodeProto, passed: Option<&Passed<'p>>) -> Result<Passed<'p>, ImportError> {
     let mut all = BTreeMap::new();
     for a in &node.attribute {
         let value = match (a.ref_attr_name.as_str(), passed) {
@@ -125,11 +122,7 @@ pub(crate) fn node(
 }
 
 /// The neutral view of a subgraph.
-fn subgraph(
-    g: &GraphProto,
-    passed: Option<&Passed<'_>>,
-    files: &mut DataFiles,
-) -> Result<OnnxGraph, ImportError> {
+fn subgraph(g: &GraphProto, passed: Option<&Passed<'_>>, files: &mut DataFiles) -> Result<OnnxGraph, ImportError> {
     let mut out = OnnxGraph { name: g.name.clone(), ..OnnxGraph::default() };
     for n in &g.node {
         let attrs = resolved(n, passed)?;

@@ -256,7 +256,11 @@ impl<'p> Session<'p> {
         if !order.cycle.is_empty() {
             let path: Vec<String> = order.cycle.iter().take(8).map(|i| format!("`{}`", name(*i))).collect();
             let more = if order.cycle.len() > 8 { " → …" } else { "" };
-            let e = ImportError::new(format!("the graph has a cycle: {}{more} → `{}`", path.join(" → "), name(order.cycle[0])));
+            let e = ImportError::new(format!(
+                "the graph has a cycle: {}{more} → `{}`",
+                path.join(" → "),
+                name(order.cycle[0])
+            ));
             self.report.error(&format!("{}{}", body.prefix, name(order.cycle[0])), "", e);
         } else if let Some((i, value)) = &order.unsorted {
             let e = ImportError::new(format!("uses `{}` before it is made: the nodes were sorted", shortened(value)));

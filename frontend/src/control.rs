@@ -97,7 +97,9 @@ impl<'p> Session<'p> {
                         all.push(v);
                     }
                 }
-                Slot::Missing => return Err(ImportError::new(format!("nothing in `{what}` gives its output `{name}`"))),
+                Slot::Missing => {
+                    return Err(ImportError::new(format!("nothing in `{what}` gives its output `{name}`")));
+                }
                 _ => all = None,
             }
         }

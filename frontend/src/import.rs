@@ -17,9 +17,9 @@ use tenon_base::{Diagnostics, Dim, Fact, Shape, Tensor};
 use tenon_ir::{Graph, ImportError};
 
 /// Versions of the file format that are known.
-const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=13;
+const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
 /// Versions of `ai.onnx` that are known.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=26;
+const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
 
 /// What a user fixes at import.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -169,9 +169,17 @@ fn check_header(model: &ModelProto, report: &mut Report) {
     for o in &model.opset_import {
         let (d, v) = (domain(&o.domain), o.version);
         if all.get(d).is_some_and(|first| *first != v) {
-            report.error("", "", ImportError::new(format!("domain `{d}` is imported in two versions, {} and {v}", all[d])));
+            report.error(
+                "",
+                "",
+                ImportError::new(format!("domain `{d}` is imported in two versions, {} and {v}", all[d])),
+            );
         } else if v < 1 {
-            report.error("", "", ImportError::new(format!("domain `{d}` is imported in version {v}: expected 1 or more")));
+            report.error(
+                "",
+                "",
+                ImportError::new(format!("domain `{d}` is imported in version {v}: expected 1 or more")),
+            );
         }
     }
     match all.get("") {
@@ -183,7 +191,11 @@ fn check_header(model: &ModelProto, report: &mut Report) {
         Some(v) if v > OPSETS.end() => {
             let newest = OPSETS.end();
             let e = ImportError::new(format!("the model uses opset {v}; the newest known one is {newest}"));
-            report.warning("", "", e.with_help("operators that changed since are read as they were: check the results"));
+            report.warning(
+                "",
+                "",
+                e.with_help("operators that changed since are read as they were: check the results"),
+            );
         }
         Some(_) => {}
         None => {
@@ -263,9 +275,8 @@ fn unknown<'a>(what: &str, name: &str, all: impl Iterator<Item = &'a str>) -> Im
 }
 
 fn check_set(session: &mut Session<'_>, v: &ValueInfoProto, fact: Option<&Fact>, t: &Tensor, pins: &mut Pins) {
-    let mismatch = |expected: String| {
-        ImportError::new(format!("expected {expected} for this input, found {} in --set", t.fact()))
-    };
+    let mismatch =
+        |expected: String| ImportError::new(format!("expected {expected} for this input, found {} in --set", t.fact()));
     let Some(fact) = fact else {
         // An initializer that is also an input, or one without a declared shape: only the element type is known.
         if let Ok(Some(d)) = declared(v)
@@ -345,9 +356,7 @@ fn compare(report: &mut Report, v: &ValueInfoProto, found: &Fact, pins: &Pins) {
     }
     let Some(dims) = d.dims else { return };
     let pinned: Vec<Option<Dim>> = dims.into_iter().map(|d| d.map(|d| pins.apply(&d))).collect();
-    let differs = |(a, b): (&Option<Dim>, &Dim)| {
-        matches!((a.as_ref().and_then(Dim::as_const), b.as_const()), (Some(a), Some(b)) if a != b)
-    };
+    let differs = |(a, b): (&Option<Dim>, &Dim)| matches!((a.as_ref().and_then(Dim::as_const), b.as_const()), (Some(a), Some(b)) if a != b);
     if pinned.len() != found.shape.rank() || pinned.iter().zip(&found.shape.0).any(differs) {
         let text: Vec<String> =
             pinned.iter().map(|d| d.as_ref().map_or_else(|| "?".to_string(), Dim::to_string)).collect();

@@ -75,13 +75,16 @@ impl Report {
             return Ok(Diagnostics(self.warnings));
         }
         let mut all = Diagnostics::default();
-        for (op, u) in self.unsupported {
+        // Advice that is the same for several operators in a row is given once, behind them.
+        let helps: Vec<String> = self.unsupported.values().map(|u| u.help.clone()).collect();
+        for (i, (op, u)) in self.unsupported.into_iter().enumerate() {
+            let help = (helps.get(i + 1) != Some(&u.help)).then_some(u.help);
             let mut nodes = u.nodes.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
             if u.count > u.nodes.len() {
                 nodes += &format!(" and {} more", u.count - u.nodes.len());
             }
             let plural = if u.count == 1 { "node" } else { "nodes" };
-            let e = ImportError { message: format!("{}; {} {plural}: {nodes}", u.reason, u.count), help: Some(u.help) };
+            let e = ImportError { message: format!("{}; {} {plural}: {nodes}", u.reason, u.count), help };
             all.push(diagnostic(Severity::Error, "", &op, e));
         }
         all.0.extend(self.errors);

@@ -40,13 +40,16 @@ fn decode(data: &Bytes, external: &mut DataFiles) -> Result<Tensor, ImportError>
     wire::check(data, wire::Message::Tensor)?;
     let proto = TensorProto::decode(data.clone()).map_err(|e| ImportError::new(format!("not a tensor: {e}")))?;
     // A sequence or optional has its elements in field 3 (a tensor: `segment`, which nobody writes), and an empty one has no data.
-    // Its field 2, the kind of the elements, goes up to 5.
+    // Its field 2, the kind of the elements, goes up to 5. Its field 1 is a name; that of a tensor are the extents, which few
+    // writers pack into one field.
     let empty = proto.raw_data.is_none() && proto.data_location == 0 && typed_len(&proto) == 0 && proto.data_type <= 5;
+    let other = ImportError::new("not a tensor: the file holds a sequence, an optional or a tensor without data")
+        .with_help("only tensors can be read; sequences and optionals are not supported");
     if proto.segment.is_some() || (empty && !proto.dims.contains(&0)) {
-        return Err(ImportError::new("not a tensor: the file holds a sequence, an optional or a tensor without data")
-            .with_help("only tensors can be read; sequences and optionals are not supported"));
+        return Err(other);
     }
-    to_tensor(&proto, external)
+    let starts_with_name = data.first() == Some(&0x0a);
+    to_tensor(&proto, external).map_err(|e| if starts_with_name { other } else { e })
 }
 
 /// Elements in all typed fields.

@@ -68,9 +68,9 @@ pub(crate) fn declared(v: &ValueInfoProto) -> Result<Option<Declared>, ImportErr
     let dims = shape.dim.iter().enumerate().map(|(axis, d)| match extent(d) {
         Extent::Known(d) => Ok(Some(d)),
         Extent::Unnamed => Ok(None),
-        Extent::Negative(n) => Err(ImportError::new(format!(
-            "expected a non-negative extent or a name at axis {axis}, found {n}"
-        ))),
+        Extent::Negative(n) => {
+            Err(ImportError::new(format!("expected a non-negative extent or a name at axis {axis}, found {n}")))
+        }
     });
     Ok(Some(Declared { dtype, dims: Some(dims.collect::<Result<_, _>>()?) }))
 }

@@ -17,7 +17,8 @@ fn zoo_models_import_or_say_why_not() {
         eprintln!("no zoo folder: set TENON_ZOO to test with real models");
         return;
     };
-    let mut folders: Vec<PathBuf> = std::fs::read_dir(zoo).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+    let mut folders: Vec<PathBuf> =
+        std::fs::read_dir(zoo).expect("a folder").map(|e| e.expect("an entry").path()).collect();
     folders.sort();
     for model in folders.into_iter().map(|f| f.join("model.onnx")).filter(|m| m.is_file()) {
         let name = model.parent().and_then(|p| p.file_name()).expect("a folder").to_string_lossy().into_owned();

@@ -278,7 +278,7 @@ impl<'g> Importer<'g> {
             let help = if free.is_empty() {
                 "pin the input it depends on with --set INPUT=VALUE".to_string()
             } else {
-                format!("pin the dimensions it may depend on: {}", free_dims_help(&free))
+                format!("pin what it is computed from: {} or --set INPUT=VALUE", free_dims_help(&free))
             };
             ImportError::new(format!("`{what}` must be known at compile time, but it is computed from the inputs"))
                 .with_help(help)
@@ -405,10 +405,12 @@ pub fn dtype_of_code(code: i64) -> Result<DType, ImportError> {
                 14 => "complex64",
                 15 => "complex128",
                 16 => "bfloat16",
-                17..=20 => "float8",
+                17..=20 | 24 => "float8",
                 21 => "uint4",
                 22 => "int4",
                 23 => "float4e2m1",
+                25 => "uint2",
+                26 => "int2",
                 _ => return Err(ImportError::new(format!("{other} is not an ONNX element type"))),
             };
             return Err(ImportError::new(format!("elements of type {name} are not supported")));

@@ -19,7 +19,7 @@ pub struct Diagnostic {
     pub severity: Severity,
     /// The ONNX node (or input) at fault.
     pub loc: Loc,
-    /// The operator at fault, as ONNX spells it; empty when the problem is not one node's.
+    /// The operator at fault, as ONNX spells it, with domain and opset where known (`Conv@17`); empty when the problem is not one node's.
     pub op: String,
     /// What is wrong, with what was expected and what was found: lower case, no full stop.
     pub message: String,
