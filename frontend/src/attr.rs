@@ -100,7 +100,7 @@ pub(crate) fn value(
 }
 
 fn inside(what: &str, e: ImportError) -> ImportError {
-    ImportError { message: format!("{what}: {}", e.message), help: e.help }
+    ImportError { message: format!("{what}: {}", e.message), ..e }
 }
 
 /// The neutral view of a node.

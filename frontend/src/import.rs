@@ -28,6 +28,9 @@ pub struct ImportOptions {
     pub dims: BTreeMap<String, i64>,
     /// Inputs with a constant value (`--set sr=16000`): they are no inputs of the graph any more.
     pub set: BTreeMap<String, Tensor>,
+    /// Values of inputs that a run will be given: they pin the extents that nothing else pins, and where the model cannot be
+    /// compiled without knowing an input's value (one that gives a shape, say) that input is set to it.
+    pub data: BTreeMap<String, Tensor>,
 }
 
 /// An imported model.
@@ -39,6 +42,8 @@ pub struct Imported {
     pub warnings: Diagnostics,
     /// What the file says of itself.
     pub info: ModelInfo,
+    /// Inputs that had to be set from [`ImportOptions::data`].
+    pub set_from_data: Vec<String>,
 }
 
 /// Imports the model in the file `path`; its external data lie in the same folder or below.
@@ -65,19 +70,51 @@ pub fn import_file(path: &Path, options: &ImportOptions) -> Result<Imported, Dia
 /// As [`import_file`].
 pub fn import_bytes(data: &Bytes, folder: Option<&Path>, options: &ImportOptions) -> Result<Imported, Diagnostics> {
     let model = decode(data).map_err(|e| general(e).into_diagnostics())?;
-    let mut session = Session::new(&model, folder);
-    check_header(&model, &mut session.report);
-    let Some(graph) = &model.graph else {
+    let mut options = options.clone();
+    let mut set_from_data = vec![];
+    loop {
+        match import_model(&model, folder, &options) {
+            Ok(mut done) => {
+                done.set_from_data = set_from_data;
+                return Ok(done);
+            }
+            Err((problems, needs)) => {
+                // Ends: every round takes something out of the data.
+                let known = set_from_data.len();
+                for name in needs {
+                    if let Some(value) = options.data.remove(&name) {
+                        options.set.insert(name.clone(), value);
+                        set_from_data.push(name);
+                    }
+                }
+                if set_from_data.len() == known {
+                    return Err(problems);
+                }
+            }
+        }
+    }
+}
+
+/// One attempt; with the problems come the inputs whose values would help.
+fn import_model(
+    model: &ModelProto,
+    folder: Option<&Path>,
+    options: &ImportOptions,
+) -> Result<Imported, (Diagnostics, BTreeSet<String>)> {
+    let mut session = Session::new(model, folder);
+    check_header(model, &mut session.report);
+    if let Some(graph) = &model.graph {
+        session.graph.name.clone_from(&graph.name);
+        let pins = inputs(&mut session, graph, options);
+        session.define_initializers(graph);
+        session.import_nodes(&graph.node, &Body::main(model));
+        outputs(&mut session, graph, &pins);
+    } else {
         session.report.error("", "", ImportError::new("the model has no graph"));
-        return Err(session.report.finish().err().unwrap_or_default());
-    };
-    session.graph.name.clone_from(&graph.name);
-    let pins = inputs(&mut session, graph, options);
-    session.define_initializers(graph);
-    session.import_nodes(&graph.node, &Body::main(&model));
-    outputs(&mut session, graph, &pins);
-    let warnings = session.report.finish()?;
-    let mut out = Imported { graph: session.graph, warnings, info: info(&model) };
+    }
+    let needs = std::mem::take(&mut session.report.needs);
+    let warnings = session.report.finish().map_err(|problems| (problems, needs))?;
+    let mut out = Imported { graph: session.graph, warnings, info: info(model), set_from_data: vec![] };
     // Constants that served only to compute shapes.
     out.graph.remove_dead();
     Ok(out)
@@ -101,7 +138,7 @@ impl General {
 /// Decodes a model; its raw data are slices of `data`.
 pub(crate) fn decode(data: &Bytes) -> Result<ModelProto, ImportError> {
     let hint = recognise(data);
-    let not_onnx = |message: String| ImportError { message, help: hint.map(str::to_string) };
+    let not_onnx = |message: String| ImportError { help: hint.map(str::to_string), ..ImportError::new(message) };
     if data.is_empty() {
         return Err(ImportError::new("the file is empty"));
     }
@@ -248,6 +285,11 @@ fn inputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, options: &ImportOpti
             check_set(session, v, fact.as_ref(), t, &mut pins);
         }
     }
+    for s in &sources {
+        if let (Some(t), Some(fact)) = (options.data.get(&s.value.name), &s.fact) {
+            check_set(session, s.value, Some(fact), t, &mut pins);
+        }
+    }
     let mut seen = BTreeSet::new();
     for v in &g.input {
         if v.name.is_empty() {
@@ -275,8 +317,9 @@ fn unknown<'a>(what: &str, name: &str, all: impl Iterator<Item = &'a str>) -> Im
 }
 
 fn check_set(session: &mut Session<'_>, v: &ValueInfoProto, fact: Option<&Fact>, t: &Tensor, pins: &mut Pins) {
-    let mismatch =
-        |expected: String| ImportError::new(format!("expected {expected} for this input, found {} in --set", t.fact()));
+    let mismatch = |expected: String| {
+        ImportError::new(format!("expected {expected} for this input, found a value of type {}", t.fact()))
+    };
     let Some(fact) = fact else {
         // An initializer that is also an input, or one without a declared shape: only the element type is known.
         if let Ok(Some(d)) = declared(v)

@@ -1,7 +1,7 @@
 //! All problems of one model, collected while it is imported.
 
 use crate::limits::MAX_PROBLEMS;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tenon_base::{Diagnostic, Diagnostics, Loc, Severity};
 use tenon_ir::ImportError;
 
@@ -22,6 +22,8 @@ pub(crate) struct Report {
     unsupported: BTreeMap<String, Unsupported>,
     errors: Vec<Diagnostic>,
     warnings: Vec<Diagnostic>,
+    /// Inputs whose values would help.
+    pub(crate) needs: BTreeSet<String>,
     /// Beyond [`MAX_PROBLEMS`].
     dropped: usize,
 }
@@ -32,6 +34,7 @@ const NAMES: usize = 4;
 impl Report {
     /// An error at a node (or value) `loc` of operator `op`; both may be empty.
     pub(crate) fn error(&mut self, loc: &str, op: &str, e: ImportError) {
+        self.needs.extend(e.needs.iter().cloned());
         if self.errors.len() >= MAX_PROBLEMS {
             self.dropped += 1;
             return;
@@ -84,7 +87,8 @@ impl Report {
                 nodes += &format!(" and {} more", u.count - u.nodes.len());
             }
             let plural = if u.count == 1 { "node" } else { "nodes" };
-            let e = ImportError { message: format!("{}; {} {plural}: {nodes}", u.reason, u.count), help };
+            let e =
+                ImportError { message: format!("{}; {} {plural}: {nodes}", u.reason, u.count), help, needs: vec![] };
             all.push(diagnostic(Severity::Error, "", &op, e));
         }
         all.0.extend(self.errors);

@@ -1,7 +1,7 @@
 //! The view of ONNX that operators import from. `frontend` fills it from the file format.
 
 use crate::op::{InferError, Operator};
-use crate::{Graph, Op, ValueId};
+use crate::{Graph, NodeKind, Op, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tenon_base::{DType, Dim, Fact, Loc, Shape, Tensor};
@@ -68,12 +68,14 @@ pub struct ImportError {
     pub message: String,
     /// What to try.
     pub help: Option<String>,
+    /// Inputs of the model whose values, were they known, would help.
+    pub needs: Vec<String>,
 }
 
 impl ImportError {
     /// An error without advice.
     pub fn new(message: impl Into<String>) -> ImportError {
-        ImportError { message: message.into(), help: None }
+        ImportError { message: message.into(), help: None, needs: vec![] }
     }
 
     /// The same, with advice.
@@ -92,7 +94,7 @@ impl fmt::Display for ImportError {
 impl std::error::Error for ImportError {}
 impl From<InferError> for ImportError {
     fn from(e: InferError) -> ImportError {
-        ImportError { message: e.message, help: e.help }
+        ImportError { message: e.message, help: e.help, needs: vec![] }
     }
 }
 impl From<String> for ImportError {
@@ -274,15 +276,42 @@ impl<'g> Importer<'g> {
     /// The data of `v`, which the operator needs at compile time; `what` names the operand.
     pub fn constant(&self, v: ValueId, what: &str) -> Result<&Tensor, ImportError> {
         self.known(v).ok_or_else(|| {
-            let free = self.free_symbols();
-            let help = if free.is_empty() {
-                "pin the input it depends on with --set INPUT=VALUE".to_string()
-            } else {
-                format!("pin what it is computed from: {} or --set INPUT=VALUE", free_dims_help(&free))
-            };
-            ImportError::new(format!("`{what}` must be known at compile time, but it is computed from the inputs"))
-                .with_help(help)
+            let sources = self.sources(v);
+            let mut symbols = BTreeSet::new();
+            let mut needs = vec![];
+            for (name, fact) in &sources {
+                fact.shape.0.iter().for_each(|d| d.symbols(&mut symbols));
+                // A shape, an axis or a rate; the value of an image is nothing to pin.
+                if fact.dtype == DType::Bool || fact.dtype.is_int() || fact.shape.rank() <= 1 {
+                    needs.push((*name).to_string());
+                }
+            }
+            let mut pins = vec![];
+            if !symbols.is_empty() {
+                pins.push(free_dims_help(&symbols));
+            }
+            pins.extend(needs.iter().map(|n| format!("--set {n}=VALUE")));
+            let help = (!pins.is_empty()).then(|| format!("pin what it is computed from: {}", pins.join(" ")));
+            let message = format!("`{what}` must be known at compile time, but it is computed from the inputs");
+            ImportError { message, help, needs }
         })
+    }
+
+    /// The inputs that `v` is computed from, in the order found; of a very large computation only the nearest.
+    fn sources(&self, v: ValueId) -> Vec<(&str, &Fact)> {
+        const NEAREST: usize = 1000;
+        let (mut seen, mut found) = (BTreeSet::from([v.node]), vec![]);
+        let mut work = std::collections::VecDeque::from([v.node]);
+        while let Some(n) = work.pop_front() {
+            if let NodeKind::Input(name) = &self.graph.node(n).kind {
+                found.push((name.as_str(), &self.graph.node(n).facts[0]));
+            }
+            if seen.len() < NEAREST {
+                let next = self.graph.operands(n).into_iter().map(|o| o.node);
+                work.extend(next.filter(|o| seen.insert(*o)));
+            }
+        }
+        found
     }
 
     /// The elements of the integer operand `what` (rank 0 or 1), symbolic where the model's dimensions are.
@@ -325,14 +354,6 @@ impl<'g> Importer<'g> {
     /// Records the elements of a small integer value that is known only symbolically.
     pub fn set_known_dims(&mut self, v: ValueId, dims: Vec<Dim>) {
         self.dims.insert(v, dims);
-    }
-
-    fn free_symbols(&self) -> BTreeSet<std::sync::Arc<str>> {
-        let mut out = BTreeSet::new();
-        for &id in self.graph.inputs() {
-            self.graph.fact(ValueId { node: id, port: 0 }).shape.0.iter().for_each(|d| d.symbols(&mut out));
-        }
-        out
     }
 
     /// Adds an operator with one result.
