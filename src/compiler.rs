@@ -20,6 +20,9 @@ pub struct Options {
     pub dims: BTreeMap<String, i64>,
     /// Inputs pinned to a value, by name; they are no inputs of the compiled model.
     pub set: BTreeMap<String, Tensor>,
+    /// What a run will be given: pins dimensions that nothing else pins, and sets inputs whose value the compile needs (see
+    /// [`ImportOptions::data`]).
+    pub data: BTreeMap<String, Tensor>,
     /// Which rewrites of floating-point arithmetic are allowed.
     pub math: Math,
     /// The model's name in symbols and files; by default from the file's name.
@@ -29,7 +32,8 @@ pub struct Options {
 impl Options {
     /// For `target`, with nothing pinned.
     pub fn new(target: Target) -> Options {
-        Options { target, dims: BTreeMap::new(), set: BTreeMap::new(), math: Math::default(), name: None }
+        let (dims, set, data) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Options { target, dims, set, data, math: Math::default(), name: None }
     }
 
     /// For this machine.
@@ -91,7 +95,8 @@ impl Compiler {
     }
 
     fn import_options(&self) -> ImportOptions {
-        ImportOptions { dims: self.options.dims.clone(), set: self.options.set.clone() }
+        let Options { dims, set, data, .. } = &self.options;
+        ImportOptions { dims: dims.clone(), set: set.clone(), data: data.clone() }
     }
 
     /// Reads a model without compiling it.
