@@ -156,10 +156,11 @@ impl Compiler {
     ) -> Result<Compiled, Error> {
         let mut timings = vec![read];
         let mut last = Instant::now();
-        let state = tenon_passes::run(graph.clone(), &self.settings(name), Phase::Planned, &mut |pass, _, changed| {
-            timings.push(PassTiming { name: pass.name.to_string(), time: last.elapsed(), changed });
-            last = Instant::now();
-        })?;
+        let state =
+            tenon_passes::run(graph.clone(), &self.settings(name), Phase::Planned, &mut |pass, _, changed| {
+                timings.push(PassTiming { name: pass.name.to_string(), time: last.elapsed(), changed });
+                last = Instant::now();
+            })?;
         Ok(Compiled {
             graph,
             optimized: state.graph,
@@ -223,6 +224,11 @@ impl Compiled {
 
     /// Inputs drawn from `seed`: floats in -1..1, integers in 0..8.
     pub fn example_inputs(&self, seed: u64) -> Vec<Tensor> {
-        self.program.inputs.iter().enumerate().map(|(i, io)| example::draw(&io.fact, seed ^ (i as u64) << 32)).collect()
+        self.program
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(i, io)| example::draw(&io.fact, seed ^ (i as u64) << 32))
+            .collect()
     }
 }

@@ -52,7 +52,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Model(d) => d.fmt(f),
-            Error::Internal(m) | Error::Target(m) | Error::Link(m) | Error::Input(m) | Error::Run(m) => f.write_str(m),
+            Error::Internal(m) | Error::Target(m) | Error::Link(m) | Error::Input(m) | Error::Run(m) => {
+                f.write_str(m)
+            }
             Error::Backend(e) => e.fmt(f),
             Error::Io { action, path, source } => write!(f, "cannot {action} {}: {source}", path.display()),
         }

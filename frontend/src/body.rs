@@ -443,7 +443,8 @@ impl<'p> Session<'p> {
                 self.add_folded(bytes);
             }
             if !name.is_empty() && !self.define(name, slot) {
-                let e = ImportError::new(format!("output {i} is `{}`, a name that is already taken", shortened(name)));
+                let e =
+                    ImportError::new(format!("output {i} is `{}`, a name that is already taken", shortened(name)));
                 self.report.error(loc, op, e.with_help("every value of a graph needs a name of its own"));
             }
         }

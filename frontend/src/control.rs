@@ -72,7 +72,8 @@ impl<'p> Session<'p> {
         passed.extend(attrs.iter().map(|(name, a)| (*name, *a)));
         self.charge_inlined(passed.len() + f.opset_import.len() + f.input.len() + f.output.len());
         let own = if f.opset_import.is_empty() { body.opsets.clone() } else { Rc::new(opsets(&f.opset_import)) };
-        let inner = Body { opsets: own, passed: Some(Rc::new(passed)), prefix: format!("{loc}/"), depth: enter(body)? };
+        let inner =
+            Body { opsets: own, passed: Some(Rc::new(passed)), prefix: format!("{loc}/"), depth: enter(body)? };
         self.frames.push(Frame::new(false));
         for (i, name) in f.input.iter().enumerate() {
             self.define(name, operands.get(i).copied().flatten().map_or(Slot::Absent, Slot::Value));

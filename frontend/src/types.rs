@@ -10,7 +10,8 @@ use tenon_ir::import::dtype_of_code;
 
 /// What a type is called in messages: `f32 tensor`, `sequence of string tensors`, …
 pub(crate) fn type_name(t: &TypeProto) -> String {
-    let element = |t: &Option<Box<TypeProto>>| t.as_ref().map_or_else(|| "unknown type".to_string(), |t| type_name(t));
+    let element =
+        |t: &Option<Box<TypeProto>>| t.as_ref().map_or_else(|| "unknown type".to_string(), |t| type_name(t));
     match &t.value {
         None => "unknown type".to_string(),
         Some(TypeValue::Tensor(t)) => format!("{} tensor", dtype_name(t.elem_type)),

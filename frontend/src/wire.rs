@@ -4,8 +4,8 @@
 use crate::limits::{DECODED_PER_BYTE, DECODED_SLACK};
 use crate::proto::{
     AttributeProto, Dimension, ElementType, FunctionProto, GraphProto, MapType, ModelProto, NodeProto, OpaqueType,
-    OperatorSetId, Segment, SparseTensorProto, StringStringEntry, TensorProto, TensorShapeProto, TensorType, TypeProto,
-    ValueInfoProto,
+    OperatorSetId, Segment, SparseTensorProto, StringStringEntry, TensorProto, TensorShapeProto, TensorType,
+    TypeProto, ValueInfoProto,
 };
 use std::mem::size_of;
 use tenon_ir::ImportError;

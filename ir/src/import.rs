@@ -376,7 +376,9 @@ impl<'g> Importer<'g> {
                 let fact = self.fact(out).clone();
                 match (t, fact.dims()) {
                     // Every element turned out to be a number: it is an ordinary constant.
-                    (Some(v), Some(shape)) if fact.dtype == DType::I64 && shape.iter().product::<usize>() == v.len() => {
+                    (Some(v), Some(shape))
+                        if fact.dtype == DType::I64 && shape.iter().product::<usize>() == v.len() =>
+                    {
                         return Ok(vec![self.weight(Tensor::new(&shape, &v))]);
                     }
                     _ => self.set_known_dims(out, dims),

@@ -4,11 +4,14 @@
 //! operator's own shapes*, and never sees buffers. What stands behind an operand (memory, or fused producers) and behind
 //! a result (memory, or fused consumers) is the fusion's choice, made in `passes`.
 
-use crate::op::{OpClass, Operator};
 use crate::Op;
+use crate::op::{OpClass, Operator};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt;
+use std::rc::Rc;
 use tenon_base::{DType, Fact, Scalar};
-use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, KernelBuilder};
+use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, KernelBuilder, Var};
 
 /// Why an operator could not be lowered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,10 @@ pub type Reader<'a> = Box<dyn Fn(Expr) -> Expr + 'a>;
 /// Takes the row-major index and the value of a result's element; gives the buffer, index and value to store.
 pub type Writer<'a> = Box<dyn Fn(Expr, Expr) -> (Buf, Expr, Expr) + 'a>;
 
+/// First and last value of loop variables, as far as they are known while operands are read: with them a reader keeps the
+/// index of an element behind several moves short.
+pub type Ranges = Rc<RefCell<BTreeMap<Var, (i64, i64)>>>;
+
 /// What an operator lowers into: one kernel under construction.
 pub struct LowerCx<'a> {
     /// The operator.
@@ -35,6 +42,8 @@ pub struct LowerCx<'a> {
     outs: Vec<(Vec<usize>, DType)>,
     readers: Vec<Reader<'a>>,
     writers: Vec<Writer<'a>>,
+    /// Shared with the readers.
+    ranges: Ranges,
     /// The kernel; loops, variables and scratch buffers are made here.
     pub k: KernelBuilder,
 }
@@ -53,6 +62,7 @@ impl<'a> LowerCx<'a> {
         outs: &[Fact],
         readers: Vec<Reader<'a>>,
         writers: Vec<Writer<'a>>,
+        ranges: Ranges,
         k: KernelBuilder,
     ) -> Result<LowerCx<'a>, LowerError> {
         let known = |f: &Fact| {
@@ -60,7 +70,7 @@ impl<'a> LowerCx<'a> {
         };
         let ins = ins.iter().map(known).collect::<Result<_, _>>()?;
         let outs = outs.iter().map(known).collect::<Result<_, _>>()?;
-        Ok(LowerCx { op, ins, outs, readers, writers, k })
+        Ok(LowerCx { op, ins, outs, readers, writers, ranges, k })
     }
 
     /// A context for `op` alone, its operands and results in buffers of their own.
@@ -77,7 +87,7 @@ impl<'a> LowerCx<'a> {
             let b = k.buffer(&format!("y{i}"), f.dtype, len(f), Access::Out);
             writers.push(Box::new(move |index, value| (b, index, value)));
         }
-        LowerCx::new(op, ins, outs, readers, writers, k)
+        LowerCx::new(op, ins, outs, readers, writers, Ranges::default(), k)
     }
 
     /// The finished kernel.
@@ -244,10 +254,10 @@ pub fn move_element(op: &Op, ins: &[Fact], out: &Fact, index: &[Expr], load: &dy
 pub fn lower_by_element(cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
     let (op, ins, out) = (cx.op, cx.in_facts(), cx.out_fact(0));
     let dims = cx.out_dims(0);
-    let vars: Vec<tenon_kernel::Var> = (0..dims.len())
-        .map(|i| cx.k.fresh(&format!("i{i}"), tenon_kernel::Type::INDEX))
-        .collect();
+    let vars: Vec<tenon_kernel::Var> =
+        (0..dims.len()).map(|i| cx.k.fresh(&format!("i{i}"), tenon_kernel::Type::INDEX)).collect();
     let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
+    cx.ranges.borrow_mut().extend(vars.iter().zip(&dims).map(|(v, &n)| (*v, (0, (n as i64 - 1).max(0)))));
     let value = match op.class() {
         OpClass::Pointwise => pointwise_element(op, &ins, &out, &index, &|i, at| cx.load_flat(i, at)),
         OpClass::Move => move_element(op, &ins, &out, &index, &|at| cx.load_flat(0, at)),

@@ -60,7 +60,9 @@ pub fn verify(graph: &Graph) -> Result<(), Vec<VerifyError>> {
                 let ins: Vec<Fact> = operands.iter().map(|v| graph.fact(*v).clone()).collect();
                 match op.infer(&ins) {
                     Ok(facts) if facts == node.facts => {}
-                    Ok(facts) => fail(format!("{} gives {}, its facts say {}", op.name(), list(&facts), list(&node.facts))),
+                    Ok(facts) => {
+                        fail(format!("{} gives {}, its facts say {}", op.name(), list(&facts), list(&node.facts)))
+                    }
                     Err(e) => fail(format!("{}: {e}", op.name())),
                 }
             }

@@ -79,7 +79,11 @@ fn every_sample_agrees() {
     let mut failures = String::new();
     for (file, samples) in ops::all_samples() {
         // Symbolic values have no data to test on.
-        assert!(samples.len() >= 3 || file == "symbolic", "{file} has {} samples, expected at least 3", samples.len());
+        assert!(
+            samples.len() >= 3 || file == "symbolic",
+            "{file} has {} samples, expected at least 3",
+            samples.len()
+        );
         for s in samples {
             if let Err(e) = check(&s) {
                 let ins: Vec<String> = s.ins.iter().map(ToString::to_string).collect();

@@ -8,7 +8,10 @@
 use crate::PassError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use tenon_base::DType;
+use tenon_ir::lower::wide;
 use tenon_ir::{Graph, NodeId, OpClass, Operator, ValueId};
+use tenon_kernel::{Expr, Var};
 
 /// Operators of one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +74,8 @@ fn only_user(graph: &Graph, v: ValueId) -> Option<(NodeId, usize)> {
 
 /// Operators inlined into one kernel at most: keeps kernels, and register pressure, bounded.
 const MAX_INLINED: usize = 24;
+/// How often an inlined operator's expression may be written.
+const MAX_TIMES: usize = 8;
 /// Operators in an epilogue at most.
 const MAX_EPILOGUE: usize = 16;
 /// Nodes of an epilogue's expression at most, shared parts counted each time they are written.
@@ -78,9 +83,8 @@ const MAX_EXPR: usize = 64;
 
 /// Partitions the graph. Groups come in an order in which they can run.
 pub fn group(graph: &Graph) -> Result<Vec<Group>, PassError> {
-    let order = graph
-        .topological()
-        .map_err(|e| PassError::Internal { pass: "group".into(), message: e.to_string() })?;
+    let order =
+        graph.topological().map_err(|e| PassError::Internal { pass: "group".into(), message: e.to_string() })?;
     let class = |n: NodeId| graph.op(n).map(|op| op.class());
     let position: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(i, n)| (*n, i)).collect();
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
@@ -103,7 +107,7 @@ pub fn group(graph: &Graph) -> Result<Vec<Group>, PassError> {
         }
         let mut g = Group { anchor: n, epilogue: vec![], inlined: BTreeSet::new() };
         taken.insert(n);
-        inline_operands(graph, n, &mut g, &mut taken);
+        inline_operands(graph, n, 1, &mut g, &mut taken);
         groups.push(g);
     }
     Ok(sort(graph, &position, groups))
@@ -111,12 +115,7 @@ pub fn group(graph: &Graph) -> Result<Vec<Group>, PassError> {
 
 /// Grows the epilogue as a small DAG, in topological order, and keeps the longest prefix from which one value leaves: the
 /// last. So `x·sigmoid(x)` joins whole, and nothing outside can lie between two members.
-fn extend_epilogue(
-    graph: &Graph,
-    g: &mut Group,
-    taken: &BTreeSet<NodeId>,
-    position: &BTreeMap<NodeId, usize>,
-) {
+fn extend_epilogue(graph: &Graph, g: &mut Group, taken: &BTreeSet<NodeId>, position: &BTreeMap<NodeId, usize>) {
     let n = numel(graph, ValueId { node: g.anchor, port: 0 });
     // Expression sizes: a value used twice is written twice.
     let mut size: BTreeMap<NodeId, usize> = BTreeMap::from([(g.anchor, 1)]);
@@ -139,11 +138,12 @@ fn extend_epilogue(
             keep = members.len() - 1;
         }
         let Some(&next) = candidates.iter().min_by_key(|u| position.get(u)) else { break };
-        let cost: usize = 1 + graph
-            .operands(next)
+        let operands = graph.operands(next);
+        let cost: usize = written(graph, next)
             .iter()
-            .map(|v| size.get(&root(graph, *v).node).copied().unwrap_or(1))
-            .sum::<usize>();
+            .zip(&operands)
+            .map(|(times, v)| times * size.get(&root(graph, *v).node).copied().unwrap_or(1))
+            .fold(1, usize::saturating_add);
         let joins = graph.op(next).is_some_and(|op| op.class() == OpClass::Pointwise)
             && !taken.contains(&next)
             && numel(graph, ValueId { node: next, port: 0 }) == n
@@ -158,10 +158,28 @@ fn extend_epilogue(
     g.epilogue = members[1..=keep].to_vec();
 }
 
-fn inline_operands(graph: &Graph, n: NodeId, g: &mut Group, taken: &mut BTreeSet<NodeId>) {
+/// How often the expression of a pointwise operator writes each operand; once for all others.
+fn written(graph: &Graph, n: NodeId) -> Vec<usize> {
+    let operands = graph.operands(n);
+    let ins: Vec<DType> = operands.iter().map(|v| wide(graph.fact(*v).dtype)).collect();
+    let args: Vec<Expr> = (0..operands.len() as u32).map(|i| Expr::Var(Var(i))).collect();
+    let out = wide(graph.node(n).facts[0].dtype);
+    let Some(e) = graph.op(n).and_then(|op| op.scalar(&ins, out, &args)) else { return vec![1; operands.len()] };
+    let mut times = vec![0; operands.len()];
+    e.visit(&mut |e| {
+        if let Expr::Var(v) = e {
+            times[v.0 as usize] += 1;
+        }
+    });
+    times
+}
+
+/// `times`: how often the expression of `n` is written in the kernel.
+fn inline_operands(graph: &Graph, n: NodeId, times: usize, g: &mut Group, taken: &mut BTreeSet<NodeId>) {
     let here = numel(graph, ValueId { node: n, port: 0 });
-    for operand in graph.operands(n) {
+    for (operand, per) in graph.operands(n).into_iter().zip(written(graph, n)) {
         let v = root(graph, operand);
+        let times = times * per;
         let Some(op) = graph.op(v.node) else { continue };
         let movable = matches!(op.class(), OpClass::Pointwise | OpClass::Move);
         // A value that is read more often than it has elements would be computed again each time.
@@ -170,13 +188,14 @@ fn inline_operands(graph: &Graph, n: NodeId, g: &mut Group, taken: &mut BTreeSet
             || !once
             || taken.contains(&v.node)
             || g.inlined.len() >= MAX_INLINED
+            || times > MAX_TIMES
             || only_user(graph, v).is_none()
         {
             continue;
         }
         taken.insert(v.node);
         g.inlined.insert(v.node);
-        inline_operands(graph, v.node, g, taken);
+        inline_operands(graph, v.node, times, g, taken);
     }
 }
 

@@ -9,10 +9,11 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tenon_base::{Diagnostic, Fact, Loc};
-use tenon_ir::lower::{Reader, Writer, flatten, move_element, pointwise_element, unflatten};
+use tenon_ir::lower::{Ranges, Reader, Writer, flatten, move_element, pointwise_element, unflatten};
 use tenon_ir::{Graph, LowerCx, NodeId, NodeKind, OpClass, Operator, ValueId};
 use tenon_kernel::{
-    Access, Buf, BufferId, BufferKind, Call, Expr, Io, Kernel, KernelBuilder, Program, Stmt, simplify::simplify_kernel,
+    Access, Buf, BufferId, BufferKind, Call, Expr, Io, Kernel, KernelBuilder, Program, Stmt,
+    simplify::{simplify_index, simplify_kernel},
 };
 
 /// The values that one kernel reads and writes, in parameter order.
@@ -110,18 +111,15 @@ fn finish_outputs(
 }
 
 /// The buffer of `v`; constants get theirs when they are first read.
-fn buffer_of(
-    graph: &Graph,
-    p: &mut Program,
-    buffers: &mut BTreeMap<ValueId, BufferId>,
-    v: ValueId,
-) -> BufferId {
+fn buffer_of(graph: &Graph, p: &mut Program, buffers: &mut BTreeMap<ValueId, BufferId>, v: ValueId) -> BufferId {
     if let Some(id) = buffers.get(&v) {
         return *id;
     }
     let fact = graph.fact(v);
     let (label, kind) = match &graph.node(v.node).kind {
-        NodeKind::Weight(name, t) if name.is_empty() => (format!("w{}", p.buffers.len()), BufferKind::Const(t.clone())),
+        NodeKind::Weight(name, t) if name.is_empty() => {
+            (format!("w{}", p.buffers.len()), BufferKind::Const(t.clone()))
+        }
         NodeKind::Weight(name, t) => (name.clone(), BufferKind::Const(t.clone())),
         // Groups come in an order in which they can run, so this is a value nobody makes: the verifier reports it.
         _ => (format!("t{}", p.buffers.len()), BufferKind::Arena(None)),
@@ -155,10 +153,8 @@ fn share(p: &mut Program, seen: &mut BTreeMap<u64, Vec<usize>>, mut kernel: Kern
 }
 
 fn location(graph: &Graph, g: &Group) -> Loc {
-    let names: Vec<&str> = std::iter::once(&g.anchor)
-        .chain(&g.epilogue)
-        .filter_map(|n| graph.node(*n).loc.name())
-        .collect();
+    let names: Vec<&str> =
+        std::iter::once(&g.anchor).chain(&g.epilogue).filter_map(|n| graph.node(*n).loc.name()).collect();
     if names.is_empty() { Loc::none() } else { Loc::new(names.join(" + ")) }
 }
 
@@ -198,7 +194,8 @@ fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassE
         outs.push(k.buffer(&format!("y{i}"), f.dtype, elements(f), Access::Out));
     }
     let problem: Rc<RefCell<Option<String>>> = Rc::default();
-    let cx = Fuse { graph, group: g, params: &params, problem: problem.clone() };
+    let ranges = Ranges::default();
+    let cx = Fuse { graph, group: g, params: &params, ranges: ranges.clone(), problem: problem.clone() };
     let operands = graph.operands(g.anchor);
     let ins: Vec<Fact> = operands.iter().map(|v| graph.fact(*v).clone()).collect();
     let readers: Vec<Reader<'_>> = operands
@@ -218,7 +215,8 @@ fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassE
             }) as Writer<'_>
         })
         .collect();
-    let mut lcx = LowerCx::new(op, &ins, &node.facts, readers, writers, k).map_err(|e| fail(e.to_string()))?;
+    let mut lcx =
+        LowerCx::new(op, &ins, &node.facts, readers, writers, ranges, k).map_err(|e| fail(e.to_string()))?;
     op.lower(&mut lcx).map_err(|e| fail(e.to_string()))?;
     let kernel = lcx.finish();
     if let Some(message) = problem.borrow_mut().take() {
@@ -279,7 +277,9 @@ fn stores_once(s: &Stmt) -> bool {
         Stmt::For { parallel: true, body, .. } => body.iter().all(stores_once),
         Stmt::For { body, .. } | Stmt::While { body, .. } => {
             let mut any = false;
-            tenon_kernel::stmt::visit_stmts(body, &mut |s| any |= matches!(s, Stmt::Store { .. } | Stmt::Contract(_)));
+            tenon_kernel::stmt::visit_stmts(body, &mut |s| {
+                any |= matches!(s, Stmt::Store { .. } | Stmt::Contract(_))
+            });
             !any
         }
         _ => true,
@@ -292,6 +292,8 @@ struct Fuse<'a> {
     graph: &'a Graph,
     group: &'a Group,
     params: &'a Params,
+    /// What is known of loop variables.
+    ranges: Ranges,
     /// The first thing that went wrong inside a reader or writer, which cannot fail themselves.
     problem: Rc<RefCell<Option<String>>>,
 }
@@ -317,6 +319,8 @@ impl Fuse<'_> {
         let operands = self.graph.operands(n);
         let ins: Vec<Fact> = operands.iter().map(|v| self.graph.fact(*v).clone()).collect();
         let out = &self.graph.node(n).facts[0];
+        // Each move uses the index once an axis: simplified at every step, it stays small however many there are.
+        let flat = &simplify_index(flat.clone(), &|v| self.ranges.borrow().get(&v).copied());
         let index = unflatten(flat, &out.dims()?);
         match op.class() {
             OpClass::Pointwise => pointwise_element(op, &ins, out, &index, &|i, at| {

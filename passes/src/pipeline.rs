@@ -258,8 +258,7 @@ fn verify(pass: &Pass, state: &State) -> Result<(), PassError> {
     use tenon_kernel::verify::{Stage, verify_program};
     match pass.phase {
         Phase::Imported | Phase::Canonical | Phase::Quantized | Phase::Optimized | Phase::Grouped => {
-            tenon_ir::verify::verify(&state.graph)
-                .map_err(|e| join(e.iter().map(ToString::to_string).collect()))
+            tenon_ir::verify::verify(&state.graph).map_err(|e| join(e.iter().map(ToString::to_string).collect()))
         }
         Phase::Lowered => verify_program(&state.program, Stage::Structured)
             .map_err(|e| join(e.iter().map(ToString::to_string).collect())),

@@ -115,8 +115,5 @@ fn merge_in_place(program: &Program, lives: &mut [Option<Life>]) {
 }
 
 fn lower_bound(lives: &[Life], calls: usize) -> usize {
-    (0..calls)
-        .map(|s| lives.iter().filter(|l| l.first <= s && s <= l.last).map(|l| l.bytes).sum())
-        .max()
-        .unwrap_or(0)
+    (0..calls).map(|s| lives.iter().filter(|l| l.first <= s && s <= l.last).map(|l| l.bytes).sum()).max().unwrap_or(0)
 }

@@ -113,7 +113,8 @@ fn every_phase_keeps_the_meaning() {
         let expected = tenon_ir::eval::run(&graph, &inputs).expect("runs");
         for target in ["x86-64-v3", "x86_64-linux/x86-64-v1", "cortex-a76", "rv64gc"] {
             for phase in Phase::ALL {
-                let state = tenon_passes::run(graph.clone(), &settings(target), phase, &mut |_, _, _| {}).expect("compiles");
+                let state =
+                    tenon_passes::run(graph.clone(), &settings(target), phase, &mut |_, _, _| {}).expect("compiles");
                 let found = if phase < Phase::Lowered {
                     tenon_ir::eval::run(&state.graph, &inputs).expect("runs")
                 } else {
@@ -128,7 +129,8 @@ fn every_phase_keeps_the_meaning() {
 
 #[test]
 fn scales_residuals_and_activations_are_fused() {
-    let state = tenon_passes::run(network(), &settings("x86-64-v3"), Phase::Planned, &mut |_, _, _| {}).expect("compiles");
+    let state =
+        tenon_passes::run(network(), &settings("x86-64-v3"), Phase::Planned, &mut |_, _, _| {}).expect("compiles");
     let kernels: Vec<&str> =
         state.program.calls.iter().map(|c| state.program.kernels[c.kernel].name.as_str()).collect();
     // transpose in; two convolutions with everything after them; transpose back; dense, softmax; one copied output.

@@ -33,7 +33,11 @@ impl Linked {
             .map_err(|e| Error::Link(format!("cannot run the linker `{}`: {e}; set CC", cc.display())))?;
         let said = String::from_utf8_lossy(&out.stderr);
         if !out.status.success() {
-            return Err(Error::Link(format!("`{}` could not link the object ({}): {said}", cc.display(), out.status)));
+            return Err(Error::Link(format!(
+                "`{}` could not link the object ({}): {said}",
+                cc.display(),
+                out.status
+            )));
         }
         // SAFETY: the library was just made from our own object, which has no initialisers.
         let library = unsafe { libloading::Library::new(&library) }.map_err(|e| Error::Link(e.to_string()))?;
@@ -53,7 +57,8 @@ impl Linked {
         let mut arena = AlignedBuf::new(program.arena_bytes);
         // SAFETY: every pointer is valid for the bytes the program's facts state, aligned to 64; outputs and arena are
         // exclusively ours; no environment is passed.
-        let status = unsafe { run(ins.as_ptr(), out_ptrs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null()) };
+        let status =
+            unsafe { run(ins.as_ptr(), out_ptrs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null()) };
         if status != 0 {
             return Err(Error::Run(format!("the linked model returned status {status}")));
         }

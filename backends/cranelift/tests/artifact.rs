@@ -133,7 +133,8 @@ fn objects_are_the_same_bytes_every_time() {
 #[test]
 fn objects_export_two_symbols_and_need_none() {
     let p = model("sym");
-    for t in ["x86_64-linux", "aarch64-linux", "riscv64-linux", "rv64gcv", "x86_64-linux/x86-64-v1", "aarch64-macos"] {
+    for t in ["x86_64-linux", "aarch64-linux", "riscv64-linux", "rv64gcv", "x86_64-linux/x86-64-v1", "aarch64-macos"]
+    {
         let t = Target::parse(t).unwrap();
         let o = compile_object(&p, &t).unwrap();
         assert_eq!(undefined_symbols(&o.bytes).unwrap(), tenon_abi::ALLOWED_UNDEFINED);

@@ -47,7 +47,8 @@ struct Operands<'a> {
 
 fn cases(d: DType, lanes: u16) -> Vec<Case> {
     let mut out = vec![];
-    let mut push = |name: String, arg: usize, expr: fn(Operands<'_>, usize) -> Expr| out.push(Case { name, expr, arg });
+    let mut push =
+        |name: String, arg: usize, expr: fn(Operands<'_>, usize) -> Expr| out.push(Case { name, expr, arg });
     let float = matches!(d, DType::F32 | DType::F64);
     for (i, op) in UNARY.iter().enumerate() {
         let ok = match op {
@@ -178,8 +179,9 @@ fn every_operator_gives_the_interpreters_bits() {
 fn every_operator_compiles_for_every_target_without_calls() {
     let mut wrong = vec![];
     let mut targets = foreign();
-    targets
-        .extend(["x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"].map(|t| tenon_target::Target::parse(t).unwrap()));
+    targets.extend(
+        ["x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"].map(|t| tenon_target::Target::parse(t).unwrap()),
+    );
     for target in targets {
         for d in DType::ALL {
             for lanes in [1, 3, 8, 32] {

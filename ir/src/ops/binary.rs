@@ -49,15 +49,10 @@ fn bin(op: BinOp) -> impl Fn(Expr, Expr) -> Expr {
     move |a, b| a.binary(op, b)
 }
 
-/// The larger, NaN if either is.
-fn max_nan(a: Expr, b: Expr, d: DType) -> Expr {
-    let m = a.clone().max(b.clone());
-    if d.is_float() { b.clone().compare(CmpOp::Ne, b.clone()).select(b, a.clone().compare(CmpOp::Ne, a.clone()).select(a, m)) } else { m }
-}
-
-fn min_nan(a: Expr, b: Expr, d: DType) -> Expr {
-    let m = a.clone().min(b.clone());
-    if d.is_float() { b.clone().compare(CmpOp::Ne, b.clone()).select(b, a.clone().compare(CmpOp::Ne, a.clone()).select(a, m)) } else { m }
+/// The larger or smaller, NaN if either is: the operation gives `b` where `b` is NaN, so only `a` needs a test.
+fn extreme(op: BinOp, a: Expr, b: Expr, d: DType) -> Expr {
+    let best = a.clone().binary(op, b);
+    if d.is_float() { a.clone().compare(CmpOp::Ne, a.clone()).select(a, best) } else { best }
 }
 
 /// Integer division truncates; the remainder of ONNX `Mod` without `fmod` has the divisor's sign.
@@ -149,8 +144,8 @@ rows! {
     "greater_or_equal" "GreaterOrEqual" Number true; |a, b| test(a >= b); |a, b| i128::from(a >= b); |a, b, _| a.compare(CmpOp::Ge, b); EXACT
     "less" "Less" Number true; |a, b| test(a < b); |a, b| i128::from(a < b); |a, b, _| a.compare(CmpOp::Lt, b); EXACT
     "less_or_equal" "LessOrEqual" Number true; |a, b| test(a <= b); |a, b| i128::from(a <= b); |a, b, _| a.compare(CmpOp::Le, b); EXACT
-    "max" "Max" Number false; max64; |a, b| a.max(b); max_nan; EXACT
-    "min" "Min" Number false; min64; |a, b| a.min(b); min_nan; EXACT
+    "max" "Max" Number false; max64; |a, b| a.max(b); |a, b, d| extreme(BinOp::Max, a, b, d); EXACT
+    "min" "Min" Number false; min64; |a, b| a.min(b); |a, b, d| extreme(BinOp::Min, a, b, d); EXACT
     "mod" "Mod" Int false; |a, _| a; floor_mod_int; floor_mod; EXACT
     "mul" "Mul" Number false; |a, b| a * b; |a, b| a.wrapping_mul(b); |a, b, _| a * b; ROUNDING
     "or" "Or" Bool false; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT

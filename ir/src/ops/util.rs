@@ -48,11 +48,7 @@ pub(crate) fn broadcast_offsets(out: &[usize], dims: &[usize]) -> Vec<usize> {
 }
 
 /// Applies `f` to broadcast operands, element by element.
-pub(crate) fn map_broadcast(
-    out: &Fact,
-    ins: &[Tensor],
-    f: impl Fn(&[Scalar]) -> Scalar,
-) -> Result<Tensor, String> {
+pub(crate) fn map_broadcast(out: &Fact, ins: &[Tensor], f: impl Fn(&[Scalar]) -> Scalar) -> Result<Tensor, String> {
     let dims = out.dims().ok_or("the shape is not known")?;
     let same = ins.iter().all(|t| t.shape() == dims);
     let offsets: Vec<Vec<usize>> =

@@ -8,7 +8,12 @@ use tenon_ir::{NodeId, Op, Operator, ValueId};
 
 /// The rules of this file.
 pub(super) const RULES: &[Rule] = &[
-    Rule { name: "cast-noop", class: Class::Exact, doc: "cast to the operand's own dtype → the operand", apply: cast_noop },
+    Rule {
+        name: "cast-noop",
+        class: Class::Exact,
+        doc: "cast to the operand's own dtype → the operand",
+        apply: cast_noop,
+    },
     Rule {
         name: "neutral-operand",
         class: Class::Exact,
@@ -82,9 +87,8 @@ fn neutral_operand(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
 
 fn constant_right(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let (name, ins) = cx.operands_if(ValueId { node: id, port: 0 }, as_binary)?;
-    let swap = matches!(name, "add" | "mul")
-        && cx.graph.weight(ins[0]).is_some()
-        && cx.graph.weight(ins[1]).is_none();
+    let swap =
+        matches!(name, "add" | "mul") && cx.graph.weight(ins[0]).is_some() && cx.graph.weight(ins[1]).is_none();
     if swap { cx.op(named(name)?, &[ins[1], ins[0]]) } else { None }
 }
 

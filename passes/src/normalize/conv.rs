@@ -94,8 +94,7 @@ fn conv_bias(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
 fn matmul_scale(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let v = ValueId { node: id, port: 0 };
     let (name, outer) = cx.operands_if(v, as_binary)?;
-    let (op, ins) =
-        cx.operands_if(outer[0], |op| if let Op::MatMul(m) = op { Some(m.clone()) } else { None })?;
+    let (op, ins) = cx.operands_if(outer[0], |op| if let Op::MatMul(m) = op { Some(m.clone()) } else { None })?;
     let fits = name == "mul" && cx.single_use(outer[0]) && cx.graph.fact(v) == cx.graph.fact(outer[0]);
     let constant = cx.graph.weight(ins[1]).is_some() && cx.graph.fact(ins[1]).shape.rank() == 2;
     if !fits || !constant {

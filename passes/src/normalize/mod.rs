@@ -88,8 +88,7 @@ pub fn normalize_watched(
     watch: &mut dyn FnMut(&Rule, &Loc),
 ) -> Result<usize, PassError> {
     let internal = |message: String| PassError::Internal { pass: "normalize".into(), message };
-    let allowed: Vec<Rule> =
-        rules().into_iter().filter(|r| r.class == Class::Exact || math > Math::Strict).collect();
+    let allowed: Vec<Rule> = rules().into_iter().filter(|r| r.class == Class::Exact || math > Math::Strict).collect();
     let mut fired = 0;
     for _ in 0..MAX_ROUNDS {
         let mut changed = BTreeSet::new();

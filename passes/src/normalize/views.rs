@@ -13,7 +13,12 @@ pub(super) const RULES: &[Rule] = &[
         doc: "reshape to the operand's own shape → the operand",
         apply: reshape_noop,
     },
-    Rule { name: "reshape-reshape", class: Class::Exact, doc: "reshape(reshape(x)) → reshape(x)", apply: reshape_reshape },
+    Rule {
+        name: "reshape-reshape",
+        class: Class::Exact,
+        doc: "reshape(reshape(x)) → reshape(x)",
+        apply: reshape_reshape,
+    },
     Rule {
         name: "transpose-is-view",
         class: Class::Exact,

@@ -144,9 +144,7 @@ fn rename_stores(s: Stmt, to: &dyn Fn(Buf) -> Buf) -> Stmt {
     let all = |body: Vec<Stmt>| body.into_iter().map(|s| rename_stores(s, to)).collect();
     match s {
         Stmt::Store { buf, index, value } => Stmt::Store { buf: to(buf), index, value },
-        Stmt::For { var, lo, hi, step, parallel, body } => {
-            Stmt::For { var, lo, hi, step, parallel, body: all(body) }
-        }
+        Stmt::For { var, lo, hi, step, parallel, body } => Stmt::For { var, lo, hi, step, parallel, body: all(body) },
         Stmt::If { cond, then, otherwise } => Stmt::If { cond, then: all(then), otherwise: all(otherwise) },
         Stmt::While { cond, body } => Stmt::While { cond, body: all(body) },
         s => s,
@@ -175,8 +173,7 @@ fn share_equal_kernels(program: &mut Program, kernels: Vec<Kernel>) {
 
 /// Removes constants that no call reads.
 fn drop_unused_constants(program: &mut Program) {
-    let mut used: Vec<bool> =
-        program.buffers.iter().map(|b| !matches!(b.kind, BufferKind::Const(_))).collect();
+    let mut used: Vec<bool> = program.buffers.iter().map(|b| !matches!(b.kind, BufferKind::Const(_))).collect();
     for id in program.calls.iter().flat_map(|c| &c.args) {
         used[id.0 as usize] = true;
     }

@@ -62,10 +62,7 @@ pub(crate) struct Unit {
 pub(crate) type Pass = fn(&mut Unit, &ScheduleCx<'_>);
 
 /// All passes in order: name and function.
-pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
-    ("contract", contract::run),
-    ("math", math::run),
-];
+pub(crate) const SCHEDULE: &[(&str, Pass)] = &[("contract", contract::run), ("math", math::run)];
 
 /// Schedules every kernel of `program`, which is verified as structured.
 ///
@@ -106,9 +103,8 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
     let mut variants = vec![0usize; program.kernels.len()];
     let mut units: Vec<Unit> = vec![];
     for call in &mut program.calls {
-        let is_const = |id: &tenon_kernel::BufferId| {
-            matches!(program.buffers[id.0 as usize].kind, BufferKind::Const(_))
-        };
+        let is_const =
+            |id: &tenon_kernel::BufferId| matches!(program.buffers[id.0 as usize].kind, BufferKind::Const(_));
         let constant: Vec<bool> = call.args.iter().map(is_const).collect();
         let old = call.kernel;
         call.kernel = *seen.entry((old, constant.clone())).or_insert_with(|| {

@@ -110,8 +110,7 @@ mod tests {
     fn a_transposed_matrix_in_tiles_of_two() {
         // B of [3, 2] (n, k), packed as [tiles of n][k][lanes].
         let b = Tensor::new::<f32>(&[3, 2], &[0., 1., 10., 11., 20., 21.]);
-        let layout =
-            Layout { base: 0, outer: vec![], extent: 3, lane_stride: 2, lanes: 2, inner: vec![(2, 1)] };
+        let layout = Layout { base: 0, outer: vec![], extent: 3, lane_stride: 2, lanes: 2, inner: vec![(2, 1)] };
         assert_eq!(layout.apply(&b).to_vec::<f32>(), [0., 10., 1., 11., 20., 0., 21., 0.]);
         assert_eq!(layout.strides(), (vec![], 4, vec![2]));
     }

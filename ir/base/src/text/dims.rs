@@ -142,8 +142,24 @@ mod tests {
     #[test]
     fn canonical_text_stays() {
         for text in [
-            "0", "-1", "-9223372036854775808", "batch", "2*n+1", "-n", "m-n", "3*m-2*n*n-7", "div(n, 2)", "min(n, 8)",
-            "div(div(h+5, 2)+1, 2)", "div(-9223372036854775808*n, -n)", "p*max(n, m)", "\"a b\\u{0}\\\"\"", "\"\"", "\"div\"", "div(n, 0)", "a.b",
+            "0",
+            "-1",
+            "-9223372036854775808",
+            "batch",
+            "2*n+1",
+            "-n",
+            "m-n",
+            "3*m-2*n*n-7",
+            "div(n, 2)",
+            "min(n, 8)",
+            "div(div(h+5, 2)+1, 2)",
+            "div(-9223372036854775808*n, -n)",
+            "p*max(n, m)",
+            "\"a b\\u{0}\\\"\"",
+            "\"\"",
+            "\"div\"",
+            "div(n, 0)",
+            "a.b",
         ] {
             let d = Dim::parse(text).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(d.to_string(), text);

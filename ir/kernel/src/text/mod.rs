@@ -26,9 +26,9 @@ mod parse_program;
 mod print;
 mod print_expr;
 
-pub use tenon_base::text::ParseError;
 pub(crate) use print::print_kernel;
 pub use print::{PrintOptions, print_program};
+pub use tenon_base::text::ParseError;
 
 /// How deep expressions, and blocks, may nest.
 pub const MAX_DEPTH: usize = 200;

@@ -1,10 +1,10 @@
 //! Parsing kernels.
 
-use tenon_base::text::{Lexer, ParseError, Token};
 use super::parse_expr::{KernelParser, dtype, ty};
 use crate::{Access, Buf, Contract, ContractDim, Kernel, Program, Stmt, Type, Var};
 use std::collections::BTreeMap;
 use tenon_base::DType;
+use tenon_base::text::{Lexer, ParseError, Token};
 
 impl Kernel {
     /// Reads a kernel's text.

@@ -1,10 +1,10 @@
 //! Parsing expressions.
 
-use tenon_base::text::{Lexer, ParseError, Token, literal};
 use super::{BINARY, INFIX, Infix, MATH, MAX_DEPTH, MAX_RECURSION, UNARY};
 use crate::{Buf, Expr, Kernel, Type, UnOp, Var};
 use half::f16;
 use std::collections::BTreeMap;
+use tenon_base::text::{Lexer, ParseError, Token, literal};
 use tenon_base::{DType, Scalar};
 
 /// A kernel being read.

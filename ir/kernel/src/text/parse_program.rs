@@ -1,9 +1,9 @@
 //! Parsing programs.
 
-use tenon_base::text::{Lexer, ParseError, Token, parse_data};
 use super::parse::{count, elem, kernel, name, word};
 use crate::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
 use std::collections::BTreeMap;
+use tenon_base::text::{Lexer, ParseError, Token, parse_data};
 use tenon_base::{DType, Fact, Loc, Tensor};
 
 /// `program name { … }`

@@ -49,7 +49,13 @@ fn ulps(dtype: DType, found: f64, expected: f64) -> f64 {
     };
     // A wrong zero, infinity or NaN counts as far away.
     let d = (found - expected).abs() / ulp;
-    if d.is_nan() { f64::INFINITY } else if d == 0.0 { 1e9 } else { d }
+    if d.is_nan() {
+        f64::INFINITY
+    } else if d == 0.0 {
+        1e9
+    } else {
+        d
+    }
 }
 
 /// Evenly spread in value and in exponent, both signs, with the special values.
