@@ -138,10 +138,15 @@ pub trait Operator: Clone + fmt::Debug + PartialEq + Eq + std::hash::Hash + Size
     }
 
     /// The operator `f'` with `f(T x0, T x1, …) = T f'(x0, x1, …)`, where `T` is the transpose by `perm` (axis `a` of its result is
-    /// axis `perm[a]` of its operand) and `ins` are the facts of the transposed operands `T x`. All operands have
-    /// the rank of `perm`. Pointwise operators need not say: they are the same.
+    /// axis `perm[a]` of its operand) and `ins` are the facts of the transposed operands `T x`. All operands that
+    /// [`Operator::permutes`] speaks of have the rank of `perm`. Pointwise operators need not say: they are the same.
     fn permuted(&self, _perm: &[usize], _ins: &[Fact]) -> Option<crate::Op> {
         None
+    }
+
+    /// Whether [`Operator::permuted`] means operand `i` to be transposed with the others; a table is not.
+    fn permutes(&self, _i: usize) -> bool {
+        true
     }
 
     /// Writes the kernel, as structured kernel IR. All extents are known. The default serves `Pointwise` and `Move`.

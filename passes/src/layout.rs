@@ -104,14 +104,16 @@ fn sink(graph: &mut Graph, id: NodeId) -> Option<Vec<ValueId>> {
         return None;
     }
     let operands = graph.operands(id);
-    let perm = operands.iter().find_map(|v| perm_of(graph, *v))?;
+    let perm = operands.iter().enumerate().find_map(|(i, v)| op.permutes(i).then(|| perm_of(graph, *v))?)?;
     let rank = perm.len();
     let out_rank = graph.node(id).facts.iter().map(|f| f.shape.rank()).max()?;
     let class = op.class();
     let ins: Vec<_> = operands.iter().map(|v| graph.fact(*v).clone()).collect();
+    let table: Vec<bool> = (0..ins.len()).map(|i| class != OpClass::Pointwise && !op.permutes(i)).collect();
+    let fits = ins.iter().zip(&table).all(|(f, table)| *table || f.shape.rank() == rank);
     let new_op = match class {
         OpClass::Pointwise if out_rank == rank => op,
-        OpClass::Kernel | OpClass::Move if ins.iter().all(|f| f.shape.rank() == rank) => op.permuted(&perm, &ins)?,
+        OpClass::Kernel | OpClass::Move if fits => op.permuted(&perm, &ins)?,
         _ => return None,
     };
     let out_len = graph.node(id).facts.iter().filter_map(|f| f.shape.numel().as_const()).max()?;
@@ -121,14 +123,14 @@ fn sink(graph: &mut Graph, id: NodeId) -> Option<Vec<ValueId>> {
             || graph.weight(v).is_some()
             || graph.fact(v).shape.numel().as_const().is_some_and(|n| n * 8 <= out_len)
     };
-    if !operands.iter().all(|v| free(graph, *v)) {
+    if !operands.iter().zip(&table).all(|(v, t)| *t || free(graph, *v)) {
         return None;
     }
     let loc = loc_of(graph, id);
     let inv = inverse(&perm);
     let mut inner = vec![];
-    for v in operands {
-        inner.push(permuted_operand(graph, v, rank, &inv, &loc)?);
+    for (v, table) in operands.into_iter().zip(table) {
+        inner.push(if table { v } else { permuted_operand(graph, v, rank, &inv, &loc)? });
     }
     let ys = graph.add_op(new_op, &inner, loc.clone()).ok()?;
     ys.into_iter()

@@ -101,6 +101,9 @@ macro_rules! ops {
             fn permuted(&self, perm: &[usize], ins: &[Fact]) -> Option<Op> {
                 match self { $(Op::$name(op) => op.permuted(perm, ins)),* }
             }
+            fn permutes(&self, i: usize) -> bool {
+                match self { $(Op::$name(op) => op.permutes(i)),* }
+            }
             fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
                 match self { $(Op::$name(op) => op.lower(cx)),* }
             }
@@ -132,10 +135,12 @@ ops! {
     gelu::Gelu,
     layer_norm::LayerNorm,
     matmul::MatMul,
+    nearest::Nearest,
     pool::Pool,
     pad::Pad,
     quantize::Quantize,
     reduce::Reduce,
+    resample::Resample,
     reshape::Reshape,
     scatter_elements::ScatterElements,
     scatter_nd::ScatterNd,
@@ -153,6 +158,7 @@ ops! {
     batch_norm,
     depth_to_space,
     dynamic_quantize,
+    resize,
     shape,
     split,
 }
