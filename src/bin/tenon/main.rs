@@ -1,2 +1,87 @@
-//! The command `tenon`.
-fn main() {}
+//! The command `tenon`: one file a subcommand; what they share lies beside them.
+
+mod args;
+mod bench;
+mod case;
+mod check;
+mod compare;
+mod compile;
+mod failure;
+mod inputs;
+mod model;
+mod opt;
+mod output;
+mod peak;
+mod picture;
+mod progress;
+mod run;
+mod targets;
+mod tensors;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use failure::{EXIT_CODES, Failure, Outcome};
+use std::process::ExitCode;
+
+/// Compiles trained ONNX models to native code: no runtime, no interpreter, no allocator.
+#[derive(Debug, Parser)]
+#[command(name = "tenon", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Print JSON instead of text, errors included.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Say whether a model can be compiled: every problem, and a table of its operators.
+    Check(check::Args),
+    /// Compile a model to an object, an archive, a C header, a Rust module and a report.
+    Compile(compile::Args),
+    /// Compile a model for this machine and run it.
+    Run(run::Args),
+    /// Compare compiled models with reference outputs.
+    Verify(verify::Args),
+    /// Measure how fast a compiled model runs here.
+    Bench(bench::Args),
+    /// Print a model in the compiler's own terms, at any phase.
+    Opt(opt::Args),
+    /// List the machines that code can be generated for.
+    Targets(targets::Args),
+    /// One case of `verify`, in a process of its own.
+    #[command(hide = true)]
+    VerifyWorker(verify::WorkerArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let json = cli.json;
+    // A panic is a bug of Tenon: say so instead of leaving a bare backtrace.
+    let outcome = std::panic::catch_unwind(move || dispatch(cli.command, json))
+        .unwrap_or_else(|_| Err(Failure::internal("internal error: Tenon panicked (see above); please report it")));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(f) => {
+            if json && !f.told {
+                output::json(&f.to_json());
+            }
+            eprintln!("{f}");
+            f.exit_code()
+        }
+    }
+}
+
+fn dispatch(command: Command, json: bool) -> Outcome {
+    match command {
+        Command::Check(a) => check::main(&a, json),
+        Command::Compile(a) => compile::main(&a, json),
+        Command::Run(a) => run::main(&a, json),
+        Command::Verify(a) => verify::main(&a, json),
+        Command::Bench(a) => bench::main(&a, json),
+        Command::Opt(a) => opt::main(&a, json),
+        Command::Targets(a) => targets::main(&a, json),
+        Command::VerifyWorker(a) => verify::worker(&a),
+    }
+}

@@ -1,0 +1,120 @@
+//! Arguments that several commands take.
+
+use crate::failure::{Failure, Outcome};
+use crate::model;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tenon::{Math, Options, Target, Tensor};
+
+/// What is known of the inputs, and what to compile for.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct CompileArgs {
+    /// Pin a dimension, e.g. `--dim batch=1`; `tenon check` lists the free ones.
+    #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
+    pub(crate) dims: Vec<(String, i64)>,
+    /// Pin an input to a value, e.g. `--set sr=16000`, `--set shape=1,8` or `--set mask=mask.npy`; it is no input of the
+    /// compiled model any more.
+    #[arg(long = "set", value_name = "INPUT=VALUE", value_parser = assignment)]
+    pub(crate) set: Vec<(String, String)>,
+    /// The machine: `host`, or one of `tenon targets`.
+    #[arg(long, default_value = "host")]
+    pub(crate) target: String,
+    /// Which rewrites of floating-point arithmetic are allowed: none that changes a bit, other orders of sums, or
+    /// approximations too.
+    #[arg(long, value_enum, default_value = "default")]
+    pub(crate) math: MathArg,
+    /// The model's name in symbols and files; by default from the file's name.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum MathArg {
+    /// Every bit is kept.
+    Strict,
+    /// Sums and products may be reordered.
+    Default,
+    /// Also approximations with a stated bound.
+    Fast,
+}
+
+impl CompileArgs {
+    /// The compiler's options for the model in `path`.
+    pub(crate) fn options(&self, path: &Path) -> Outcome<Options> {
+        let mut options = self.machine_options()?;
+        options.dims = self.dims.iter().cloned().collect();
+        options.set = self.pinned_inputs(path)?;
+        options.name = self.name.clone();
+        Ok(options)
+    }
+
+    /// The part of the options that belongs to no model.
+    pub(crate) fn machine_options(&self) -> Outcome<Options> {
+        let mut options = Options::new(self.target()?);
+        options.math = match self.math {
+            MathArg::Strict => Math::Strict,
+            MathArg::Default => Math::Default,
+            MathArg::Fast => Math::Fast,
+        };
+        Ok(options)
+    }
+
+    /// The machine.
+    pub(crate) fn target(&self) -> Outcome<Target> {
+        match self.target.as_str() {
+            "host" => tenon::target::host().map_err(Failure::bad_input),
+            name => Target::parse(name).map_err(|e| Failure::bad_input(e.to_string())),
+        }
+    }
+
+    /// `--set` with the dtypes and shapes that the model declares.
+    fn pinned_inputs(&self, path: &Path) -> Outcome<BTreeMap<String, Tensor>> {
+        if self.set.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let declared = model::declared_inputs(path)?;
+        let one = |(name, text): &(String, String)| {
+            let fact = declared.iter().find(|(n, _)| n == name).map(|(_, f)| f).ok_or_else(|| {
+                let names: Vec<&str> = declared.iter().map(|(n, _)| n.as_str()).collect();
+                Failure::bad_input(format!("--set {name}: the model has no such input; it has {}", names.join(", ")))
+            })?;
+            let unknown = || Failure::bad_input(format!("--set {name}: its type is not a tensor of known rank"));
+            let tensor = crate::inputs::value(text, fact.as_ref().ok_or_else(unknown)?)
+                .map_err(|e| Failure::bad_input(format!("--set {name}={text}: {e}")))?;
+            Ok((name.clone(), tensor))
+        };
+        self.set.iter().map(one).collect()
+    }
+}
+
+/// `NAME=N`.
+fn dim(s: &str) -> Result<(String, i64), String> {
+    let (name, value) = assignment(s)?;
+    let n = value.parse::<i64>().ok().filter(|n| *n >= 0).ok_or(format!("`{value}` is not a whole number"))?;
+    Ok((name, n))
+}
+
+/// `NAME=VALUE`; the value may contain more `=`.
+pub(crate) fn assignment(s: &str) -> Result<(String, String), String> {
+    match s.split_once('=') {
+        Some((n, v)) if !n.is_empty() && !v.is_empty() => Ok((n.to_string(), v.to_string())),
+        _ => Err("expected NAME=VALUE".to_string()),
+    }
+}
+
+/// The model file meant by `path`: itself, or `model.onnx` in the folder.
+pub(crate) fn model_file(path: &Path) -> Outcome<PathBuf> {
+    Ok(crate::case::Case::find(path)?.model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn assignments_are_checked() {
+        assert_eq!(dim("batch=4"), Ok(("batch".into(), 4)));
+        assert_eq!(assignment("a=b=c"), Ok(("a".into(), "b=c".into())));
+        assert!(dim("batch=-1").is_err() && dim("batch").is_err() && assignment("=1").is_err());
+    }
+}

@@ -1,0 +1,234 @@
+//! Case folders in ONNX's layout: `model.onnx` with `test_data_set_<k>/{input_<i>.pb,output_<i>.pb}`, and what a
+//! folder says of tolerances.
+
+use crate::compare::Tolerance;
+use crate::failure::{Failure, Outcome};
+use crate::model::Declared;
+use crate::tensors;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use tenon::{Dim, Tensor};
+
+/// A model with the data sets found beside it.
+#[derive(Clone, Debug)]
+pub(crate) struct Case {
+    /// For people: the folder's name, or the file's.
+    pub(crate) name: String,
+    /// The model.
+    pub(crate) model: PathBuf,
+    /// Folders of data sets, in order of their numbers.
+    pub(crate) sets: Vec<PathBuf>,
+    /// The folder, if it is one.
+    pub(crate) folder: Option<PathBuf>,
+}
+
+impl Case {
+    /// The case at `path`: a folder with `model.onnx`, or a model file. A model file called `model.onnx` brings the data
+    /// sets beside it.
+    pub(crate) fn find(path: &Path) -> Outcome<Case> {
+        let name = |p: &Path| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
+        if path.is_dir() {
+            let model = path.join("model.onnx");
+            if !model.is_file() {
+                let path = path.display();
+                return Err(Failure::bad_input(format!("{path}: expected a folder with model.onnx; there is none")));
+            }
+            let full = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+            return Ok(Case { name: name(&full), model, sets: data_sets(path), folder: Some(path.to_path_buf()) });
+        }
+        if !path.is_file() {
+            return Err(Failure::bad_input(format!("{}: no such file or folder", path.display())));
+        }
+        Ok(Case { name: name(path), model: path.to_path_buf(), sets: vec![], folder: None })
+    }
+
+    /// Tolerances of the outputs as the folder states them: `about.json` (`suggested_atol`, one an output) or
+    /// `tolerance.json` (`rtol`, `atol`).
+    pub(crate) fn tolerances(&self) -> Outcome<Stated> {
+        let Some(folder) = &self.folder else { return Ok(Stated::Nothing) };
+        if let Some(about) = read_json(&folder.join("about.json"))?
+            && let Some(list) = about.get("suggested_atol")
+        {
+            let list: Option<Vec<f64>> = list.as_array().and_then(|l| l.iter().map(serde_json::Value::as_f64).collect());
+            let list = list.filter(|l| l.iter().all(|a| *a >= 0.0)).ok_or_else(|| {
+                let path = folder.join("about.json");
+                Failure::bad_input(format!("{}: suggested_atol: expected a list of numbers", path.display()))
+            })?;
+            return Ok(Stated::Absolute(list));
+        }
+        if let Some(t) = read_json(&folder.join("tolerance.json"))? {
+            let number = |key: &str| t.get(key).and_then(serde_json::Value::as_f64).unwrap_or(0.0);
+            return Ok(Stated::Both { relative: number("rtol"), absolute: number("atol") });
+        }
+        Ok(Stated::Nothing)
+    }
+}
+
+/// Tolerances found in a case folder.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Stated {
+    /// None: the defaults hold.
+    Nothing,
+    /// An absolute one for each output; the last holds for those beyond the list.
+    Absolute(Vec<f64>),
+    /// One pair for all outputs.
+    Both {
+        /// Part of the expected element.
+        relative: f64,
+        /// In the output's unit.
+        absolute: f64,
+    },
+}
+
+impl Stated {
+    /// The tolerance of output `i`; `rtol` and `atol` of the command line replace what is stated.
+    pub(crate) fn of_output(&self, i: usize, dtype: tenon::DType, rtol: Option<f64>, atol: Option<f64>) -> Tolerance {
+        let stated = match self {
+            Stated::Nothing if rtol.is_none() && atol.is_none() => return Tolerance::default_for(dtype),
+            Stated::Nothing => Tolerance { absolute: 0.0, of_scale: 0.0, relative: 0.0 },
+            Stated::Absolute(list) => {
+                let absolute = list.get(i).or(list.last()).copied().unwrap_or(0.0);
+                Tolerance { absolute, of_scale: 0.0, relative: 0.0 }
+            }
+            Stated::Both { relative, absolute } => {
+                Tolerance { absolute: *absolute, of_scale: 0.0, relative: *relative }
+            }
+        };
+        Tolerance { absolute: atol.unwrap_or(stated.absolute), relative: rtol.unwrap_or(stated.relative), ..stated }
+    }
+}
+
+fn read_json(path: &Path) -> Outcome<Option<serde_json::Value>> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(t) => t,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Failure::bad_input(format!("cannot read {}: {e}", path.display()))),
+    };
+    serde_json::from_str(&text).map(Some).map_err(|e| Failure::bad_input(format!("{}: {e}", path.display())))
+}
+
+fn data_sets(folder: &Path) -> Vec<PathBuf> {
+    let mut sets: Vec<(usize, PathBuf)> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|e| {
+            let number = e.file_name().to_str()?.strip_prefix("test_data_set_")?.parse().ok()?;
+            e.path().is_dir().then(|| (number, e.path()))
+        })
+        .collect();
+    sets.sort();
+    sets.into_iter().map(|(_, p)| p).collect()
+}
+
+/// The tensors `<kind>_0.pb`, `<kind>_1.pb`, … of a data set; a number that is missing (an optional input that is not
+/// given) is `None`.
+pub(crate) fn read_set(set: &Path, kind: &str) -> Outcome<Vec<Option<Tensor>>> {
+    let mut numbers: Vec<usize> = std::fs::read_dir(set)
+        .map_err(|e| Failure::bad_input(format!("cannot read {}: {e}", set.display())))?
+        .flatten()
+        .filter_map(|e| {
+            e.file_name().to_str()?.strip_prefix(kind)?.strip_prefix('_')?.strip_suffix(".pb")?.parse().ok()
+        })
+        .collect();
+    numbers.sort_unstable();
+    let mut all: Vec<Option<Tensor>> = vec![];
+    for n in numbers {
+        if n > 10_000 {
+            return Err(Failure::bad_input(format!("{}: {kind}_{n}.pb: the number is absurd", set.display())));
+        }
+        all.resize(n, None);
+        all.push(Some(tensors::read_one(&set.join(format!("{kind}_{n}.pb")), None)?));
+    }
+    Ok(all)
+}
+
+/// Gives the data of a set to the model's declared inputs, by position as ONNX's layout says.
+pub(crate) fn assign(declared: &[Declared], data: Vec<Option<Tensor>>) -> Outcome<BTreeMap<String, Tensor>> {
+    if data.len() > declared.len() {
+        let (want, have) = (declared.len(), data.len());
+        return Err(Failure::bad_input(format!("the model has {want} inputs, the data set has {have}")));
+    }
+    Ok(declared.iter().zip(data).filter_map(|((name, _), t)| Some((name.clone(), t?))).collect())
+}
+
+/// The values of the symbolic dimensions of the declared inputs that make them fit `data`.
+pub(crate) fn bind_dims(declared: &[Declared], data: &BTreeMap<String, Tensor>) -> Outcome<BTreeMap<String, i64>> {
+    let mut dims: BTreeMap<String, i64> = BTreeMap::new();
+    for (name, fact) in declared {
+        let (Some(fact), Some(tensor)) = (fact, data.get(name)) else { continue };
+        let misfit = || {
+            Failure::bad_input(format!("input \"{name}\": the model takes {fact}, the data is {}", tensor.fact()))
+        };
+        if fact.shape.rank() != tensor.shape().len() {
+            return Err(misfit());
+        }
+        for (dim, &extent) in fact.shape.0.iter().zip(tensor.shape()) {
+            let extent = i64::try_from(extent).map_err(|_| misfit())?;
+            match dim {
+                Dim::Const(c) if *c != extent => return Err(misfit()),
+                Dim::Sym(s) => match dims.insert(s.to_string(), extent) {
+                    Some(other) if other != extent => {
+                        return Err(Failure::bad_input(format!(
+                            "dimension `{s}` is {other} in one input of the data and {extent} in another"
+                        )));
+                    }
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+    }
+    Ok(dims)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tenon::{DType, Fact, Shape};
+
+    fn declared() -> Vec<Declared> {
+        let batch = || Dim::Sym("batch".into());
+        vec![
+            ("a".into(), Some(Fact::new(DType::F32, Shape(vec![batch(), Dim::Const(2)])))),
+            ("b".into(), Some(Fact::new(DType::F32, Shape(vec![batch()])))),
+        ]
+    }
+
+    fn data(a: &[usize], b: &[usize]) -> BTreeMap<String, Tensor> {
+        let zeros = |s: &[usize]| Tensor::new(s, &vec![0f32; s.iter().product()]);
+        BTreeMap::from([("a".to_string(), zeros(a)), ("b".to_string(), zeros(b))])
+    }
+
+    #[test]
+    fn dims_come_from_the_data_and_must_agree() {
+        assert_eq!(bind_dims(&declared(), &data(&[3, 2], &[3])).unwrap(), BTreeMap::from([("batch".into(), 3)]));
+        assert!(bind_dims(&declared(), &data(&[3, 2], &[4])).unwrap_err().message.contains("`batch` is 3"));
+        assert!(bind_dims(&declared(), &data(&[3, 9], &[3])).unwrap_err().message.contains("f32[batch,2]"));
+        assert!(bind_dims(&declared(), &data(&[6], &[3])).is_err());
+    }
+
+    #[test]
+    fn data_is_assigned_by_position_and_may_have_gaps() {
+        let t = |v: f32| Some(Tensor::new(&[1], &[v]));
+        let data = assign(&declared(), vec![None, t(2.0)]).unwrap();
+        assert_eq!(data.into_iter().collect::<Vec<_>>(), [("b".to_string(), t(2.0).unwrap())]);
+        assert!(assign(&declared()[..1], vec![None, t(0.0)]).is_err());
+    }
+
+    #[test]
+    fn folders_state_tolerances() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("model.onnx"), b"").unwrap();
+        let case = Case::find(folder.path()).unwrap();
+        assert_eq!(case.tolerances().unwrap(), Stated::Nothing);
+        std::fs::write(folder.path().join("tolerance.json"), br#"{"rtol": 0.5, "atol": 2}"#).unwrap();
+        assert_eq!(case.tolerances().unwrap(), Stated::Both { relative: 0.5, absolute: 2.0 });
+        std::fs::write(folder.path().join("about.json"), br#"{"suggested_atol": [0.1, 0.2]}"#).unwrap();
+        let stated = case.tolerances().unwrap();
+        assert_eq!(stated.of_output(5, DType::F32, None, None).absolute, 0.2);
+        assert_eq!(stated.of_output(0, DType::F32, Some(0.25), None).relative, 0.25);
+        std::fs::write(folder.path().join("about.json"), b"{").unwrap();
+        assert!(case.tolerances().is_err());
+    }
+}

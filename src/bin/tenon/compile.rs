@@ -1,0 +1,123 @@
+//! `tenon compile`: a model to files that an application links.
+
+use crate::args::{CompileArgs, model_file};
+use crate::failure::{Outcome, problems_json};
+use crate::output::{self, Table, bytes, say, time};
+use crate::progress;
+use serde_json::json;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+use tenon::{Compiler, Emit};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  tenon compile model.onnx -o out
+  tenon compile model.onnx -o out --target aarch64-linux/cortex-a76 --dim batch=1
+  tenon compile model.onnx -o out --emit archive,header --name digits
+  tenon compile model.onnx -o out --timings")]
+pub(crate) struct Args {
+    /// An .onnx file, or a folder with model.onnx.
+    model: PathBuf,
+    /// The folder to write to; it is made if it is missing.
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    output: PathBuf,
+    /// What to write.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "obj,archive,header,rust,report")]
+    emit: Vec<EmitArg>,
+    /// Print how long each step took.
+    #[arg(long)]
+    timings: bool,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum EmitArg {
+    /// A relocatable object, NAME.o.
+    Obj,
+    /// A static archive, libNAME.a.
+    Archive,
+    /// A C header, NAME.h.
+    Header,
+    /// A Rust module, NAME.rs.
+    Rust,
+    /// Sizes, kernels and memory, NAME.report.json.
+    Report,
+}
+
+impl EmitArg {
+    fn kind(self) -> Emit {
+        match self {
+            EmitArg::Obj => Emit::Object,
+            EmitArg::Archive => Emit::Archive,
+            EmitArg::Header => Emit::Header,
+            EmitArg::Rust => Emit::Rust,
+            EmitArg::Report => Emit::Report,
+        }
+    }
+}
+
+pub(crate) fn main(args: &Args, json: bool) -> Outcome {
+    let path = model_file(&args.model)?;
+    let options = args.compile.options(&path)?;
+    let spinner = progress::spinner(format!("compiling {}", path.display()));
+    let start = Instant::now();
+    let compiled = Compiler::new(options).compile_file(&path)?;
+    let code = Instant::now();
+    let kinds: Vec<Emit> = args.emit.iter().map(|e| e.kind()).collect();
+    let artifact = compiled.artifact()?.only(&kinds);
+    let code = code.elapsed();
+    let written = artifact.write_to(&args.output)?;
+    let total = start.elapsed();
+    spinner.finish_and_clear();
+
+    let report = compiled.report();
+    let steps: Vec<(String, Duration)> = compiled
+        .timings
+        .iter()
+        .map(|t| (t.name.clone(), t.time))
+        .chain([("machine code".to_string(), code)])
+        .collect();
+    let files: Vec<_> = written.iter().zip(&artifact.files).map(|(p, f)| (p, f.bytes.len())).collect();
+    if json {
+        output::json(&json!({
+            "ok": true,
+            "model": report.model,
+            "target": report.target,
+            "files": files.iter().map(|(p, n)| json!({ "path": p, "bytes": n })).collect::<Vec<_>>(),
+            "weight_bytes": report.weight_bytes,
+            "arena_bytes": report.arena_bytes,
+            "macs": report.macs,
+            "calls": report.calls,
+            "seconds": total.as_secs_f64(),
+            "timings": steps.iter().map(|(n, t)| json!({ "step": n, "seconds": t.as_secs_f64() })).collect::<Vec<_>>(),
+            "warnings": problems_json(&compiled.warnings),
+        }));
+        return Ok(());
+    }
+    for w in &compiled.warnings.0 {
+        eprintln!("{w}");
+    }
+    say!("{} for {}: {} kernel calls, compiled in {}", report.model, report.target, report.calls, time(total));
+    for io in &report.inputs {
+        say!("  in   {}: {}", io.name, io.r#type);
+    }
+    for io in &report.outputs {
+        say!("  out  {}: {}", io.name, io.r#type);
+    }
+    say!("  weights {}, arena {}", bytes(report.weight_bytes), bytes(report.arena_bytes));
+    for (path, n) in &files {
+        say!("  {:>10}  {}", bytes(*n), path.display());
+    }
+    if args.timings {
+        say!("");
+        let mut table = Table::new(&["step", "time"]);
+        for (name, t) in &steps {
+            table.row(&[name, &time(*t)]);
+        }
+        table.row(&[&"total", &time(total)]);
+        table.print();
+    }
+    Ok(())
+}

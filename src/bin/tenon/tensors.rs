@@ -1,0 +1,225 @@
+//! Tensors in files: `.npy`, `.npz`, and ONNX's `.pb`.
+
+use crate::failure::{Failure, Outcome};
+use npyz::WriterBuilder;
+use std::fs::File;
+use std::io::{BufReader, Read, Write};
+use std::path::Path;
+use tenon::{DType, Tensor};
+
+/// A tensor with the name its file gives it (empty where it gives none).
+pub(crate) type Named = (String, Tensor);
+
+/// Reads every tensor of a file; the kind is told by its ending.
+pub(crate) fn read_all(path: &Path) -> Outcome<Vec<Named>> {
+    let bad = |e: &dyn std::fmt::Display| Failure::bad_input(format!("cannot read {}: {e}", path.display()));
+    match extension(path) {
+        "npy" => {
+            let file = File::open(path).map_err(|e| bad(&e))?;
+            Ok(vec![(String::new(), read_npy(BufReader::new(file)).map_err(|e| bad(&e))?)])
+        }
+        "npz" => {
+            let mut archive = npyz::npz::NpzArchive::open(path).map_err(|e| bad(&e))?;
+            let mut names: Vec<String> = archive.array_names().map(str::to_string).collect();
+            names.sort();
+            let mut all = vec![];
+            for name in names {
+                let Some(npy) = archive.by_name(&name).map_err(|e| bad(&e))? else { continue };
+                let header = npy.header().clone();
+                let tensor = read_array(&header, npy.into_inner()).map_err(|e| bad(&format!("array `{name}`: {e}")))?;
+                all.push((name, tensor));
+            }
+            Ok(all)
+        }
+        "pb" => {
+            let tensor = tenon::frontend::read_tensor_file(path).map_err(|e| bad(&e))?;
+            Ok(vec![(String::new(), tensor)])
+        }
+        _ => Err(bad(&"expected a .npy, .npz or .pb file")),
+    }
+}
+
+/// Reads one tensor: array `name` of the file, or its only one.
+pub(crate) fn read_one(path: &Path, name: Option<&str>) -> Outcome<Tensor> {
+    let mut all = read_all(path)?;
+    let names = || all.iter().map(|(n, _)| format!("`{n}`")).collect::<Vec<_>>().join(", ");
+    let at = match name {
+        Some(n) => all.iter().position(|(m, _)| m == n),
+        None => (all.len() == 1).then_some(0),
+    };
+    match at {
+        Some(i) => Ok(all.swap_remove(i).1),
+        None => {
+            let wanted = name.map_or("one array".to_string(), |n| format!("an array `{n}`"));
+            Err(Failure::bad_input(format!(
+                "{}: expected {wanted}, found {}; write FILE:ARRAY to choose",
+                path.display(),
+                if all.is_empty() { "none".to_string() } else { names() }
+            )))
+        }
+    }
+}
+
+/// Writes tensors: one to a `.npy`, any number to a `.npz`. Nothing half-written is left behind.
+pub(crate) fn write(path: &Path, tensors: &[Named]) -> Outcome<()> {
+    let bad = |e: &dyn std::fmt::Display| Failure::bad_input(format!("cannot write {}: {e}", path.display()));
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut tmp = tempfile::NamedTempFile::new_in(folder).map_err(|e| bad(&e))?;
+    match (extension(path), tensors) {
+        ("npy", [(_, t)]) => write_npy(tmp.as_file_mut(), t).map_err(|e| bad(&e))?,
+        ("npy", _) => return Err(bad(&format!("{} outputs do not fit one .npy; use .npz", tensors.len()))),
+        ("npz", _) => {
+            let mut archive = npyz::npz::NpzWriter::new(tmp.as_file_mut());
+            for (name, t) in tensors {
+                // The writer knows how to open a member; the bytes in it are ours.
+                let mut bytes = vec![];
+                write_npy(&mut bytes, t).map_err(|e| bad(&e))?;
+                let file = npyz::npz::file_name_from_array_name(name);
+                let zip = archive.zip_writer();
+                zip.start_file(file, Default::default()).map_err(|e| bad(&e))?;
+                zip.write_all(&bytes).map_err(|e| bad(&e))?;
+            }
+            archive.zip_writer().finish().map_err(|e| bad(&e))?;
+        }
+        _ => return Err(bad(&"expected the name to end in .npy or .npz")),
+    }
+    tmp.persist(path).map_err(|e| bad(&e.error))?;
+    Ok(())
+}
+
+fn extension(path: &Path) -> &str {
+    path.extension().and_then(|e| e.to_str()).unwrap_or("")
+}
+
+fn read_npy(mut r: impl Read) -> Result<Tensor, String> {
+    let header = npyz::NpyHeader::from_reader(&mut r).map_err(|e| e.to_string())?;
+    read_array(&header, r)
+}
+
+fn read_array(header: &npyz::NpyHeader, r: impl Read) -> Result<Tensor, String> {
+    let descr = header.dtype().descr();
+    let descr = descr.trim_matches('\'');
+    let (order, kind) = descr.split_at(1.min(descr.len()));
+    let dtype = NUMPY.iter().find(|(_, k)| *k == kind).map(|(d, _)| *d).ok_or_else(|| {
+        let known = NUMPY.map(|(_, k)| k).join(", ");
+        format!("dtype {descr} is not supported (supported: {known})")
+    })?;
+    let shape: Vec<usize> = header
+        .shape()
+        .iter()
+        .map(|&d| usize::try_from(d).map_err(|_| format!("extent {d} is too large")))
+        .collect::<Result<_, _>>()?;
+    let len = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d)).ok_or("the array is too large")?;
+    // `take` bounds what is read; the buffer grows with what is there, not with what the header claims.
+    let mut bytes = vec![];
+    r.take(len as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() != len {
+        return Err(format!("the file is cut off: expected {len} bytes of data, found {}", bytes.len()));
+    }
+    if order == ">" && dtype.size() > 1 {
+        bytes.chunks_exact_mut(dtype.size()).for_each(<[u8]>::reverse);
+    }
+    if header.order() == npyz::Order::Fortran && shape.len() > 1 {
+        bytes = row_major(&bytes, &shape, dtype.size());
+    }
+    Tensor::from_bytes(dtype, &shape, bytes.into()).map_err(|e| e.to_string())
+}
+
+/// numpy's names without the byte order.
+const NUMPY: [(DType, &str); 12] = [
+    (DType::F32, "f4"),
+    (DType::F64, "f8"),
+    (DType::F16, "f2"),
+    (DType::I8, "i1"),
+    (DType::I16, "i2"),
+    (DType::I32, "i4"),
+    (DType::I64, "i8"),
+    (DType::U8, "u1"),
+    (DType::U16, "u2"),
+    (DType::U32, "u4"),
+    (DType::U64, "u8"),
+    (DType::Bool, "b1"),
+];
+
+/// Column-major elements in row-major order.
+fn row_major(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut index = vec![0; shape.len()];
+    for _ in 0..bytes.len() / size {
+        let at = index.iter().zip(shape).rev().fold(0, |at, (i, d)| at * d + i);
+        out.extend_from_slice(&bytes[at * size..(at + 1) * size]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    out
+}
+
+fn write_npy(mut w: impl Write, t: &Tensor) -> Result<(), String> {
+    let kind = NUMPY.iter().find(|(d, _)| *d == t.dtype()).map(|(_, k)| *k).unwrap_or_default();
+    let order = if t.dtype().size() == 1 { '|' } else { '<' };
+    let descr = format!("{order}{kind}").parse().map_err(|e| format!("dtype: {e}"))?;
+    let shape: Vec<u64> = t.shape().iter().map(|&d| d as u64).collect();
+    npyz::WriteOptions::new_header_only()
+        .dtype(npyz::DType::Plain(descr))
+        .shape(&shape)
+        .writer(&mut w)
+        .write_header_only()
+        .map_err(|e| e.to_string())?;
+    w.write_all(t.bytes()).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn npz_and_npy_come_back_as_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let all = [
+            ("a".to_string(), Tensor::new(&[2, 3], &[1f32, -2.5, 3.0, f32::NAN, 5.0, 6.0])),
+            ("b".to_string(), Tensor::new(&[], &[7i64])),
+            ("c".to_string(), Tensor::new(&[2], &[true, false])),
+        ];
+        let path = folder.path().join("all.npz");
+        write(&path, &all).unwrap();
+        let back = read_all(&path).unwrap();
+        assert_eq!(back.len(), 3);
+        for ((n, t), (m, u)) in all.iter().zip(&back) {
+            assert_eq!((n, t.fact(), t.bytes()), (m, u.fact(), u.bytes()));
+        }
+        let path = folder.path().join("one.npy");
+        write(&path, &all[..1]).unwrap();
+        assert_eq!(read_one(&path, None).unwrap().bytes(), all[0].1.bytes());
+        assert!(write(&path, &all).unwrap_err().message.contains(".npz"));
+    }
+
+    #[test]
+    fn a_choice_of_arrays_needs_a_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("two.npz");
+        let t = Tensor::new(&[1], &[1u8]);
+        write(&path, &[("x".into(), t.clone()), ("y".into(), t)]).unwrap();
+        assert!(read_one(&path, None).unwrap_err().message.contains("`x`, `y`"));
+        assert!(read_one(&path, Some("y")).is_ok());
+        assert!(read_one(&path, Some("z")).unwrap_err().message.contains("array `z`"));
+    }
+
+    #[test]
+    fn column_major_is_turned() {
+        let bytes = [0u8, 3, 1, 4, 2, 5]; // [[0,1,2],[3,4,5]] by columns
+        assert_eq!(row_major(&bytes, &[2, 3], 1), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_cut_off_file_is_an_error() {
+        let mut bytes = vec![];
+        write_npy(&mut bytes, &Tensor::new(&[4], &[1f32; 4])).unwrap();
+        bytes.truncate(bytes.len() - 3);
+        assert!(read_npy(&bytes[..]).unwrap_err().contains("cut off"));
+    }
+}
