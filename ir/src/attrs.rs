@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use tenon_base::text::quoted;
 use tenon_base::{DType, Real, Shape};
 
 /// An attribute in generic form.
@@ -33,13 +34,26 @@ impl fmt::Display for Attr {
         match self {
             Attr::Bool(b) => write!(f, "{b}"),
             Attr::Int(i) => write!(f, "{i}"),
-            Attr::Real(r) => write!(f, "{:?}", r.0),
+            Attr::Real(r) => f.write_str(&real(r)),
             Attr::DType(d) => write!(f, "{d}"),
-            Attr::Str(s) => write!(f, "{s:?}"),
+            Attr::Str(s) => {
+                let mut out = String::new();
+                quoted(&mut out, s);
+                f.write_str(&out)
+            }
             Attr::Ints(v) => list(f, v, i64::to_string),
-            Attr::Reals(v) => list(f, v, |r| format!("{:?}", r.0)),
+            Attr::Reals(v) => list(f, v, real),
             Attr::Shape(s) => write!(f, "<{s}>"),
         }
+    }
+}
+
+/// Reads back bit for bit: `0.5`, `-inf`, `nan`, and any other NaN by its bits.
+fn real(r: &Real) -> String {
+    match r.0 {
+        v if v.is_nan() && v.to_bits() == f64::NAN.to_bits() => "nan".to_string(),
+        v if v.is_nan() => format!("nan({:#x})", v.to_bits()),
+        v => format!("{v:?}"),
     }
 }
 

@@ -157,6 +157,11 @@ impl Graph {
         self.inner[NodeIndex::new(id.0 as usize)].loc = loc;
     }
 
+    /// Whether `v` is a value of this graph: nodes may have been removed.
+    pub fn contains(&self, v: ValueId) -> bool {
+        self.inner.node_weight(NodeIndex::new(v.node.0 as usize)).is_some_and(|n| usize::from(v.port) < n.facts.len())
+    }
+
     /// The type of a value.
     pub fn fact(&self, v: ValueId) -> &Fact {
         &self.node(v.node).facts[v.port as usize]
@@ -180,6 +185,11 @@ impl Graph {
 
     /// Operands of a node, in order.
     pub fn operands(&self, id: NodeId) -> Vec<ValueId> {
+        self.operand_edges(id).into_iter().map(|(_, v)| v).collect()
+    }
+
+    /// Operands of a node with their positions, in order.
+    pub(crate) fn operand_edges(&self, id: NodeId) -> Vec<(u32, ValueId)> {
         let mut all: Vec<(u32, ValueId)> = self
             .inner
             .edges_directed(NodeIndex::new(id.0 as usize), Direction::Incoming)
@@ -189,7 +199,7 @@ impl Graph {
             })
             .collect();
         all.sort_unstable_by_key(|(i, _)| *i);
-        all.into_iter().map(|(_, v)| v).collect()
+        all
     }
 
     /// Who uses `v`: node and operand position, in ascending order. Does not include the graph's outputs.

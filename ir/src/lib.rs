@@ -11,6 +11,7 @@ pub mod import;
 pub mod lower;
 pub mod op;
 pub mod ops;
+pub mod text;
 pub mod verify;
 
 pub use attrs::{Attr, Attrs};
@@ -19,3 +20,5 @@ pub use import::{ImportError, Importer, OnnxAttr, OnnxGraph, OnnxNode};
 pub use lower::{LowerCx, LowerError};
 pub use op::{InferError, OnnxName, OpClass, Operator, Tolerance};
 pub use ops::Op;
+pub use text::ParseError;
+pub use verify::{VerifyError, verify};

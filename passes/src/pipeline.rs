@@ -4,6 +4,7 @@ use crate::{fold, group, layout, lower, normalize, plan, schedule};
 use std::collections::BTreeSet;
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
+use tenon_ir::text::PrintOptions;
 use tenon_ir::{Graph, ValueId};
 use tenon_kernel::Program;
 use tenon_target::Target;
@@ -106,11 +107,18 @@ impl State {
     /// The text of the state at `phase`, long constants elided when `elide`.
     pub fn print(&self, phase: Phase, elide: bool) -> String {
         match phase {
-            Phase::Lowered | Phase::Scheduled | Phase::Planned if elide => self.program.to_string(),
-            Phase::Lowered | Phase::Scheduled | Phase::Planned => self.program.to_string(),
-            Phase::Grouped => group::print(&self.graph, &self.groups),
-            _ => group::print(&self.graph, &[]),
+            Phase::Lowered | Phase::Scheduled | Phase::Planned => {
+                let options = tenon_kernel::text::PrintOptions { longest_const: elide.then_some(16) };
+                tenon_kernel::text::print_program(&self.program, &options)
+            }
+            Phase::Grouped => self.print_graph(elide) + &group::print(&self.graph, &self.groups),
+            _ => self.print_graph(elide),
         }
+    }
+
+    fn print_graph(&self, elide: bool) -> String {
+        let options = if elide { PrintOptions::for_reading() } else { PrintOptions::default() };
+        tenon_ir::text::print(&self.graph, &options)
     }
 }
 
@@ -258,7 +266,7 @@ fn verify(pass: &Pass, state: &State) -> Result<(), PassError> {
     use tenon_kernel::verify::{Stage, verify_program};
     match pass.phase {
         Phase::Imported | Phase::Canonical | Phase::Quantized | Phase::Optimized | Phase::Grouped => {
-            tenon_ir::verify::verify(&state.graph).map_err(|e| join(e.iter().map(ToString::to_string).collect()))
+            tenon_ir::verify::verify(&state.graph).map_err(|e| internal(tenon_ir::verify::report(&state.graph, &e)))
         }
         Phase::Lowered => verify_program(&state.program, Stage::Structured)
             .map_err(|e| join(e.iter().map(ToString::to_string).collect())),
