@@ -55,20 +55,52 @@ fn extreme(op: BinOp, a: Expr, b: Expr, d: DType) -> Expr {
     if d.is_float() { a.clone().compare(CmpOp::Ne, a.clone()).select(a, best) } else { best }
 }
 
-/// Integer division truncates; the remainder of ONNX `Mod` without `fmod` has the divisor's sign.
+/// The remainder of the truncated quotient, moved to the divisor's sign as ONNX `Mod` without `fmod` has it.
 fn floor_mod(a: Expr, b: Expr, d: DType) -> Expr {
-    let r = a.binary(BinOp::Rem, b.clone());
-    if !d.is_signed_int() {
+    let zero = || Expr::constant(d, 0.0);
+    let r = if d.is_float() { Expr::Math(MathFn::Fmod, vec![a, b.clone()]) } else { a.binary(BinOp::Rem, b.clone()) };
+    if d.is_unsigned_int() {
         return r;
     }
-    let zero = || Expr::constant(d, 0.0);
-    let differ = r.clone().binary(BinOp::Xor, b.clone()).compare(CmpOp::Lt, zero());
-    let off = Expr::Binary(BinOp::And, Box::new([r.clone().compare(CmpOp::Ne, zero()), differ]));
-    off.select(r.clone() + b, r)
+    let negative = |e: &Expr| e.clone().compare(CmpOp::Lt, zero());
+    let differ = negative(&r).binary(BinOp::Xor, negative(&b));
+    let moved = differ.select(r.clone() + b.clone(), r.clone());
+    // A remainder of 0 has the divisor's sign, too, which only floats can tell.
+    let none = if d.is_float() { negative(&b).select(Expr::constant(d, -0.0), zero()) } else { zero() };
+    r.compare(CmpOp::Eq, zero()).select(none, moved)
+}
+
+fn floor_mod_float(a: f64, b: f64) -> f64 {
+    let r = a % b;
+    match r {
+        0.0 => 0f64.copysign(b),
+        r if (r < 0.0) != (b < 0.0) => r + b,
+        r => r,
+    }
 }
 
 fn floor_mod_int(a: i128, b: i128) -> i128 {
     if b == 0 { 0 } else { ((a % b) + b) % b }
+}
+
+/// A shift by a count that is negative or not below the width leaves what extending the sign leaves.
+fn shift(op: BinOp, a: Expr, b: Expr, d: DType) -> Expr {
+    let bits = d.size() as f64 * 8.0;
+    let mut inside = b.clone().compare(CmpOp::Lt, Expr::constant(d, bits));
+    if d.is_signed_int() {
+        inside = inside.binary(BinOp::And, b.clone().compare(CmpOp::Ge, Expr::constant(d, 0.0)));
+    }
+    let sign = op == BinOp::Shr && d.is_signed_int();
+    let outside = if sign { a.clone().binary(op, Expr::constant(d, bits - 1.0)) } else { Expr::constant(d, 0.0) };
+    inside.select(a.binary(op, b), outside)
+}
+
+fn shift_left(a: i128, b: i128) -> i128 {
+    if (0..64).contains(&b) { ((a as u128) << b) as i128 } else { 0 }
+}
+
+fn shift_right(a: i128, b: i128) -> i128 {
+    a >> if (0..64).contains(&b) { b } else { 127 }
 }
 
 /// `base^exponent` by squaring, wrapping; negative exponents give 0, ±1 as the rounded quotient would.
@@ -146,14 +178,14 @@ rows! {
     "less_or_equal" "LessOrEqual" Number true; |a, b| test(a <= b); |a, b| i128::from(a <= b); |a, b, _| a.compare(CmpOp::Le, b); EXACT
     "max" "Max" Number false; max64; |a, b| a.max(b); |a, b, d| extreme(BinOp::Max, a, b, d); EXACT
     "min" "Min" Number false; min64; |a, b| a.min(b); |a, b, d| extreme(BinOp::Min, a, b, d); EXACT
-    "mod" "Mod" Int false; |a, _| a; floor_mod_int; floor_mod; EXACT
+    "mod" "Mod" Number false; floor_mod_float; floor_mod_int; floor_mod; ROUNDING
     "mul" "Mul" Number false; |a, b| a * b; |a, b| a.wrapping_mul(b); |a, b, _| a * b; ROUNDING
     "or" "Or" Bool false; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT
     "pow" "Pow" Number false; f64::powf; pow_int; pow; MATH
     "prelu" "PRelu" Number false; |a, s| if a < 0.0 { a * s } else { a }; |a, s| if a < 0 { a * s } else { a };
         |a, s, d| a.clone().compare(CmpOp::Lt, Expr::constant(d, 0.0)).select(a.clone() * s, a); ROUNDING
-    "shift_left" "" Int false; |a, _| a; |a, b| a << (b & 63); |a, b, _| bin(BinOp::Shl)(a, b); EXACT
-    "shift_right" "" Int false; |a, _| a; |a, b| a >> (b & 63); |a, b, _| bin(BinOp::Shr)(a, b); EXACT
+    "shift_left" "" Int false; |a, _| a; shift_left; |a, b, d| shift(BinOp::Shl, a, b, d); EXACT
+    "shift_right" "" Int false; |a, _| a; shift_right; |a, b, d| shift(BinOp::Shr, a, b, d); EXACT
     "sub" "Sub" Number false; |a, b| a - b; |a, b| a.wrapping_sub(b); |a, b, _| a - b; ROUNDING
     "xor" "Xor" Bool false; |a, _| a; |a, b| a ^ b; |a, b, _| bin(BinOp::Xor)(a, b); EXACT
 }
@@ -308,7 +340,7 @@ impl Operator for Binary {
             // Powers of negative numbers are mostly NaN; shifts stay within the width.
             let ranges: &[(f64, f64)] = match row.name {
                 "pow" => &[(0.1, 4.0), (-3.0, 3.0)],
-                "shift_left" | "shift_right" => &[(0.0, 100.0), (0.0, 7.0)],
+                "shift_left" | "shift_right" => &[(-100.0, 100.0), (-9.0, 70.0)],
                 "div" | "mod" | "fmod" => &[(-9.0, 9.0), (1.0, 5.0)],
                 _ => &[],
             };

@@ -1,7 +1,7 @@
 //! DepthToSpace and SpaceToDepth: blocks of channels become blocks of pixels, and back.
 //!
 //! ONNX: [DepthToSpace](https://onnx.ai/onnx/operators/onnx__DepthToSpace.html) (1, 11, 13),
-//! [SpaceToDepth](https://onnx.ai/onnx/operators/onnx__SpaceToDepth.html) (1, 13). Both are a transpose between two views.
+//! [SpaceToDepth](https://onnx.ai/onnx/operators/onnx__SpaceToDepth.html) (1, 13, 28). Both are a transpose between two views.
 
 use super::reshape::Reshape;
 use super::transpose::Transpose;
@@ -10,7 +10,7 @@ use tenon_base::Shape;
 
 pub(super) fn onnx() -> Vec<OnnxName> {
     let on = |name, versions| OnnxName { domain: "", name, versions };
-    vec![on("DepthToSpace", &[1, 11, 13]), on("SpaceToDepth", &[1, 13])]
+    vec![on("DepthToSpace", &[1, 11, 13]), on("SpaceToDepth", &[1, 13, 28])]
 }
 
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
@@ -35,7 +35,12 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
         divides("width", w, &b)?;
         let split = [n.clone(), c.clone(), h.div(&b), b.clone(), w.div(&b), b.clone()];
         let y = cx.op(Reshape { to: Shape(split.to_vec()) }, &[x])?;
-        let y = cx.op(Transpose { perm: vec![0, 3, 5, 1, 2, 4] }, &[y])?;
+        let perm = match node.str("mode", "DCR")? {
+            "DCR" => vec![0, 3, 5, 1, 2, 4],
+            "CRD" => vec![0, 1, 3, 5, 2, 4],
+            other => return Err(ImportError::new(format!("mode: expected DCR or CRD, found {other:?}"))),
+        };
+        let y = cx.op(Transpose { perm }, &[y])?;
         let to = Shape(vec![n.clone(), c.mul(&block), h.div(&b), w.div(&b)]);
         return Ok(vec![cx.op(Reshape { to }, &[y])?]);
     }
