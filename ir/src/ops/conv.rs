@@ -212,40 +212,12 @@ impl Operator for Conv {
     }
 
     fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-        let (x, w) = (node.input(0)?, node.input(1)?);
-        let (xs, ws) = (cx.shape(x).clone(), cx.shape(w).clone());
-        if xs.rank() < 3 || ws.rank() != xs.rank() {
-            return Err(ImportError::new(format!(
-                "expected operands [N,C,spatial…] and [O,C/G,kernel…] of one rank, found {xs} and {ws}"
-            )));
-        }
-        let kernel = ws.0[2..].iter().map(Dim::as_usize).collect::<Option<Vec<_>>>();
-        let kernel = kernel.ok_or_else(|| ImportError::new(format!("the kernel's extents must be known, found {ws}")))?;
-        if let Some(k) = node.opt_ints("kernel_shape")?
-            && !k.iter().copied().eq(kernel.iter().map(|&k| k as i64))
-        {
-            return Err(ImportError::new(format!("kernel_shape is {k:?}, but the weights are {ws}")));
-        }
-        let w_ = Window::import(node, kernel, &xs.0[2..])?;
-        let group = node.int("group", 1)?;
-        let group = usize::try_from(group).ok().filter(|g| *g > 0);
-        let group = group.ok_or_else(|| ImportError::new("group: expected a positive integer"))?;
-        let op = Conv {
-            kernel: w_.kernel,
-            strides: w_.strides,
-            dilations: w_.dilations,
-            pads: w_.pads,
-            group,
-            layout: Layout::ChannelsFirst,
-        };
-        let mut operands = vec![x, w];
-        operands.extend(node.opt_input(2));
-        Ok(vec![cx.op(op, &operands)?])
+        Ok(vec![convolution(node, cx, node.input(0)?, node.input(1)?, node.opt_input(2))?])
     }
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=3)?;
-        expect_dtype(ins, 0, DType::is_float, "a float dtype")?;
+        expect_dtype(ins, 0, |d| d.is_float() || d == DType::I32, "a float dtype or i32")?;
         (1..ins.len()).try_for_each(|i| expect_same_dtype(ins, 0, i))?;
         let window = self.window();
         window.check()?;
@@ -447,6 +419,11 @@ impl Operator for Conv {
                 &[(DType::F64, &[1, 2, 8]), (DType::F64, &[3, 2, 3]), (DType::F64, &[3])],
             ),
             Sample::new(conv(&[3], &[1], &[1], &[1, 1], 1, First), &[(DType::F16, &[1, 2, 8]), (DType::F16, &[3, 2, 3])]),
+            Sample::new(
+                conv(&[3, 3], &[1, 1], &[1, 1], &[1; 4], 1, Last),
+                &[(DType::I32, &[1, 5, 4, 3]), (DType::I32, &[6, 3, 3, 3])],
+            )
+            .with_range(&[(-255.0, 255.0), (-128.0, 128.0)]),
         ]
     }
 }
@@ -505,4 +482,42 @@ fn zero_border(cx: &mut LowerCx<'_>, buf: tenon_kernel::Buf, to: &[usize], befor
 /// The bias of zeros that a convolution without one has, for passes that add to it.
 pub fn zero_bias(dtype: DType, channels: usize) -> Tensor {
     Tensor::full(&[channels], Scalar::of_f64(dtype, 0.0))
+}
+
+/// The convolution of `x` with `w` that the attributes of `node` describe; the operands may have been prepared.
+pub(super) fn convolution(
+    node: &OnnxNode<'_>,
+    cx: &mut Importer<'_>,
+    x: ValueId,
+    w: ValueId,
+    bias: Option<ValueId>,
+) -> Result<ValueId, ImportError> {
+    let (xs, ws) = (cx.shape(x).clone(), cx.shape(w).clone());
+    if xs.rank() < 3 || ws.rank() != xs.rank() {
+        return Err(ImportError::new(format!(
+            "expected operands [N,C,spatial…] and [O,C/G,kernel…] of one rank, found {xs} and {ws}"
+        )));
+    }
+    let kernel = ws.0[2..].iter().map(Dim::as_usize).collect::<Option<Vec<_>>>();
+    let kernel = kernel.ok_or_else(|| ImportError::new(format!("the kernel's extents must be known, found {ws}")))?;
+    if let Some(k) = node.opt_ints("kernel_shape")?
+        && !k.iter().copied().eq(kernel.iter().map(|&k| k as i64))
+    {
+        return Err(ImportError::new(format!("kernel_shape is {k:?}, but the weights are {ws}")));
+    }
+    let w_ = Window::import(node, kernel, &xs.0[2..])?;
+    let group = node.int("group", 1)?;
+    let group = usize::try_from(group).ok().filter(|g| *g > 0);
+    let group = group.ok_or_else(|| ImportError::new("group: expected a positive integer"))?;
+    let op = Conv {
+        kernel: w_.kernel,
+        strides: w_.strides,
+        dilations: w_.dilations,
+        pads: w_.pads,
+        group,
+        layout: Layout::ChannelsFirst,
+    };
+    let mut operands = vec![x, w];
+    operands.extend(bias);
+    Ok(cx.op(op, &operands)?)
 }

@@ -62,7 +62,7 @@ impl Operator for MatMul {
     }
 
     fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-        if node.op_type() == "Gemm" { import_gemm(node, cx) } else { import_matmul(node, cx) }
+        if node.op_type() == "Gemm" { import_gemm(node, cx) } else { Ok(vec![product(cx, node.input(0)?, node.input(1)?)?]) }
     }
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
@@ -196,8 +196,7 @@ impl Operator for MatMul {
 }
 
 /// Vectors become matrices of one row or column, and their axis goes again afterwards.
-fn import_matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    let (mut a, mut b) = (node.input(0)?, node.input(1)?);
+pub(super) fn product(cx: &mut Importer<'_>, mut a: ValueId, mut b: ValueId) -> Result<ValueId, ImportError> {
     let (vector_a, vector_b) = (cx.rank(a) == 1, cx.rank(b) == 1);
     if vector_a {
         let to = Shape(vec![Dim::Const(1), cx.shape(a).0[0].clone()]);
@@ -209,7 +208,7 @@ fn import_matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<Value
     }
     let y = cx.op(MatMul { trans_a: false, trans_b: false }, &[a, b])?;
     if !vector_a && !vector_b {
-        return Ok(vec![y]);
+        return Ok(y);
     }
     let mut to = cx.shape(y).clone();
     let r = to.rank();
@@ -219,7 +218,7 @@ fn import_matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<Value
     if vector_a {
         to.0.remove(r - 2);
     }
-    Ok(vec![cx.op(Reshape { to }, &[y])?])
+    Ok(cx.op(Reshape { to }, &[y])?)
 }
 
 /// `alpha · A' · B' + beta · C`

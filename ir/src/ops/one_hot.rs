@@ -1,0 +1,93 @@
+//! OneHot and Hardmax: one element of an axis set apart, by comparison with the positions along it.
+//!
+//! ONNX: [OneHot](https://onnx.ai/onnx/operators/onnx__OneHot.html) (9, 11), [Hardmax](https://onnx.ai/onnx/operators/onnx__Hardmax.html) (1, 11, 13).
+
+use super::arg_reduce::ArgReduce;
+use super::slice::Slice;
+use super::util::{apply, cast, number, reshape};
+use super::where_::Where;
+use crate::op::resolve_axis;
+use crate::ops::*;
+use tenon_base::Shape;
+
+pub(super) fn onnx() -> Vec<OnnxName> {
+    let on = |name, versions| OnnxName { domain: "", name, versions };
+    vec![on("OneHot", &[9, 11]), on("Hardmax", &[1, 11, 13])]
+}
+
+pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    if node.op_type() == "Hardmax" { import_hardmax(node, cx) } else { import_one_hot(node, cx) }
+}
+
+/// Positions along an axis that are compared with at most.
+const MAX_DEPTH: i64 = 1 << 26;
+
+/// `indices == [0, 1, …, depth - 1]` along axis `axis` of `rank`; `indices` (i64) has extent 1 there, or broadcasts.
+fn at_positions(
+    cx: &mut Importer<'_>,
+    indices: ValueId,
+    depth: i64,
+    axis: usize,
+    rank: usize,
+) -> Result<ValueId, ImportError> {
+    if !(0..=MAX_DEPTH).contains(&depth) {
+        return Err(ImportError::new(format!("depth: expected 0 to {MAX_DEPTH}, found {depth}")));
+    }
+    let mut shape = vec![1; rank];
+    shape[axis] = depth as usize;
+    let positions = cx.weight(Tensor::new(&shape, &(0..depth).collect::<Vec<i64>>()));
+    apply(cx, "equal", &[indices, positions])
+}
+
+fn import_one_hot(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let (indices, values) = (node.input(0)?, node.input(2)?);
+    let depth = match cx.constant(node.input(1)?, "depth")?.to_i64()[..] {
+        [d] => d,
+        ref other => return Err(ImportError::new(format!("depth: expected one number, found {}", other.len()))),
+    };
+    let rank = cx.rank(indices) + 1;
+    let axis = resolve_axis(node.int("axis", -1)?, rank)?;
+    let mut to = cx.shape(indices).0.clone();
+    to.insert(axis, Dim::Const(1));
+    let i = cast(cx, indices, DType::I64)?;
+    let i = reshape(cx, i, Shape(to))?;
+    // Indices in -depth..0 count from the end; all others outside match nothing.
+    let (zero, count) = (number(cx, DType::I64, 0.0), number(cx, DType::I64, depth as f64));
+    let negative = apply(cx, "less", &[i, zero])?;
+    let wrapped = apply(cx, "add", &[i, count])?;
+    let i = cx.op(Where {}, &[negative, wrapped, i])?;
+    let hot = at_positions(cx, i, depth, axis, rank)?;
+    if cx.shape(values).numel().as_const().is_some_and(|n| n != 2) {
+        return Err(ImportError::new(format!("values: expected [off, on], found {}", cx.fact(values))));
+    }
+    let values = reshape(cx, values, Shape::of(&[2]))?;
+    let value = |cx: &mut Importer<'_>, at: i64| {
+        let one = cx.op(Slice { starts: vec![at], steps: vec![1], to: Shape::of(&[1]) }, &[values])?;
+        reshape(cx, one, Shape(vec![]))
+    };
+    let (off, on) = (value(cx, 0)?, value(cx, 1)?);
+    Ok(vec![cx.op(Where {}, &[hot, on, off])?])
+}
+
+/// 1 at the first largest element along an axis, 0 elsewhere. Before opset 13 the axes from `axis` on were one.
+fn import_hardmax(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let x = node.input(0)?;
+    let shape = cx.shape(x).clone();
+    let (flat, axis) = if node.opset >= 13 {
+        (x, resolve_axis(node.int("axis", -1)?, shape.rank())?)
+    } else {
+        let (a, b) = shape.0.split_at(resolve_axis(node.int("axis", 1)?, shape.rank())?);
+        let to = Shape(vec![Shape(a.to_vec()).numel(), Shape(b.to_vec()).numel()]);
+        (reshape(cx, x, to)?, 1)
+    };
+    let extent = &cx.shape(flat).0[axis];
+    let depth = extent.as_const().ok_or_else(|| {
+        ImportError::new(format!("the extent {extent} of axis {axis} must be known")).with_help(format!("--dim {extent}=…"))
+    })?;
+    let best = cx.op(ArgReduce { axis, max: true, last: false }, &[flat])?;
+    let rank = cx.rank(flat);
+    let hot = at_positions(cx, best, depth, axis, rank)?;
+    let dtype = cx.dtype(x);
+    let y = cast(cx, hot, dtype)?;
+    Ok(vec![reshape(cx, y, shape)?])
+}
