@@ -101,7 +101,11 @@ impl Parser {
         loop {
             let at = lex.here();
             if !matches!(lex.peek(), Token::Name(_) | Token::Mark("%")) {
-                return lex.expected(if names.is_empty() { "a node like `%1 = relu(%0)` or `}`" } else { "a value like `%1`" });
+                return lex.expected(if names.is_empty() {
+                    "a node like `%1 = relu(%0)` or `}`"
+                } else {
+                    "a value like `%1`"
+                });
             }
             names.push((value_name(lex)?, at));
             if !lex.eat(",")? {

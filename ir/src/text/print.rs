@@ -32,8 +32,7 @@ impl fmt::Display for Graph {
 /// The text of `graph`.
 pub fn print(graph: &Graph, options: &PrintOptions) -> String {
     // Of a graph with a cycle, the order of ids is the best there is.
-    let order =
-        lines(graph).unwrap_or_else(|| graph.nodes().filter(|id| !graph.inputs().contains(id)).collect());
+    let order = lines(graph).unwrap_or_else(|| graph.nodes().filter(|id| !graph.inputs().contains(id)).collect());
     let mut p = Printer { graph, options, names: BTreeMap::new(), out: String::new() };
     p.number(&order);
     p.head();
