@@ -107,7 +107,7 @@ pub(crate) struct Session<'p> {
     /// Bytes of constants computed or repeated.
     folded: usize,
     /// A bound was hit; nothing more is imported.
-    stopped: bool,
+    pub(crate) stopped: bool,
 }
 
 impl<'p> Session<'p> {
@@ -431,7 +431,12 @@ impl<'p> Session<'p> {
                 Ok(()) => Slot::Value(v),
                 Err(message) => {
                     let e = ImportError::new(format!("output {i}: {message}"));
-                    self.report.error(loc, op, e.with_help("pin dimensions with --dim NAME=N"));
+                    let symbolic = self.graph.fact(v).dims().is_none();
+                    self.report.error(
+                        loc,
+                        op,
+                        if symbolic { e.with_help("pin dimensions with --dim NAME=N") } else { e },
+                    );
                     Slot::Poisoned
                 }
             };

@@ -90,7 +90,8 @@ impl<'p> Session<'p> {
         names: impl Iterator<Item = &'a str>,
         what: &str,
     ) -> Result<Option<Vec<ValueId>>, ImportError> {
-        let mut all = Some(vec![]);
+        // After a stop nothing is complete, and that is reported already.
+        let mut all = (!self.stopped).then(Vec::new);
         for name in names {
             match self.lookup(name) {
                 Slot::Value(v) => {
@@ -98,7 +99,7 @@ impl<'p> Session<'p> {
                         all.push(v);
                     }
                 }
-                Slot::Missing => {
+                Slot::Missing if !self.stopped => {
                     return Err(ImportError::new(format!("nothing in `{what}` gives its output `{name}`")));
                 }
                 _ => all = None,

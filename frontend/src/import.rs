@@ -183,11 +183,12 @@ pub(crate) fn op_label(domain: &str, op: &str, opset: Option<i64>) -> String {
     }
 }
 
-/// The versions by domain. Of a domain that is listed twice the first counts; [`check_header`] reports it.
+/// The versions by domain. Of a domain that is listed twice the first counts, and a version below 1 counts as 1;
+/// [`check_header`] reports both.
 pub(crate) fn opsets(list: &[OperatorSetId]) -> BTreeMap<&str, i64> {
     let mut all = BTreeMap::new();
     for o in list {
-        all.entry(domain(&o.domain)).or_insert(o.version);
+        all.entry(domain(&o.domain)).or_insert(o.version.max(1));
     }
     all
 }
@@ -205,22 +206,19 @@ fn check_header(model: &ModelProto, report: &mut Report) {
     let all = opsets(&model.opset_import);
     for o in &model.opset_import {
         let (d, v) = (domain(&o.domain), o.version);
-        if all.get(d).is_some_and(|first| *first != v) {
-            report.error(
-                "",
-                "",
-                ImportError::new(format!("domain `{d}` is imported in two versions, {} and {v}", all[d])),
-            );
-        } else if v < 1 {
-            report.error(
-                "",
-                "",
-                ImportError::new(format!("domain `{d}` is imported in version {v}: expected 1 or more")),
-            );
+        let shown = if d.is_empty() { "ai.onnx" } else { d };
+        if v < 1 {
+            let e = ImportError::new(format!("domain `{shown}` is imported in version {v}: expected 1 or more"));
+            report.error("", "", e);
+        } else if let Some(first) = all.get(d)
+            && *first != v
+        {
+            let e = ImportError::new(format!("domain `{shown}` is imported in two versions, {first} and {v}"));
+            report.error("", "", e);
         }
     }
     match all.get("") {
-        Some(v) if v < OPSETS.start() && *v > 0 => {
+        Some(v) if v < OPSETS.start() => {
             let (a, b) = (OPSETS.start(), OPSETS.end());
             let e = ImportError::new(format!("the model uses opset {v}; {a} to {b} are supported"));
             report.error("", "", e.with_help("convert it: onnx.version_converter.convert_version(model, 17)"));
@@ -348,7 +346,7 @@ fn add_input<'p>(session: &mut Session<'p>, s: &Source<'p>, pins: &Pins) {
                     session.define(name, Slot::Value(id));
                     return;
                 }
-                Err(message) => ImportError::new(message).with_help("pin other extents with --dim"),
+                Err(message) => ImportError::new(message),
             }
         }
         (Ok(None), None) => ImportError::new("the input's element type and shape are not declared"),
@@ -377,7 +375,7 @@ fn outputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, pins: &Pins) {
                 session.graph.add_output(v.name.clone(), id);
                 compare(&mut session.report, v, &found, pins);
             }
-            Slot::Missing => {
+            Slot::Missing if !session.stopped => {
                 let e = ImportError::new("no node, input or initializer gives this output");
                 session.report.error(&v.name, "", e);
             }
@@ -394,7 +392,7 @@ fn compare(report: &mut Report, v: &ValueInfoProto, found: &Fact, pins: &Pins) {
         Err(e) => return report.error(&v.name, "", e),
     };
     if d.dtype != found.dtype {
-        let e = ImportError::new(format!("this output is declared as {}, but it is a {found}", d.dtype));
+        let e = ImportError::new(format!("this output is declared as {}, but it is {found}", d.dtype));
         return report.error(&v.name, "", e);
     }
     let Some(dims) = d.dims else { return };
@@ -404,7 +402,7 @@ fn compare(report: &mut Report, v: &ValueInfoProto, found: &Fact, pins: &Pins) {
         let text: Vec<String> =
             pinned.iter().map(|d| d.as_ref().map_or_else(|| "?".to_string(), Dim::to_string)).collect();
         let declared = format!("{}[{}]", d.dtype, text.join(","));
-        let e = ImportError::new(format!("this output is declared as {declared}, but it is a {found}"));
+        let e = ImportError::new(format!("this output is declared as {declared}, but it is {found}"));
         report.warning(&v.name, "", e);
     }
 }

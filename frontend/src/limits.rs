@@ -35,7 +35,7 @@ pub(crate) fn check_fact(fact: &Fact) -> Result<(), String> {
     }
     check_dims(&shape.0)?;
     if let Some((axis, d)) = shape.0.iter().enumerate().find(|(_, d)| d.as_const().is_some_and(|c| c < 0)) {
-        return Err(format!("the value would be a {fact}: extent {d} at axis {axis} is negative"));
+        return Err(format!("the value would be {fact}: extent {d} at axis {axis} is negative"));
     }
     let known: Option<Vec<i64>> = shape.0.iter().map(Dim::as_const).collect();
     let bytes = known.and_then(|dims| {
@@ -46,7 +46,7 @@ pub(crate) fn check_fact(fact: &Fact) -> Result<(), String> {
         (!zero && n > MAX_VALUE_BYTES).then_some(n)
     });
     match bytes {
-        Some(_) => Err(format!("the value would be a {fact}, more than 2^40 bytes")),
+        Some(_) => Err(format!("the value would be {fact}, more than 2^40 bytes")),
         None => Ok(()),
     }
 }

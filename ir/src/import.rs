@@ -29,6 +29,23 @@ pub enum OnnxAttr {
     Other(&'static str),
 }
 
+impl OnnxAttr {
+    /// What its kind is called in messages.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            OnnxAttr::Int(_) => "an integer",
+            OnnxAttr::Float(_) => "a float",
+            OnnxAttr::Str(_) => "a string",
+            OnnxAttr::Tensor(_) => "a tensor",
+            OnnxAttr::Graph(_) => "a graph",
+            OnnxAttr::Ints(_) => "a list of integers",
+            OnnxAttr::Floats(_) => "a list of floats",
+            OnnxAttr::Strs(_) => "a list of strings",
+            OnnxAttr::Other(kind) => kind,
+        }
+    }
+}
+
 /// An ONNX graph or subgraph, resolved from the file format but not yet imported.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OnnxGraph {
@@ -155,7 +172,8 @@ impl<'a> OnnxNode<'a> {
     }
 
     fn wrong(&self, name: &str, expected: &str) -> ImportError {
-        ImportError::new(format!("attribute `{name}`: expected {expected}, found {:?}", self.raw.attrs.get(name)))
+        let found = self.raw.attrs.get(name).map_or("nothing", OnnxAttr::kind);
+        ImportError::new(format!("attribute `{name}`: expected {expected}, found {found}"))
     }
 
     /// INT, if present.
