@@ -46,6 +46,17 @@ impl Affine {
         Some(self)
     }
 
+    /// The same with another coefficient of `var`.
+    #[must_use]
+    pub fn with(mut self, var: Var, coefficient: i64) -> Affine {
+        if coefficient == 0 {
+            self.terms.remove(&var);
+        } else {
+            self.terms.insert(var, coefficient);
+        }
+        self
+    }
+
     /// The coefficient of `var`; 0 if it does not occur.
     pub fn coefficient(&self, var: Var) -> i64 {
         self.terms.get(&var).copied().unwrap_or(0)

@@ -6,16 +6,20 @@
 //! Kernels are scheduled on their own and in parallel. What reaches beyond a kernel — constants in another layout, new
 //! scratch buffers, parameters that became unused — is recorded in its [`Unit`] and done in the end by [`link`].
 
+mod collapse;
 mod contract;
+mod lanes;
 mod link;
 mod math;
 mod pack;
 mod scope;
+mod vectorize;
 
 use pack::Pack;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::fmt;
+use tenon_kernel::simplify::simplify_kernel;
 use tenon_kernel::verify::{Stage, render, verify_kernel};
 use tenon_kernel::{BufferKind, Kernel, Program};
 use tenon_target::Target;
@@ -62,7 +66,14 @@ pub(crate) struct Unit {
 pub(crate) type Pass = fn(&mut Unit, &ScheduleCx<'_>);
 
 /// All passes in order: name and function.
-pub(crate) const SCHEDULE: &[(&str, Pass)] = &[("contract", contract::run), ("math", math::run)];
+pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
+    ("simplify", simplify),
+    ("collapse", collapse::run),
+    ("contract", contract::run),
+    ("vectorize", vectorize::run),
+    ("math", math::run),
+    ("simplify again", simplify),
+];
 
 /// Schedules every kernel of `program`, which is verified as structured.
 ///
@@ -74,6 +85,13 @@ pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<Program
     let units = split_by_constants(&mut program);
     let done: Vec<Unit> = units.into_par_iter().map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
     Ok(link::link(program, done))
+}
+
+/// Index arithmetic in canonical form.
+fn simplify(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
+    let empty =
+        Kernel { name: String::new(), buffers: vec![], vars: vec![], body: vec![], in_place: vec![] };
+    unit.kernel = simplify_kernel(std::mem::replace(&mut unit.kernel, empty));
 }
 
 /// Runs every pass on `unit`, and verifies the kernel in the end.

@@ -1,0 +1,137 @@
+//! From scalar expressions to vectors: iterations of one loop become lanes.
+
+use tenon_kernel::{Affine, Expr, Var};
+
+/// How one loop variable becomes lanes.
+pub(super) struct Lanes<'a> {
+    /// The loop variable.
+    pub(super) var: Var,
+    /// Its value in lane 0; lane `l` has this plus `l`.
+    pub(super) base: Expr,
+    /// How many.
+    pub(super) lanes: u16,
+    /// Scalar variables that differ between lanes, and the vectors that hold them.
+    pub(super) vectors: &'a [(Var, Var)],
+}
+
+/// What an expression became.
+pub(super) enum Wide {
+    /// The same in every lane: still a scalar.
+    Uniform(Expr),
+    /// A vector.
+    Vector(Expr),
+}
+
+impl Wide {
+    /// As a vector of `lanes`.
+    pub(super) fn vector(self, lanes: u16) -> Expr {
+        match self {
+            Wide::Uniform(e) => e.splat(lanes),
+            Wide::Vector(e) => e,
+        }
+    }
+}
+
+impl Lanes<'_> {
+    fn vector_of(&self, v: Var) -> Option<Var> {
+        self.vectors.iter().find(|(s, _)| *s == v).map(|(_, w)| *w)
+    }
+
+    /// Whether `e` may differ between lanes.
+    pub(super) fn differs(&self, e: &Expr) -> bool {
+        let mut found = false;
+        e.visit(&mut |e| {
+            if let Expr::Var(v) = e {
+                found |= *v == self.var || self.vector_of(*v).is_some();
+            }
+        });
+        found
+    }
+
+    /// `e` in lane `lane`, a scalar.
+    pub(super) fn at(&self, e: &Expr, lane: u16) -> Expr {
+        let index = self.base.clone() + i64::from(lane);
+        let e = e.clone().substitute(self.var, &index);
+        self.vectors.iter().fold(e, |e, (s, w)| {
+            if e.uses(*s) { e.substitute(*s, &Expr::Extract(Box::new(Expr::Var(*w)), lane)) } else { e }
+        })
+    }
+
+    /// The stride of `index` from lane to lane, if it is constant.
+    pub(super) fn stride(&self, index: &Expr) -> Option<i64> {
+        let a = Affine::of(index)?;
+        a.terms.keys().all(|v| self.vector_of(*v).is_none()).then(|| a.coefficient(self.var))
+    }
+
+    /// `e` in all lanes; `None` if it already works on vectors.
+    pub(super) fn widen(&self, e: &Expr) -> Option<Wide> {
+        if !self.differs(e) {
+            return Some(Wide::Uniform(e.clone()));
+        }
+        let all = |f: &dyn Fn(u16) -> Expr| Expr::Lanes((0..self.lanes).map(f).collect());
+        Some(Wide::Vector(match e {
+            Expr::Var(v) => match self.vector_of(*v) {
+                Some(w) => Expr::Var(w),
+                None => all(&|l| self.base.clone() + i64::from(l)),
+            },
+            Expr::Load { buf, index, lanes: 1 } => match self.stride(index) {
+                Some(1) => Expr::Load { buf: *buf, index: Box::new(self.at(index, 0)), lanes: self.lanes },
+                _ => all(&|l| Expr::load(*buf, self.at(index, l))),
+            },
+            Expr::Load { .. } | Expr::Splat(..) | Expr::Lanes(_) | Expr::Extract(..) | Expr::Reduce(..) => return None,
+            e => {
+                let mut ok = true;
+                let wide = e.clone().map_children(&mut |c| match self.widen(&c) {
+                    Some(w) => w.vector(self.lanes),
+                    None => {
+                        ok = false;
+                        c
+                    }
+                });
+                if !ok {
+                    return None;
+                }
+                wide
+            }
+        }))
+    }
+}
+
+/// Rough costs of an expression in a loop: operations, and loads by how they become vectors.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Cost {
+    pub(super) operations: usize,
+    pub(super) unit_loads: usize,
+    pub(super) gathers: usize,
+}
+
+impl Lanes<'_> {
+    /// Adds the cost of `e` to `cost`.
+    pub(super) fn cost(&self, e: &Expr, cost: &mut Cost) {
+        if !self.differs(e) {
+            return;
+        }
+        match e {
+            Expr::Load { index, .. } if self.stride(index) == Some(1) => cost.unit_loads += 1,
+            Expr::Load { .. } => cost.gathers += 1,
+            e => {
+                cost.operations += match e {
+                    Expr::Math(..) => 20,
+                    Expr::Var(v) if *v == self.var => self.lanes.into(),
+                    Expr::Var(_) => 0,
+                    _ => 1,
+                };
+                e.children().into_iter().for_each(|c| self.cost(c, cost));
+            }
+        }
+    }
+
+    /// Whether `lanes` iterations at once are likely faster than one by one.
+    pub(super) fn profitable(&self, cost: Cost, stores: usize) -> bool {
+        let lanes = usize::from(self.lanes);
+        let scalar = lanes * (cost.operations + cost.unit_loads + cost.gathers + stores);
+        let vector = cost.operations + cost.unit_loads + 2 * lanes * cost.gathers + stores;
+        // A virtual vector is a few registers; those are cheap.
+        vector * 10 < scalar * 8
+    }
+}

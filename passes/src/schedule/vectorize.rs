@@ -1,0 +1,383 @@
+//! Loops become vectors.
+//!
+//! A loop is vectorised where all it stores is consecutive: a `parfor` (any of a nest of them: their order is free), or
+//! a sequential loop that only stores, or that only folds into accumulators where sums may be reordered. Loops inside
+//! it stay loops, of vectors. What does not fill a vector is left to a scalar loop behind.
+
+use super::lanes::{Cost, Lanes};
+use super::{ScheduleCx, Unit};
+use tenon_base::DType;
+use tenon_kernel::{BinOp, Buf, Expr, Kernel, Stmt, Type, Var};
+use tenon_target::Target;
+
+/// Vectorises the loops of the kernel.
+pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
+    if cx.target.vector_bytes == 0 {
+        return;
+    }
+    let body = std::mem::take(&mut unit.kernel.body);
+    let mut v = Vectorizer { kernel: &mut unit.kernel, target: cx.target, reassociate: cx.reassociate };
+    let body = v.block(body);
+    unit.kernel.body = body;
+}
+
+struct Vectorizer<'k> {
+    kernel: &'k mut Kernel,
+    target: &'k Target,
+    reassociate: bool,
+}
+
+/// The most bytes of one virtual vector, in registers: independent chains hide latencies.
+const REGISTERS: usize = 4;
+
+impl Vectorizer<'_> {
+    fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
+        body.into_iter().flat_map(|s| self.statement(s)).collect()
+    }
+
+    fn statement(&mut self, s: Stmt) -> Vec<Stmt> {
+        match s {
+            Stmt::For { .. } => match self.nest(&s) {
+                Some(done) => done,
+                None => {
+                    let Stmt::For { var, lo, hi, step, parallel, body } = s else { return vec![s] };
+                    vec![Stmt::For { var, lo, hi, step, parallel, body: self.block(body) }]
+                }
+            },
+            Stmt::If { cond, then, otherwise } => {
+                vec![Stmt::If { cond, then: self.block(then), otherwise: self.block(otherwise) }]
+            }
+            Stmt::While { cond, body } => vec![Stmt::While { cond, body: self.block(body) }],
+            s => vec![s],
+        }
+    }
+
+    /// A loop, or a nest of `parfor`s, with one of its loops vectorised and moved inside.
+    fn nest(&mut self, s: &Stmt) -> Option<Vec<Stmt>> {
+        let mut loops = vec![];
+        let mut at = s;
+        while let Stmt::For { var, lo, hi, step, parallel, body } = at {
+            loops.push((*var, lo.clone(), hi.clone(), *step, *parallel));
+            if loops.len() > 1 && !parallel {
+                loops.pop();
+                break;
+            }
+            match &body[..] {
+                [next @ Stmt::For { .. }] if *parallel => at = next,
+                _ => break,
+            }
+        }
+        let body = loops.iter().skip(1).fold(s, |s, _| match s {
+            Stmt::For { body, .. } => &body[0],
+            s => s,
+        });
+        let Stmt::For { body, .. } = body else { return None };
+        for i in (0..loops.len()).rev() {
+            let (var, lo, hi, step, parallel) = loops[i].clone();
+            let (Some(lo), Some(hi), 1) = (lo.as_int(), hi.as_int(), step) else { continue };
+            // Bounds of the other loops must not need the one that moves.
+            if loops.iter().any(|l| l.1.uses(var) || l.2.uses(var)) {
+                continue;
+            }
+            let Some(mut inner) = self.one_loop(var, lo, hi, parallel, body) else { continue };
+            for (j, (var, lo, hi, step, parallel)) in loops.iter().cloned().enumerate().rev() {
+                if j != i {
+                    inner = vec![Stmt::For { var, lo, hi, step, parallel, body: inner }];
+                }
+            }
+            return Some(inner);
+        }
+        None
+    }
+
+    /// `for var in lo..hi { body }` in vectors and a rest.
+    fn one_loop(&mut self, var: Var, lo: i64, hi: i64, parallel: bool, body: &[Stmt]) -> Option<Vec<Stmt>> {
+        let shape = Shape::of(self.kernel, body)?;
+        if !parallel && !shape.stores.iter().all(|b| !shape.loads.contains(b)) {
+            return None; // an iteration may read what an earlier one wrote
+        }
+        let folds = folds(body);
+        let folds = if shape.carried.is_empty() { vec![] } else { folds.filter(|_| self.reassociate)? };
+        let n = usize::try_from(hi.checked_sub(lo)?).ok()?;
+        let mut lanes = self.lanes(&shape, n)?;
+        loop {
+            if let Some(done) = self.attempt(var, lo, hi, parallel, body, &folds, lanes) {
+                return Some(done);
+            }
+            // Long vectors of many gathers do not pay; a failure of another kind fails again at once.
+            lanes /= 2;
+            if lanes * shape.least_bytes < self.target.vector_bytes || lanes < 2 {
+                return None;
+            }
+        }
+    }
+
+    /// Lanes of a virtual vector for these element types and `n` iterations.
+    fn lanes(&self, shape: &Shape, n: usize) -> Option<usize> {
+        let bytes = self.target.vector_bytes;
+        let one = (bytes / shape.most_bytes).max(1);
+        // The narrowest elements fill a register; if they are all of one size, a few registers.
+        let full = (bytes / shape.least_bytes).min(one * REGISTERS);
+        let registers = if shape.nested { 2 } else { REGISTERS };
+        let mut lanes = full.max(one * if shape.size > 40 { 1 } else if shape.size > 12 { 2 } else { registers });
+        while lanes > n {
+            lanes /= 2;
+        }
+        (lanes >= 2 && lanes >= one.min(4)).then_some(lanes)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
+    fn attempt(
+        &mut self,
+        var: Var,
+        lo: i64,
+        hi: i64,
+        parallel: bool,
+        body: &[Stmt],
+        folds: &[Fold],
+        lanes: usize,
+    ) -> Option<Vec<Stmt>> {
+        let vars = self.kernel.vars.len();
+        let mut w = Widener { kernel: self.kernel, var, lanes: lanes as u16, vectors: vec![], cost: Cost::default(), stores: 0 };
+        let mut before = vec![];
+        let mut after = vec![];
+        for f in folds {
+            let v = w.vector_var(f.acc);
+            let acc = Expr::Var(f.acc);
+            let dtype = w.kernel.var(f.acc).ty.elem;
+            let first = match f.op {
+                BinOp::Add => Expr::constant(dtype, 0.0),
+                BinOp::Mul => Expr::constant(dtype, 1.0),
+                _ => acc.clone(),
+            };
+            before.push(Stmt::Declare { var: v, value: first.splat(lanes as u16) });
+            let sum = Expr::Reduce(f.op, Box::new(Expr::Var(v)));
+            after.push(Stmt::Set { var: f.acc, value: Expr::Binary(f.op, Box::new([acc, sum])) });
+        }
+        let wide = w.block(body);
+        let pays = w.lanes_of(&[]).profitable(w.cost, w.stores + folds.len());
+        let Some(wide) = wide.filter(|_| pays) else {
+            self.kernel.vars.truncate(vars);
+            return None;
+        };
+        let n = hi - lo;
+        let step = lanes as i64;
+        let main = lo + n / step * step;
+        let mut out = before;
+        let lo = Expr::int(lo);
+        out.push(Stmt::For { var, lo, hi: Expr::int(main), step, parallel, body: wide });
+        out.append(&mut after);
+        if main < hi {
+            let (lo, hi) = (Expr::int(main), Expr::int(hi));
+            out.push(Stmt::For { var, lo, hi, step: 1, parallel, body: body.to_vec() });
+        }
+        Some(out)
+    }
+}
+
+/// What a loop body is made of.
+struct Shape {
+    stores: Vec<Buf>,
+    loads: Vec<Buf>,
+    /// Variables from outside that it sets.
+    carried: Vec<Var>,
+    /// Bytes of the widest and of the narrowest element that it computes with.
+    most_bytes: usize,
+    least_bytes: usize,
+    /// Nodes of its expressions.
+    size: usize,
+    /// Whether there are loops in it.
+    nested: bool,
+}
+
+impl Shape {
+    /// `None` where something in it cannot become vectors.
+    fn of(kernel: &Kernel, body: &[Stmt]) -> Option<Shape> {
+        let mut s = Shape {
+            stores: vec![],
+            loads: vec![],
+            carried: vec![],
+            most_bytes: 1,
+            least_bytes: 8,
+            size: 0,
+            nested: false,
+        };
+        let mut own = vec![];
+        let mut ok = true;
+        tenon_kernel::stmt::visit_stmts(body, &mut |stmt| {
+            match stmt {
+                Stmt::Let { var, .. } => own.push(*var),
+                Stmt::Declare { var, .. } => own.push(*var),
+                Stmt::Set { var, .. } if !own.contains(var) => s.carried.push(*var),
+                Stmt::Set { .. } => {}
+                Stmt::Store { buf, value, .. } => {
+                    s.stores.push(*buf);
+                    ok &= kernel.type_of(value).lanes == 1;
+                    s.element(kernel.buffer(*buf).dtype);
+                }
+                Stmt::For { parallel, .. } => {
+                    s.nested = true;
+                    ok &= !parallel;
+                }
+                Stmt::If { .. } | Stmt::While { .. } | Stmt::Contract(_) => ok = false,
+            }
+            let index = match stmt {
+                Stmt::Store { index, .. } => Some(index),
+                _ => None,
+            };
+            stmt.exprs(&mut |e| {
+                if index.is_none_or(|i| !std::ptr::eq(i, e)) && !matches!(stmt, Stmt::For { .. }) {
+                    s.expression(kernel, e);
+                }
+            });
+        });
+        ok.then_some(s)
+    }
+
+    fn element(&mut self, dtype: DType) {
+        self.most_bytes = self.most_bytes.max(dtype.size());
+        self.least_bytes = self.least_bytes.min(dtype.size());
+    }
+
+    /// Element types of a value; of what is inside an index, only the buffers.
+    fn expression(&mut self, kernel: &Kernel, e: &Expr) {
+        self.size += 1;
+        if let Expr::Math(..) = e {
+            self.size += 20;
+        }
+        match e {
+            Expr::Load { buf, index, .. } => {
+                self.loads.push(*buf);
+                self.element(kernel.buffer(*buf).dtype);
+                index.visit(&mut |e| {
+                    if let Expr::Load { buf, .. } = e {
+                        self.loads.push(*buf);
+                    }
+                });
+            }
+            Expr::Cast(d, _) | Expr::Bitcast(d, _) if *d != DType::Bool => self.element(*d),
+            _ => {}
+        }
+        if !matches!(e, Expr::Load { .. }) {
+            e.children().into_iter().for_each(|c| self.expression(kernel, c));
+        }
+    }
+}
+
+/// An accumulator of a loop: `acc = acc op …`.
+struct Fold {
+    acc: Var,
+    op: BinOp,
+}
+
+/// The folds of a loop whose body only computes and folds, each accumulator once; `None` for any other body.
+fn folds(body: &[Stmt]) -> Option<Vec<Fold>> {
+    let mut found: Vec<Fold> = vec![];
+    for s in body {
+        match s {
+            Stmt::Let { .. } => {}
+            Stmt::Set { var, value } => {
+                let op = match value {
+                    Expr::Binary(op @ (BinOp::Add | BinOp::Mul | BinOp::Min | BinOp::Max), b) => {
+                        let acc = Expr::Var(*var);
+                        let other = if b[0] == acc { &b[1] } else { &b[0] };
+                        ((b[0] == acc || b[1] == acc) && !other.uses(*var)).then_some(*op)?
+                    }
+                    Expr::Fma(b) if b[2] == Expr::Var(*var) && !b[0].uses(*var) && !b[1].uses(*var) => BinOp::Add,
+                    _ => return None,
+                };
+                found.push(Fold { acc: *var, op });
+            }
+            _ => return None,
+        }
+    }
+    // An accumulator is used by its own fold only.
+    for (i, f) in found.iter().enumerate() {
+        let uses = body.iter().filter(|s| {
+            let mut used = false;
+            s.exprs(&mut |e| used |= e.uses(f.acc));
+            used
+        });
+        if uses.count() > 1 || found.iter().skip(i + 1).any(|g| g.acc == f.acc) {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// Turns one body into vectors.
+struct Widener<'k> {
+    kernel: &'k mut Kernel,
+    var: Var,
+    lanes: u16,
+    vectors: Vec<(Var, Var)>,
+    cost: Cost,
+    stores: usize,
+}
+
+impl Widener<'_> {
+    fn lanes_of<'a>(&self, vectors: &'a [(Var, Var)]) -> Lanes<'a> {
+        Lanes { var: self.var, base: Expr::Var(self.var), lanes: self.lanes, vectors }
+    }
+
+    /// The vector that holds scalar variable `v`.
+    fn vector_var(&mut self, v: Var) -> Var {
+        let info = self.kernel.var(v).clone();
+        let w = self.kernel.new_var(&format!("{}_v", info.name), Type::vector(info.ty.elem, self.lanes));
+        self.vectors.push((v, w));
+        w
+    }
+
+    fn value(&mut self, e: &Expr) -> Option<Expr> {
+        let l = self.lanes_of(&self.vectors);
+        let mut cost = self.cost;
+        l.cost(e, &mut cost);
+        let wide = l.widen(e)?.vector(self.lanes);
+        self.cost = cost;
+        Some(wide)
+    }
+
+    fn block(&mut self, body: &[Stmt]) -> Option<Vec<Stmt>> {
+        body.iter().map(|s| self.statement(s)).collect()
+    }
+
+    fn statement(&mut self, s: &Stmt) -> Option<Stmt> {
+        match s {
+            Stmt::Let { var, value } => {
+                if !self.lanes_of(&self.vectors).differs(value) {
+                    return Some(s.clone());
+                }
+                let value = self.value(value)?;
+                Some(Stmt::Let { var: self.vector_var(*var), value })
+            }
+            // What is set later may differ then.
+            Stmt::Declare { var, value } => {
+                let value = self.value(value)?;
+                Some(Stmt::Declare { var: self.vector_var(*var), value })
+            }
+            Stmt::Set { var, value } => {
+                let value = self.value(value)?;
+                let (_, var) = *self.vectors.iter().find(|(v, _)| v == var)?;
+                Some(Stmt::Set { var, value })
+            }
+            Stmt::Store { buf, index, value } => {
+                let l = self.lanes_of(&self.vectors);
+                if l.stride(index) != Some(1) {
+                    return None;
+                }
+                let index = l.at(index, 0);
+                self.stores += 1;
+                Some(Stmt::Store { buf: *buf, index, value: self.value(value)? })
+            }
+            Stmt::For { var, lo, hi, step, parallel, body } => {
+                let l = self.lanes_of(&self.vectors);
+                if l.differs(lo) || l.differs(hi) {
+                    return None;
+                }
+                let body = self.block(body)?;
+                Some(Stmt::For { var: *var, lo: lo.clone(), hi: hi.clone(), step: *step, parallel: *parallel, body })
+            }
+            _ => None,
+        }
+    }
+}
