@@ -50,9 +50,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         Some(set) => case::assign(&declared, case::read_set(set, "input")?)?,
         None => Default::default(),
     };
-    for (name, value) in case::bind_dims(&declared, &data)? {
-        options.dims.entry(name).or_insert(value);
-    }
+    options.data.clone_from(&data);
     let spinner = progress::spinner(format!("compiling {}", case.model.display()));
     let start = Instant::now();
     let compiled = Compiler::new(options).compile_file(&case.model)?;

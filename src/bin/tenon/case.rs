@@ -7,7 +7,7 @@ use crate::model::Declared;
 use crate::tensors;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tenon::{Dim, Tensor};
+use tenon::Tensor;
 
 /// A model with the data sets found beside it.
 #[derive(Clone, Debug)]
@@ -152,60 +152,13 @@ pub(crate) fn assign(declared: &[Declared], data: Vec<Option<Tensor>>) -> Outcom
     Ok(declared.iter().zip(data).filter_map(|((name, _), t)| Some((name.clone(), t?))).collect())
 }
 
-/// The values of the symbolic dimensions of the declared inputs that make them fit `data`.
-pub(crate) fn bind_dims(declared: &[Declared], data: &BTreeMap<String, Tensor>) -> Outcome<BTreeMap<String, i64>> {
-    let mut dims: BTreeMap<String, i64> = BTreeMap::new();
-    for (name, fact) in declared {
-        let (Some(fact), Some(tensor)) = (fact, data.get(name)) else { continue };
-        let misfit = || {
-            Failure::bad_input(format!("input \"{name}\": the model takes {fact}, the data is {}", tensor.fact()))
-        };
-        if fact.shape.rank() != tensor.shape().len() {
-            return Err(misfit());
-        }
-        for (dim, &extent) in fact.shape.0.iter().zip(tensor.shape()) {
-            let extent = i64::try_from(extent).map_err(|_| misfit())?;
-            match dim {
-                Dim::Const(c) if *c != extent => return Err(misfit()),
-                Dim::Sym(s) => match dims.insert(s.to_string(), extent) {
-                    Some(other) if other != extent => {
-                        return Err(Failure::bad_input(format!(
-                            "dimension `{s}` is {other} in one input of the data and {extent} in another"
-                        )));
-                    }
-                    _ => {}
-                },
-                _ => {}
-            }
-        }
-    }
-    Ok(dims)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tenon::{DType, Fact, Shape};
+    use tenon::{DType, Fact};
 
     fn declared() -> Vec<Declared> {
-        let batch = || Dim::Sym("batch".into());
-        vec![
-            ("a".into(), Some(Fact::new(DType::F32, Shape(vec![batch(), Dim::Const(2)])))),
-            ("b".into(), Some(Fact::new(DType::F32, Shape(vec![batch()])))),
-        ]
-    }
-
-    fn data(a: &[usize], b: &[usize]) -> BTreeMap<String, Tensor> {
-        let zeros = |s: &[usize]| Tensor::new(s, &vec![0f32; s.iter().product()]);
-        BTreeMap::from([("a".to_string(), zeros(a)), ("b".to_string(), zeros(b))])
-    }
-
-    #[test]
-    fn dims_come_from_the_data_and_must_agree() {
-        assert_eq!(bind_dims(&declared(), &data(&[3, 2], &[3])).unwrap(), BTreeMap::from([("batch".into(), 3)]));
-        assert!(bind_dims(&declared(), &data(&[3, 2], &[4])).unwrap_err().message.contains("`batch` is 3"));
-        assert!(bind_dims(&declared(), &data(&[3, 9], &[3])).unwrap_err().message.contains("f32[batch,2]"));
-        assert!(bind_dims(&declared(), &data(&[6], &[3])).is_err());
+        ["a", "b"].map(|n| (n.to_string(), Some(Fact::of(DType::F32, &[1])))).to_vec()
     }
 
     #[test]

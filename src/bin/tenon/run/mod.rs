@@ -60,13 +60,9 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let case = Case::find(&args.model)?;
     let data = find_data(args, &case)?;
     let mut options = args.compile.options(&case.model)?;
-    // Dimensions that the data tells need no flag; with labels the first axis is the samples, not the model's.
+    // The data pin dimensions and the values of shape inputs; with labels the first axis is the samples, not the model's.
     if data.labels.is_none() {
-        let declared = model::declared_inputs(&case.model)?;
-        let present: Vec<_> = declared.into_iter().filter(|(n, _)| !options.set.contains_key(n)).collect();
-        for (name, value) in case::bind_dims(&present, &data.tensors)? {
-            options.dims.entry(name).or_insert(value);
-        }
+        options.data.clone_from(&data.tensors);
     }
     let spinner = progress::spinner(format!("compiling {}", case.model.display()));
     let start = Instant::now();

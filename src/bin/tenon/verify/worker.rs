@@ -5,12 +5,12 @@ use super::{CheckArgs, WorkerArgs, per_node};
 use crate::case::{self, Case, Stated};
 use crate::compare::compare;
 use crate::failure::{Failure, Outcome};
-use crate::model::{Declared, declared_inputs};
 use crate::inputs;
+use crate::model::declared_inputs;
 use std::collections::BTreeMap;
 use std::io::Write;
 use tenon::engine::{Engine, Session};
-use tenon::{Compiled, Compiler, Error, Severity, Tensor};
+use tenon::{Compiled, Compiler, Tensor};
 
 pub(crate) fn main(args: &WorkerArgs) -> Outcome {
     if let Err(f) = run(args) {
@@ -37,11 +37,36 @@ struct Set {
     outputs: Vec<Option<Tensor>>,
 }
 
-/// What a compile depends on: pinned dimensions, and inputs pinned to values.
-#[derive(Clone, PartialEq, Default)]
-struct Pins {
-    dims: BTreeMap<String, i64>,
-    values: BTreeMap<String, Tensor>,
+/// A compile with what it depends on: the shapes of the data, and inputs set to their values.
+struct Compile {
+    shapes: BTreeMap<String, Vec<usize>>,
+    set: BTreeMap<String, Tensor>,
+    compiled: Compiled,
+}
+
+impl Compile {
+    /// Compiles the model for the data: it pins dimensions, and inputs whose values decide shapes.
+    fn new(args: &CheckArgs, case: &Case, data: &BTreeMap<String, Tensor>) -> Outcome<Compile> {
+        let mut options = args.compile.options(&case.model)?;
+        options.data = data.clone();
+        let compiled = Compiler::new(options).compile_file(&case.model)?;
+        let left: Vec<&str> = compiled.program.inputs.iter().map(|i| i.name.as_str()).collect();
+        let set: BTreeMap<String, Tensor> =
+            data.iter().filter(|(n, _)| !left.contains(&n.as_str())).map(|(n, t)| (n.clone(), t.clone())).collect();
+        if !set.is_empty() {
+            tell(&Event::Pinned(set.keys().cloned().collect()));
+        }
+        Ok(Compile { shapes: shapes(data), set, compiled })
+    }
+
+    /// Whether it is right for other data, too.
+    fn fits(&self, data: &BTreeMap<String, Tensor>) -> bool {
+        self.shapes == shapes(data) && self.set.iter().all(|(n, v)| data.get(n) == Some(v))
+    }
+}
+
+fn shapes(data: &BTreeMap<String, Tensor>) -> BTreeMap<String, Vec<usize>> {
+    data.iter().map(|(n, t)| (n.clone(), t.shape().to_vec())).collect()
 }
 
 fn run(args: &WorkerArgs) -> Outcome {
@@ -57,21 +82,14 @@ fn run(args: &WorkerArgs) -> Outcome {
         Ok(Set { number, inputs, outputs: case::read_set(path, "output")? })
     };
     let sets: Vec<Set> = case.sets.iter().enumerate().map(read).collect::<Outcome<_>>()?;
-    let mut compiled: Option<(Pins, Compiled)> = None;
+    let mut last: Option<Compile> = None;
     for set in &sets {
-        let dims = case::bind_dims(&declared, &set.inputs)?;
         tell(&Event::Stage(format!("compiling for data set {}", set.number)));
-        let fits = compiled.as_ref().is_some_and(|(pins, _)| {
-            pins.dims == dims && pins.values.iter().all(|(n, v)| set.inputs.get(n) == Some(v))
-        });
-        if !fits {
-            let (pins, c) = compile(&args.check, &case, &declared, dims, &set.inputs)?;
-            if !pins.values.is_empty() {
-                tell(&Event::Pinned(pins.values.keys().cloned().collect()));
-            }
-            compiled = Some((pins, c));
-        }
-        let Some((_, compiled)) = &compiled else { continue };
+        let compile = match last.take().filter(|c| c.fits(&set.inputs)) {
+            Some(c) => c,
+            None => Compile::new(&args.check, &case, &set.inputs)?,
+        };
+        let compiled = &compile.compiled;
         let ins = inputs::in_order(&compiled.program.inputs, &set.inputs)?;
         if set.outputs.len() != compiled.program.outputs.len() {
             let (have, want) = (set.outputs.len(), compiled.program.outputs.len());
@@ -83,6 +101,7 @@ fn run(args: &WorkerArgs) -> Outcome {
         if args.check.per_node && set.number == 0 {
             per_node::compare_all(&args.check, compiled, &ins)?;
         }
+        last = Some(compile);
     }
     Ok(())
 }
@@ -102,52 +121,6 @@ fn against_reference(args: &CheckArgs, case: &Case, stated: &Stated) -> Outcome 
         per_node::compare_all(args, &compiled, &ins)?;
     }
     Ok(())
-}
-
-/// Compiles the model for the data. Where the compiler says that a shape depends on the *value* of an input, the small
-/// integer inputs are pinned to the data, and if that is not enough all small inputs; a model that is refused for
-/// any other reason is not tried again, so that nothing is folded away that should have been compiled.
-fn compile(
-    args: &CheckArgs,
-    case: &Case,
-    declared: &[Declared],
-    dims: BTreeMap<String, i64>,
-    data: &BTreeMap<String, Tensor>,
-) -> Outcome<(Pins, Compiled)> {
-    let small = |t: &Tensor, any: bool| t.shape().len() <= 1 && t.len() <= 64 && (any || t.dtype().is_int());
-    let pick = |any: bool| -> BTreeMap<String, Tensor> {
-        let fits = declared.iter().filter_map(|(n, _)| Some((n, data.get(n)?))).filter(|(_, t)| small(t, any));
-        fits.map(|(n, t)| (n.clone(), t.clone())).collect()
-    };
-    let attempt = |values: BTreeMap<String, Tensor>| -> Outcome<Result<(Pins, Compiled), Error>> {
-        let mut options = args.compile.options(&case.model)?;
-        for (n, v) in &dims {
-            options.dims.entry(n.clone()).or_insert(*v);
-        }
-        for (n, v) in &values {
-            options.set.entry(n.clone()).or_insert_with(|| v.clone());
-        }
-        let pins = Pins { dims: dims.clone(), values };
-        Ok(Compiler::new(options).compile_file(&case.model).map(|c| (pins, c)))
-    };
-    let mut last = attempt(BTreeMap::new())?;
-    for any in [false, true] {
-        let values = pick(any);
-        match &last {
-            Err(e) if needs_values(e) && !values.is_empty() => last = attempt(values)?,
-            _ => break,
-        }
-    }
-    Ok(last?)
-}
-
-/// Whether the compiler asks for values of inputs. It then advises `--set`, or says that a shape is not known at compile
-/// time.
-fn needs_values(e: &Error) -> bool {
-    let Error::Model(problems) = e else { return false };
-    problems.0.iter().filter(|d| d.severity == Severity::Error).any(|d| {
-        d.help.as_ref().is_some_and(|h| h.contains("--set")) || d.message.contains("known at compile time")
-    })
 }
 
 /// Runs one engine on one data set and tells how it compares.
