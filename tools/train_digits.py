@@ -13,7 +13,7 @@ and is trained in numpy: forward and backward passes are below, about 60 lines. 
 of numpy and scikit-learn on the same kind of machine give the same bytes.
 
 Writes into examples/digits: model.onnx, heldout.npz (`x` f32[360,1,8,8], `y` i64[360]) and accuracy.json; into
-examples/c-app: digits.h, the first held-out digits as a C array.
+examples/c-app: heldout.h, the first held-out digits as a C array.
 """
 
 import json
@@ -177,11 +177,11 @@ def c_header(x, y):
     rows = [f"    {{{', '.join(f'{v:g}' for v in image.ravel())}}}," for image in x]
     return "\n".join([
         "/* Held-out digits, 8x8 pixels of 0..16, and what they show; written by tools/train_digits.py. */",
-        f"#define DIGITS {len(x)}",
-        "static const float digit_images[DIGITS][64] = {",
+        f"#define HELDOUT {len(x)}",
+        "static const float heldout_images[HELDOUT][64] = {",
         *rows,
         "};",
-        f"static const int digit_labels[DIGITS] = {{{', '.join(map(str, y))}}};",
+        f"static const int heldout_labels[HELDOUT] = {{{', '.join(map(str, y))}}};",
         "",
     ])  # fmt: skip
 
@@ -214,7 +214,7 @@ def main():
     (out / "accuracy.json").write_text(json.dumps(note, indent=1) + "\n")
     c_app = ROOT / "examples" / "c-app"
     c_app.mkdir(parents=True, exist_ok=True)
-    (c_app / "digits.h").write_text(c_header(x_held[:100], y_held[:100]))
+    (c_app / "heldout.h").write_text(c_header(x_held[:100], y_held[:100]))
 
 
 if __name__ == "__main__":
