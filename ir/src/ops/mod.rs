@@ -157,6 +157,7 @@ ops! {
 
     // ONNX operators that become others at import: `onnx()` and `import()`, nothing else.
     functions:
+    attention,
     batch_norm,
     compress,
     depth_to_space,
