@@ -126,3 +126,9 @@ pub(crate) fn wrap(i: i64, n: usize) -> usize {
     let n = n as i64;
     (if i < 0 { i.saturating_add(n) } else { i }).clamp(0, n - 1) as usize
 }
+
+/// Adds `name(x, c)`, `c` a constant of the dtype of `x`.
+pub(crate) fn with_constant(cx: &mut Importer<'_>, name: &str, x: ValueId, c: f64) -> Result<ValueId, ImportError> {
+    let c = number(cx, cx.dtype(x), c);
+    apply(cx, name, &[x, c])
+}
