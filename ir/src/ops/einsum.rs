@@ -184,12 +184,18 @@ fn combine(cx: &mut Importer<'_>, a: Term, b: Term, later: &[char]) -> Result<Te
     let (left_dims, right_dims) = (extents(cx, &a, &left), extents(cx, &b, &right));
     let labels = [&batch[..], &left, &right].concat();
     if summed.is_empty() {
-        // Nothing is summed: an outer product by broadcasting.
-        let x = arrange(cx, &a, &[&batch[..], &left].concat())?;
-        let x = reshape(cx, x, Shape([batch_a, left_dims, vec![Dim::Const(1); right.len()]].concat()))?;
-        let y = arrange(cx, &b, &[&batch[..], &right].concat())?;
-        let y = reshape(cx, y, Shape([batch_b, vec![Dim::Const(1); left.len()], right_dims].concat()))?;
-        return Ok(Term { value: apply(cx, "mul", &[x, y])?, labels });
+        // Nothing is summed: a product by broadcasting, the left operand as it is.
+        let has = |l: &char| b.labels.contains(l);
+        let common: Vec<char> = a.labels.iter().copied().filter(has).collect();
+        let of_a = [cx.shape(a.value).0.clone(), vec![Dim::Const(1); right.len()]].concat();
+        let x = reshape(cx, a.value, Shape(of_a))?;
+        let mut dims = extents(cx, &b, &common).into_iter();
+        let mut of_b: Vec<Dim> =
+            a.labels.iter().filter_map(|l| if has(l) { dims.next() } else { Some(Dim::Const(1)) }).collect();
+        of_b.extend(right_dims);
+        let y = arrange(cx, &b, &[&common[..], &right].concat())?;
+        let y = reshape(cx, y, Shape(of_b))?;
+        return Ok(Term { value: apply(cx, "mul", &[x, y])?, labels: [&a.labels[..], &right].concat() });
     }
     let product = |dims: &[Dim]| Shape(dims.to_vec()).numel();
     let (m, n) = (product(&left_dims), product(&right_dims));
