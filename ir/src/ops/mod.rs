@@ -169,6 +169,7 @@ ops! {
     global_lp_pool,
     hardmax,
     integer_product,
+    losses,
     lp_norm,
     lrn,
     one_hot,
