@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     // A zero and a one, drawn by hand: 8x8 pixels of 0..16.
     let zero = "..####.. .##..##. ##....## ##....## ##....## ##....## .##..##. ..####..";
-    let one = "...##... ..###... .####... ...##... ...##... ...##... ...##... .######.";
+    let one = "...##... ..###... ..###... ...##... ...##... ...##... ...##... ..####..";
     let image = |drawing: &str| {
         let pixels: Vec<f32> =
             drawing.chars().filter(|c| *c != ' ').map(|c| if c == '#' { 16.0 } else { 0.0 }).collect();

@@ -1,0 +1,261 @@
+#!/usr/bin/env python3
+"""Runs every test of the project.
+
+    python3 tools/test.py [--zoo FOLDER] [--only STEP,...] [--list]
+
+Needs the clone, Rust, a C compiler, Python 3 and the package registries: onnx and onnxruntime go, pinned, into a
+virtual environment under target/. The zoo (real models with reference outputs) is used when --zoo names it or it is found
+at ../shared/zoo. Exit code 0 only if everything passed.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import time
+import venv
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+TENON = TARGET / "release" / "tenon"
+VENV = TARGET / "venv"
+PYTHON = VENV / ("Scripts" if os.name == "nt" else "bin") / "python"
+JOBS = str(min(2, os.cpu_count() or 1))
+
+# Models that must agree with their reference outputs, as JIT and as linked object.
+ZOO = """
+digits_mlp digits_cnn mnist_lenet mnist_dscnn breast_cancer_mlp mobilenet_v2 mobilenet_v3_small resnet8_cifar resnet18
+resnet50 squeezenet1_1 shufflenet_v2_x1_0 efficientnet_b0 efficientnet_lite0 dscnn_kws mobilenet_v1_025_vww
+ad_autoencoder vit_tiny gpt2_small_stack mtcnn_pnet mtcnn_rnet mtcnn_onet ppocr_cls_mobile attacut_sc deepcut
+brainmaze_spindle_eeg atspm_pair_cnn yolov8n_like
+""".split()
+
+# Of ONNX's own operator cases, at least this many pass on every engine. Raise it when more do.
+NODE_CASES = 900
+
+passed, failed, notes = [], [], []
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def report(name, ok, why=""):
+    (passed if ok else failed).append(name)
+    if not ok:
+        say(f"FAILED {name}{': ' + why if why else ''}")
+
+
+def run(name, command, minutes=20, cwd=ROOT, expect=0, contains=None, env=None):
+    """Runs a command as one test; its output is shown as it comes, or only on failure where it is searched."""
+    say(f"--- {name}: {' '.join(str(c) for c in command)}")
+    start = time.monotonic()
+    search = contains is not None
+    try:
+        done = subprocess.run(
+            [str(c) for c in command], cwd=cwd, timeout=60 * minutes, text=True, env={**os.environ, **(env or {})},
+            stdout=subprocess.PIPE if search else None, stderr=subprocess.STDOUT if search else None,
+        )  # fmt: skip
+        why = "" if done.returncode == expect else f"exit code {done.returncode}, expected {expect}"
+        if not why and search and contains not in done.stdout:
+            why = f"expected `{contains}` in its output"
+        if why and search:
+            say(done.stdout)
+    except subprocess.TimeoutExpired:
+        why = f"stopped after {minutes} minutes"
+    except OSError as e:
+        why = str(e)
+    say(f"    {time.monotonic() - start:.0f} s")
+    report(name, not why, why)
+    return not why
+
+
+def python():
+    """The virtual environment, made on first use."""
+    wanted = (ROOT / "tools" / "requirements.txt").read_text()
+    stamp = VENV / "installed"
+    if not (stamp.is_file() and stamp.read_text() == wanted):
+        say("--- installing onnx and onnxruntime into target/venv")
+        venv.create(VENV, with_pip=True, clear=True)
+        subprocess.run(
+            [PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", ROOT / "tools/requirements.txt"],
+            check=True, timeout=900,
+        )  # fmt: skip
+        stamp.write_text(wanted)
+    return PYTHON
+
+
+def verify(name, cases, *flags, minutes, case_seconds):
+    """`tenon verify` on case folders; gives the result of every case, or nothing."""
+    command = [TENON, "verify", "--json", "-j", JOBS, "--timeout", str(case_seconds), *flags, "--", *cases]
+    say(f"--- {name}: tenon verify, {len(cases)} cases or folders of cases")
+    try:
+        done = subprocess.run([str(c) for c in command], cwd=ROOT, timeout=60 * minutes, text=True, stdout=subprocess.PIPE)
+        return json.loads(done.stdout)["cases"]
+    except (subprocess.TimeoutExpired, OSError, ValueError, KeyError) as e:
+        report(name, False, f"{type(e).__name__}: {e}")
+        return None
+
+
+# Steps ----------------------------------------------------------------------------------------------------------------
+
+
+def step_format(_):
+    run("format", ["cargo", "fmt", "--all", "--check"])
+
+
+def step_lint(_):
+    run("lint", ["cargo", "clippy", "-q", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"])
+
+
+def step_unit(_):
+    run("cargo test", ["cargo", "test", "-q", "--workspace", "--release"])
+
+
+def step_digits(_):
+    run("digits", [TENON, "run", "examples/digits"], contains="356 of 360 recognised: 98.89 %")
+    run("digits, object", [TENON, "run", "examples/digits", "--engine", "object"], contains="356 of 360")
+    run("digits, bench", [TENON, "bench", "examples/digits", "--seconds", "0.2", "--json"], contains='"median_ms"')
+    for target in ["x86_64-linux", "aarch64-linux", "riscv64-linux"]:
+        out = TARGET / "test-out" / target
+        shutil.rmtree(out, ignore_errors=True)
+        files = {}
+        for turn in ["first", "second"]:
+            flags = ["--target", target, "-o", out / turn]
+            if run(f"compile for {target}, {turn} time", [TENON, "compile", "examples/digits", *flags], contains="kernel call"):
+                files[turn] = {p.name: p.read_bytes() for p in sorted((out / turn).iterdir())}
+        report(f"{target}: same bytes twice", len(files) == 2 and files["first"] == files["second"])
+
+
+def step_bad_input(_):
+    """Errors are told, with the documented exit code, and leave nothing behind."""
+    out = TARGET / "test-out" / "bad"
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    model = (ROOT / "examples/digits/model.onnx").read_bytes()
+    (out / "cut.onnx").write_bytes(model[: len(model) // 2])
+    (out / "text.onnx").write_text("not a model")
+    (out / "empty.onnx").write_bytes(b"")
+    for name in ["cut", "text", "empty", "missing"]:
+        run(f"bad input: {name}", [TENON, "compile", out / f"{name}.onnx", "-o", out / "made"], expect=2, contains="")
+    run("bad input: option", [TENON, "compile", "examples/digits", "--frobnicate"], expect=2, contains="--frobnicate")
+    run("bad input: target", [TENON, "compile", "examples/digits", "--target", "pdp11"], expect=2, contains="pdp11")
+    run("bad input: data", [TENON, "run", "examples/digits/model.onnx"], expect=2, contains="image: f32[1,1,8,8]")
+    (out / "file").write_text("")
+    run("bad input: output", [TENON, "compile", "examples/digits", "-o", out / "file/x"], expect=2, contains="cannot create")
+    left = sorted(p.name for p in out.iterdir())
+    report("bad input leaves nothing", left == ["cut.onnx", "empty.onnx", "file", "text.onnx"], str(left))
+
+
+def step_examples(_):
+    env = {"CARGO_TARGET_DIR": str(TARGET)}
+    run("examples/c-app", ["make", "-s", "run", f"TENON={TENON}", f"OUT={TARGET / 'test-out' / 'c-app'}"],
+        cwd=ROOT / "examples/c-app", contains="98 of 100 digits recognised")  # fmt: skip
+    run("examples/jit", ["cargo", "run", "-q", "--release"], cwd=ROOT / "examples/jit", env=env, contains="drawn 1, seen 1")
+    run("examples/app-build-rs", ["cargo", "run", "-q", "--release"], cwd=ROOT / "examples/app-build-rs", env=env,
+        contains="seen as 3")  # fmt: skip
+
+
+def step_zoo(args):
+    zoo = args.zoo or next((p for p in [ROOT / "../shared/zoo", ROOT.parent.parent / "shared/zoo"] if p.is_dir()), None)
+    if zoo is None:
+        notes.append("the zoo was not found (../shared/zoo, or --zoo FOLDER): its models were not tested")
+        return
+    zoo = pathlib.Path(zoo).resolve()
+    made = TARGET / "zoo"
+    missing = [m for m in ZOO if not (made / m / "about.json").is_file()]
+    if missing:
+        say(f"--- making {len(missing)} models of the zoo in {made}")
+        made.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run([python(), zoo / "materialize.py", made, *missing], cwd=ROOT, timeout=1200)
+        if done.returncode != 0:
+            report("zoo: materialize.py", False, f"exit code {done.returncode}")
+            return
+        for m in missing:
+            if (zoo / m / "about.json").is_file() and not (made / m / "about.json").is_file():
+                shutil.copy(zoo / m / "about.json", made / m / "about.json")
+    cases = verify("zoo", [made / m for m in ZOO], "--engine", "jit,object", minutes=20, case_seconds=240)
+    for c in cases or []:
+        engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
+        say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
+        report(f"zoo: {c['name']}", c["status"] == "pass", c["message"] or "")
+
+
+def step_node(args):
+    """ONNX's operator cases: none may crash or hang, and enough must pass."""
+    made = TARGET / "onnx-node"
+    if not (made / "done").is_file():
+        shutil.rmtree(made, ignore_errors=True)
+        say("--- writing ONNX's operator cases")
+        done = subprocess.run([python(), ROOT / "tools/onnx_cases.py", made], cwd=ROOT, timeout=900)
+        if done.returncode != 0:
+            report("onnx operator cases: writing them", False, f"exit code {done.returncode}")
+            return
+    cases = verify("onnx operator cases", [made], "--engine", "reference,jit,object", minutes=20, case_seconds=60)
+    if cases is None:
+        return
+    (TARGET / "onnx-node.json").write_text(json.dumps(cases, indent=1))
+    count = {s: sum(c["status"] == s for c in cases) for s in ["pass", "mismatch", "unsupported", "error", "crash", "timeout"]}
+    say("    " + ", ".join(f"{n} {s}" for s, n in count.items()) + f"; of {len(cases)}")
+    for c in cases:
+        if c["status"] in ("crash", "timeout"):
+            report(f"onnx case {c['name']}", False, c["message"] or c["status"])
+    report(f"onnx operator cases: at least {NODE_CASES} pass", count["pass"] >= NODE_CASES, f"{count['pass']} pass")
+    if args.ledger:
+        run("docs/OPERATORS.md", [python(), "tools/ledger.py", TARGET / "onnx-node.json", "docs/OPERATORS.md"])
+
+
+STEPS = {
+    "format": step_format,
+    "lint": step_lint,
+    "unit": step_unit,
+    "digits": step_digits,
+    "bad-input": step_bad_input,
+    "examples": step_examples,
+    "zoo": step_zoo,
+    "node": step_node,
+}
+NEED_TENON = {"digits", "bad-input", "examples", "zoo", "node"}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--zoo", type=pathlib.Path, help="the zoo's folder")
+    parser.add_argument("--only", help="steps to run, separated by commas")
+    parser.add_argument("--list", action="store_true", help="list the steps")
+    parser.add_argument("--ledger", action="store_true", help="also write docs/OPERATORS.md anew from the operator cases")
+    args = parser.parse_args()
+    if args.list:
+        print("\n".join(STEPS))
+        return 0
+    steps = args.only.split(",") if args.only else list(STEPS)
+    for s in steps:
+        if s not in STEPS:
+            parser.error(f"no step `{s}`; there are {', '.join(STEPS)}")
+    start = time.monotonic()
+    ready = True
+    if NEED_TENON & set(steps):
+        ready = run("build", ["cargo", "build", "-q", "--release", "--bin", "tenon"])
+    for s in steps:
+        if s in NEED_TENON and not ready:
+            notes.append(f"step {s} was not run: the build failed")
+            continue
+        try:
+            STEPS[s](args)
+        except Exception as e:  # noqa: BLE001  a step that breaks must not hide the others
+            report(s, False, f"{type(e).__name__}: {e}")
+    say("")
+    for name in failed:
+        say(f"FAILED {name}")
+    for note in notes:
+        say(f"NOTE   {note}")
+    say(f"in {(time.monotonic() - start) / 60:.1f} minutes")
+    say(f"{len(passed)} passed, {len(failed)} failed")
+    return 1 if failed or not ready else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
