@@ -91,8 +91,8 @@ fn jit_equals_the_interpreter_whatever_the_alignment() {
     let p = model("m");
     let jit = Jit::new(&p, &tenon_target::host().unwrap()).unwrap();
     let x = input();
-    let expected = run_program(&p, &[x.clone()]).unwrap();
-    let mut storage = vec![0u8; 64];
+    let expected = run_program(&p, std::slice::from_ref(&x)).unwrap();
+    let mut storage = [0u8; 64];
     for shift in 0..5 {
         let mut y = vec![0u8; 40 + shift];
         let mut n = [0u8; 4];
