@@ -1,6 +1,8 @@
 //! Programs of one kernel, and running them by machine code and by the interpreter.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub(crate) mod cases;
+
 use tenon_base::{DType, Fact, Loc, Tensor};
 use tenon_cranelift::Jit;
 use tenon_kernel::{Access, BufferKind, Call, Io, Kernel, Program};

@@ -1,0 +1,125 @@
+//! Every operator on every dtype, as kernels.
+
+use tenon_base::DType;
+use tenon_kernel::{Access, BinOp, CmpOp, Expr, Kernel, KernelBuilder, UnOp};
+
+const UNARY: [UnOp; 8] =
+    [UnOp::Neg, UnOp::Abs, UnOp::Sqrt, UnOp::Ceil, UnOp::Floor, UnOp::Trunc, UnOp::Nearest, UnOp::Not];
+const BINARY: [BinOp; 12] = [
+    BinOp::Add,
+    BinOp::Sub,
+    BinOp::Mul,
+    BinOp::Div,
+    BinOp::Rem,
+    BinOp::Min,
+    BinOp::Max,
+    BinOp::And,
+    BinOp::Or,
+    BinOp::Xor,
+    BinOp::Shl,
+    BinOp::Shr,
+];
+const COMPARE: [CmpOp; 6] = [CmpOp::Eq, CmpOp::Ne, CmpOp::Lt, CmpOp::Le, CmpOp::Gt, CmpOp::Ge];
+
+/// An expression of vectors `a`, `b`, `c` of the dtype and a mask `m`, with a name.
+pub(crate) struct Case {
+    pub(crate) name: String,
+    expr: fn(Operands<'_>, usize) -> Expr,
+    arg: usize,
+}
+
+/// What a case is made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands<'a> {
+    a: &'a Expr,
+    b: &'a Expr,
+    c: &'a Expr,
+    m: &'a Expr,
+    dtype: DType,
+    lanes: u16,
+}
+
+/// The cases that are defined for `d`.
+pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
+    let mut out = vec![];
+    let mut push = |name: String, arg: usize, expr: fn(Operands<'_>, usize) -> Expr| out.push(Case { name, expr, arg });
+    let float = matches!(d, DType::F32 | DType::F64);
+    for (i, op) in UNARY.iter().enumerate() {
+        let ok = match op {
+            UnOp::Neg | UnOp::Abs => float || d.is_int(),
+            UnOp::Not => d.is_int() || d == DType::Bool,
+            _ => float,
+        };
+        if ok {
+            push(format!("{op:?}"), i, |o, i| o.a.clone().unary(UNARY[i]));
+        }
+    }
+    let binary = |op: BinOp| match op {
+        BinOp::Add | BinOp::Sub | BinOp::Mul | BinOp::Div | BinOp::Min | BinOp::Max => float || d.is_int(),
+        BinOp::And | BinOp::Or | BinOp::Xor => d.is_int() || d == DType::Bool,
+        BinOp::Rem | BinOp::Shl | BinOp::Shr => d.is_int(),
+    };
+    for (i, op) in BINARY.iter().enumerate().filter(|(_, op)| binary(**op)) {
+        push(format!("{op:?}"), i, |o, i| o.a.clone().binary(BINARY[i], o.b.clone()));
+        if matches!(op, BinOp::Shl | BinOp::Shr | BinOp::Div | BinOp::Rem) {
+            push(format!("{op:?} by a splat"), i, |o, i| {
+                o.a.clone().binary(BINARY[i], Expr::constant(o.dtype, 5.0).splat(o.lanes))
+            });
+        }
+        let folds = matches!(op, BinOp::Add | BinOp::Mul | BinOp::Min | BinOp::Max | BinOp::And | BinOp::Or);
+        if folds && lanes.is_power_of_two() {
+            push(format!("Reduce {op:?}"), i, |o, i| Expr::Reduce(BINARY[i], Box::new(o.a.clone())).splat(o.lanes));
+        }
+    }
+    for (i, op) in COMPARE.iter().enumerate() {
+        if float || d.is_int() || (d == DType::Bool && i < 2) {
+            push(format!("{op:?}"), i, |o, i| o.a.clone().compare(COMPARE[i], o.b.clone()));
+            push(format!("Select {op:?}"), i, |o, i| {
+                o.a.clone().compare(COMPARE[i], o.b.clone()).select(o.b.clone(), o.c.clone())
+            });
+        }
+    }
+    push("Select".into(), 0, |o, _| o.m.clone().select(o.a.clone(), o.b.clone()));
+    for (i, to) in DType::ALL.iter().enumerate() {
+        push(format!("Cast {to}"), i, |o, i| o.a.clone().cast(DType::ALL[i]));
+        if to.size() == d.size() && *to != DType::Bool && d != DType::Bool {
+            push(format!("Bitcast {to}"), i, |o, i| o.a.clone().bitcast(DType::ALL[i]));
+        }
+        // A mask made at one width, used at another.
+        if *to != DType::F16 && (float || d.is_int()) {
+            push(format!("Select {to} by a comparison"), i, |o, i| {
+                let to = DType::ALL[i];
+                o.a.clone().compare(CmpOp::Lt, o.b.clone()).select(o.a.clone().cast(to), o.b.clone().cast(to))
+            });
+        }
+    }
+    if float {
+        push("Fma".into(), 0, |o, _| Expr::fma(o.a.clone(), o.b.clone(), o.c.clone()));
+    }
+    push("Splat of Extract".into(), 0, |o, _| Expr::Extract(Box::new(o.a.clone()), o.lanes - 1).splat(o.lanes));
+    push("Lanes".into(), 0, |o, _| {
+        Expr::Lanes((0..o.lanes).rev().map(|i| Expr::Extract(Box::new(o.a.clone()), i)).collect())
+    });
+    out
+}
+
+/// A kernel that evaluates `cases` on blocks of `lanes` elements, each case into a buffer of its own.
+pub(crate) fn kernel(d: DType, lanes: u16, blocks: usize, cases: &[Case]) -> Kernel {
+    let n = blocks * usize::from(lanes);
+    let mut k = KernelBuilder::new("matrix");
+    let [a, b, c] = ["a", "b", "c"].map(|x| k.buffer(x, d, n, Access::In));
+    let m = k.buffer("m", DType::Bool, n, Access::In);
+    k.parfor("i", blocks, |k, i| {
+        let at = i * i64::from(lanes);
+        let load = |buf| Expr::Load { buf, index: Box::new(at.clone()), lanes };
+        let [a, b, c, m] = [a, b, c, m].map(load);
+        let [a, b, c, m] = [k.bind("va", a), k.bind("vb", b), k.bind("vc", c), k.bind("vm", m)];
+        for (j, case) in cases.iter().enumerate() {
+            let e = (case.expr)(Operands { a: &a, b: &b, c: &c, m: &m, dtype: d, lanes }, case.arg);
+            let elem = k.kernel().type_of(&e).elem;
+            let y = k.buffer(&format!("y{j}"), elem, n, Access::Out);
+            k.store(y, at.clone(), e);
+        }
+    });
+    k.finish()
+}
