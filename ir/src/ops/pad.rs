@@ -89,7 +89,7 @@ impl Operator for Pad {
         if given.len() != 2 * axes.len() {
             return Err(ImportError::new(format!("pads: expected {} counts, found {}", 2 * axes.len(), given.len())));
         }
-        if let Some(p) = given.iter().find(|p| p.abs() > LIMIT) {
+        if let Some(p) = given.iter().find(|p| p.unsigned_abs() > LIMIT.unsigned_abs()) {
             return Err(ImportError::new(format!("pads: {p} elements are too many")));
         }
         let mut pads = vec![0; 2 * rank];
