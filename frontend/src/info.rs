@@ -111,7 +111,8 @@ pub(crate) fn info(model: &ModelProto) -> ModelInfo {
         ..ModelInfo::default()
     };
     let table = Table::new();
-    let local: BTreeSet<(&str, &str)> = model.functions.iter().map(|f| (domain(&f.domain), f.name.as_str())).collect();
+    let local: BTreeSet<(&str, &str)> =
+        model.functions.iter().map(|f| (domain(&f.domain), f.name.as_str())).collect();
     let mut count = |n: &NodeProto, opsets: &BTreeMap<&str, i64>| {
         let d = domain(&n.domain);
         let opset = opsets.get(d).copied().unwrap_or(1);

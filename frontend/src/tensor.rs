@@ -42,7 +42,8 @@ fn decode(data: &Bytes, external: &mut DataFiles) -> Result<Tensor, ImportError>
     // A sequence or optional has its elements in field 3 (a tensor: `segment`, which nobody writes), and an empty one has no data.
     // Its field 2, the kind of the elements, goes up to 5. Its field 1 is a name; that of a tensor are the extents, which few
     // writers pack into one field.
-    let empty = proto.raw_data.is_none() && proto.data_location == 0 && typed_len(&proto) == 0 && proto.data_type <= 5;
+    let empty =
+        proto.raw_data.is_none() && proto.data_location == 0 && typed_len(&proto) == 0 && proto.data_type <= 5;
     let other = ImportError::new("not a tensor: the file holds a sequence, an optional or a tensor without data")
         .with_help("only tensors can be read; sequences and optionals are not supported");
     if proto.segment.is_some() || (empty && !proto.dims.contains(&0)) {
@@ -96,7 +97,10 @@ fn extents(dtype: DType, dims: &[i64]) -> Result<(Vec<usize>, usize), ImportErro
         0
     } else {
         let size = dtype.size() as i64;
-        dims.iter().try_fold(size, |n, &d| n.checked_mul(d)).filter(|n| *n <= MAX_VALUE_BYTES).ok_or_else(too_large)?
+        dims.iter()
+            .try_fold(size, |n, &d| n.checked_mul(d))
+            .filter(|n| *n <= MAX_VALUE_BYTES)
+            .ok_or_else(too_large)?
     };
     let shape = dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>().map_err(|_| too_large())?;
     Ok((shape, usize::try_from(bytes).map_err(|_| too_large())?))

@@ -31,7 +31,8 @@ fn initializer(t: TensorProto) -> ModelProto {
 
 #[test]
 fn files_that_are_no_models() {
-    let text = |data: &'static [u8]| match tenon_frontend::import_bytes(&data.into(), None, &ImportOptions::default()) {
+    let text = |data: &'static [u8]| match tenon_frontend::import_bytes(&data.into(), None, &ImportOptions::default())
+    {
         Ok(_) => "imported".to_string(),
         Err(e) => e.to_string(),
     };
@@ -115,7 +116,11 @@ fn headers() {
             "error: the file has IR version 2; 3 to 14 are supported\n\
              \x20 try: convert it with onnx.version_converter, or export it again",
         ),
-        ("new IR", header(99, vec![opset("", 17)]), "warning: the file has IR version 99; the newest known one is 14"),
+        (
+            "new IR",
+            header(99, vec![opset("", 17)]),
+            "warning: the file has IR version 99; the newest known one is 14",
+        ),
         (
             "old opset",
             header(8, vec![opset("ai.onnx", 6)]),
@@ -156,10 +161,18 @@ fn operators() {
     let unnamed = |op: &str, i: &str, o: &str| NodeProto { name: String::new(), ..node(op, &[i], &[o]) };
     let many = |n: usize| (0..n).map(|i| unnamed("Frob", "x", &format!("f{i}"))).collect::<Vec<_>>();
     let foreign = NodeProto { domain: "com.acme".into(), ..node("Blur", &["x"], &["b"]) };
-    let mixed =
-        vec![foreign, unnamed("Frob", "b", "c"), node("Relu", &["c", "nothing"], &["d"]), node("Relu", &["c"], &["y"])];
+    let mixed = vec![
+        foreign,
+        unnamed("Frob", "b", "c"),
+        node("Relu", &["c", "nothing"], &["d"]),
+        node("Relu", &["c"], &["y"]),
+    ];
     let hard = |g| {
-        with(with(node("If", &["c"], &["y"]), "then_branch", graph_attr(g)), "else_branch", graph_attr(branch("Frob")))
+        with(
+            with(node("If", &["c"], &["y"]), "then_branch", graph_attr(g)),
+            "else_branch",
+            graph_attr(branch("Frob")),
+        )
     };
     check(&[
         (
@@ -524,7 +537,8 @@ fn tensors() {
 
 #[test]
 fn constants() {
-    let constant = |name: &str, a: AttributeProto| problems(&model(vec![with(node("Constant", &[], &["y"]), name, a)]));
+    let constant =
+        |name: &str, a: AttributeProto| problems(&model(vec![with(node("Constant", &[], &["y"]), name, a)]));
     check(&[
         (
             "no value",

@@ -93,7 +93,8 @@ fn shapes_are_inferred_through_chains_of_shape_arithmetic() {
     let m = edit(model(nodes), |g| {
         g.input = vec![value("x", F32, &["batch", "3", "4"])];
         g.output = vec![value("y", F32, &["batch", "12"])];
-        g.initializer = vec![integers("zero", &[], &[0]), integers("axes", &[1], &[0]), integers("rest", &[1], &[-1])];
+        g.initializer =
+            vec![integers("zero", &[], &[0]), integers("axes", &[1], &[0]), integers("rest", &[1], &[-1])];
     });
     let done = imported(&m);
     assert_eq!(output_fact(&done), "f32[batch,12]");
@@ -255,7 +256,8 @@ fn unreadable_files() {
     assert!(tensors.starts_with("error[FILE]: cannot read `FILE`: "), "{tensors}");
     assert_eq!(text("").0.replace("//", "/"), "error: cannot read `FILE`: it is a folder");
     // A sequence of one tensor.
-    std::fs::write(root.path().join("s.pb"), [0x0a, 3, b's', b'e', b'q', 0x10, 1, 0x1a, 2, 0x10, 1]).expect("written");
+    std::fs::write(root.path().join("s.pb"), [0x0a, 3, b's', b'e', b'q', 0x10, 1, 0x1a, 2, 0x10, 1])
+        .expect("written");
     assert_eq!(
         text("s.pb").1,
         "error[FILE]: not a tensor: the file holds a sequence, an optional or a tensor without data\n  \

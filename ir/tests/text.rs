@@ -102,7 +102,7 @@ fn the_verifier_reports_inside_the_text() {
     let x = g.add_input("x", Fact::of(DType::F32, &[2]));
     let y = g.add_input("x", Fact::of(DType::F32, &[3]));
     let relu = Unary::named("relu").unwrap();
-    let a = g.add_op(relu.clone(), &[x], Loc::new("Relu_0")).unwrap()[0];
+    let a = g.add_op(relu, &[x], Loc::new("Relu_0")).unwrap()[0];
     let b = g.add_op(relu, &[a], Loc::none()).unwrap()[0];
     g.set_operand(a.node, 0, y);
     g.add_output("", b);

@@ -34,17 +34,32 @@ const MAX_MAGNITUDE: f64 = 64.0;
 
 /// Pointwise functions whose error is not larger than that of their operands, apart from a small factor.
 const SMOOTH: [&str; 18] = [
-    "abs", "add", "atan", "clip", "erf", "gelu", "hard_swish", "max", "min", "mul", "neg", "relu", "sigmoid", "sin",
-    "softplus", "softsign", "sub", "tanh",
+    "abs",
+    "add",
+    "atan",
+    "clip",
+    "erf",
+    "gelu",
+    "hard_swish",
+    "max",
+    "min",
+    "mul",
+    "neg",
+    "relu",
+    "sigmoid",
+    "sin",
+    "softplus",
+    "softsign",
+    "sub",
+    "tanh",
 ];
 
 /// Of these, the ones that are exact on integers too.
 const EXACT: [&str; 7] = ["abs", "add", "max", "min", "mul", "neg", "sub"];
 
 /// Kernels with the same property.
-const KERNELS: [&str; 9] = [
-    "concat", "layer_norm", "reduce_max", "reduce_mean", "reduce_min", "reduce_sum", "softmax", "split", "max_pool",
-];
+const KERNELS: [&str; 9] =
+    ["concat", "layer_norm", "reduce_max", "reduce_mean", "reduce_min", "reduce_sum", "softmax", "split", "max_pool"];
 
 /// A value with its data.
 #[derive(Clone, Debug)]
@@ -206,9 +221,8 @@ impl Generator {
         if SMOOTH.contains(&op.name()) && fact.dtype.is_int() && !EXACT.contains(&op.name()) {
             return;
         }
-        let partners: Vec<usize> = (0..self.values.len())
-            .filter(|&i| self.values[i].tame && self.values[i].data.fact() == fact)
-            .collect();
+        let partners: Vec<usize> =
+            (0..self.values.len()).filter(|&i| self.values[i].tame && self.values[i].data.fact() == fact).collect();
         let mut at = vec![x];
         // The first number of operands that the operator takes.
         for _ in 0..3 {

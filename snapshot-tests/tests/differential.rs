@@ -10,7 +10,8 @@ use tenon_snapshot_tests::random_graph::random_graph;
 /// `TENON_SEEDS=100..200` runs others than the first few.
 fn seeds() -> std::ops::Range<u64> {
     let given = std::env::var("TENON_SEEDS").ok();
-    let range = given.as_deref().and_then(|s| s.split_once("..")).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+    let range =
+        given.as_deref().and_then(|s| s.split_once("..")).and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
     range.map_or(0..48, |(a, b)| a..b)
 }
 

@@ -100,10 +100,10 @@ impl Window {
             "NOTSET" | "" => w.pads = ints("pads", 2 * rank, 0)?,
             "VALID" => {}
             same @ ("SAME_UPPER" | "SAME_LOWER") => {
-                for i in 0..rank {
-                    let x = spatial[i].as_usize().ok_or_else(|| {
-                        ImportError::new(format!("auto_pad {same} needs a known extent, found {}", spatial[i]))
-                            .with_help(format!("--dim {}=…", spatial[i]))
+                for (i, d) in spatial.iter().enumerate().take(rank) {
+                    let x = d.as_usize().ok_or_else(|| {
+                        ImportError::new(format!("auto_pad {same} needs a known extent, found {d}"))
+                            .with_help(format!("--dim {d}=…"))
                     })?;
                     let out = x.div_ceil(w.strides[i]);
                     let total = (out.saturating_sub(1) * w.strides[i] + w.span(i)).saturating_sub(x);
@@ -519,5 +519,5 @@ pub(super) fn convolution(
     };
     let mut operands = vec![x, w];
     operands.extend(bias);
-    Ok(cx.op(op, &operands)?)
+    cx.op(op, &operands)
 }

@@ -132,5 +132,5 @@ fn requantised(
     let to = cx.dtype(zero);
     let y = cast(cx, y, DType::F32)?;
     let y = apply(cx, "mul", &[y, factor])?;
-    Ok(cx.op(Quantize { to }, &[y, scale, zero])?)
+    cx.op(Quantize { to }, &[y, scale, zero])
 }

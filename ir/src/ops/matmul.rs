@@ -218,7 +218,7 @@ pub(super) fn product(cx: &mut Importer<'_>, mut a: ValueId, mut b: ValueId) -> 
     if vector_a {
         to.0.remove(r - 2);
     }
-    Ok(cx.op(Reshape { to }, &[y])?)
+    cx.op(Reshape { to }, &[y])
 }
 
 /// `alpha · A' · B' + beta · C`
@@ -236,7 +236,7 @@ fn import_gemm(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId
             return Ok(v);
         }
         let s = cx.weight(Tensor::full(&[], Scalar::of_f64(cx.dtype(v), f64::from(by))));
-        Ok(cx.op(Binary::named("mul").ok_or_else(|| ImportError::new("no mul"))?, &[v, s])?)
+        cx.op(Binary::named("mul").ok_or_else(|| ImportError::new("no mul"))?, &[v, s])
     };
     y = scaled(cx, y, node.float("alpha", 1.0)?)?;
     let beta = node.float("beta", 1.0)?;

@@ -19,7 +19,7 @@ pub type ImportFn = fn(&OnnxNode<'_>, &mut Importer<'_>) -> Result<Vec<ValueId>,
 macro_rules! ops {
     ($($file:ident :: $name:ident),* ; functions: $($function:ident),* $(,)?) => {
         $(pub mod $file;)*
-        $(mod $function;)*
+        $(pub mod $function;)*
 
         /// Any operator, with its attributes.
         #[derive(Clone, Debug, PartialEq, Eq, Hash)]

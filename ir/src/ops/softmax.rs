@@ -70,7 +70,7 @@ impl Operator for Softmax {
         let n = dims[self.axis];
         let inner: usize = dims[self.axis + 1..].iter().product();
         let mut y = vec![0.0; x.len()];
-        for start in (0..x.len()).filter(|i| i / inner % n == 0) {
+        for start in (0..x.len()).filter(|i| (i / inner).is_multiple_of(n)) {
             let at = |k: usize| start + k * inner;
             let max = (0..n).map(|k| x[at(k)]).fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = (0..n).map(|k| (x[at(k)] - max).exp()).sum();

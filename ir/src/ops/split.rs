@@ -26,7 +26,7 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
         Some(s) => s,
         None => {
             let parts = node.int("num_outputs", node.output_count() as i64)?;
-            if parts < 1 || parts > 1 << 20 {
+            if !(1..=1 << 20).contains(&parts) {
                 return Err(ImportError::new(format!("num_outputs: expected a positive number, found {parts}")));
             }
             // Equal parts; the last is smaller when they do not divide.

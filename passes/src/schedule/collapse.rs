@@ -19,9 +19,7 @@ pub(super) fn run(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
 /// A loop of one iteration is its body.
 fn single(s: Stmt) -> Vec<Stmt> {
     match s {
-        Stmt::For { var, lo, hi, step, body, .. }
-            if matches!((lo.as_int(), hi.as_int()), (Some(l), Some(h)) if l < h && h - l <= step) =>
-        {
+        Stmt::For { var, lo, hi, step, body, .. } if matches!((lo.as_int(), hi.as_int()), (Some(l), Some(h)) if l < h && h - l <= step) => {
             body.into_iter().map(|s| s.map_exprs(&mut |e| e.substitute(var, &lo))).collect()
         }
         s => vec![s],
@@ -137,7 +135,9 @@ mod tests {
         let target = tenon_target::Target::parse("x86_64-linux").expect("a target");
         run(&mut unit, &ScheduleCx { target: &target, reassociate: true });
         let mut loops = 0;
-        tenon_kernel::stmt::visit_stmts(&unit.kernel.body, &mut |s| loops += usize::from(matches!(s, Stmt::For { .. })));
+        tenon_kernel::stmt::visit_stmts(&unit.kernel.body, &mut |s| {
+            loops += usize::from(matches!(s, Stmt::For { .. }))
+        });
         loops
     }
 

@@ -89,8 +89,7 @@ pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<Program
 
 /// Index arithmetic in canonical form.
 fn simplify(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
-    let empty =
-        Kernel { name: String::new(), buffers: vec![], vars: vec![], body: vec![], in_place: vec![] };
+    let empty = Kernel { name: String::new(), buffers: vec![], vars: vec![], body: vec![], in_place: vec![] };
     unit.kernel = simplify_kernel(std::mem::replace(&mut unit.kernel, empty));
 }
 

@@ -119,7 +119,15 @@ impl Vectorizer<'_> {
         // The narrowest elements fill a register; if they are all of one size, a few registers.
         let full = (bytes / shape.least_bytes).min(one * REGISTERS);
         let registers = if shape.nested { 2 } else { REGISTERS };
-        let mut lanes = full.max(one * if shape.size > 40 { 1 } else if shape.size > 12 { 2 } else { registers });
+        let mut lanes = full.max(
+            one * if shape.size > 40 {
+                1
+            } else if shape.size > 12 {
+                2
+            } else {
+                registers
+            },
+        );
         while lanes > n {
             lanes /= 2;
         }
@@ -138,7 +146,14 @@ impl Vectorizer<'_> {
         lanes: usize,
     ) -> Option<Vec<Stmt>> {
         let vars = self.kernel.vars.len();
-        let mut w = Widener { kernel: self.kernel, var, lanes: lanes as u16, vectors: vec![], cost: Cost::default(), stores: 0 };
+        let mut w = Widener {
+            kernel: self.kernel,
+            var,
+            lanes: lanes as u16,
+            vectors: vec![],
+            cost: Cost::default(),
+            stores: 0,
+        };
         let mut before = vec![];
         let mut after = vec![];
         for f in folds {

@@ -111,7 +111,10 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     say!("{} for {}, one thread, {} runs", report.model, report.target, times.len());
     say!("  min {}   median {}   p95 {}", time(min), time(median), time(p95));
     let part = 100.0 * gflops / peak;
-    say!("  {:.1} M multiply-adds: {gflops:.1} GFLOP/s, {part:.0} % of this core's {peak:.0}", report.macs as f64 / 1e6);
+    say!(
+        "  {:.1} M multiply-adds: {gflops:.1} GFLOP/s, {part:.0} % of this core's {peak:.0}",
+        report.macs as f64 / 1e6
+    );
     say!("  weights {}, arena {}", bytes(report.weight_bytes), bytes(report.arena_bytes));
     Ok(())
 }

@@ -26,7 +26,8 @@ impl Case {
     /// The case at `path`: a folder with `model.onnx`, or a model file. A model file called `model.onnx` brings the data
     /// sets beside it.
     pub(crate) fn find(path: &Path) -> Outcome<Case> {
-        let name = |p: &Path| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
+        let name =
+            |p: &Path| p.file_name().map_or_else(|| p.display().to_string(), |n| n.to_string_lossy().into_owned());
         if path.is_dir() {
             let model = path.join("model.onnx");
             if !model.is_file() {
@@ -49,7 +50,8 @@ impl Case {
         if let Some(about) = read_json(&folder.join("about.json"))?
             && let Some(list) = about.get("suggested_atol")
         {
-            let list: Option<Vec<f64>> = list.as_array().and_then(|l| l.iter().map(serde_json::Value::as_f64).collect());
+            let list: Option<Vec<f64>> =
+                list.as_array().and_then(|l| l.iter().map(serde_json::Value::as_f64).collect());
             let list = list.filter(|l| l.iter().all(|a| *a >= 0.0)).ok_or_else(|| {
                 let path = folder.join("about.json");
                 Failure::bad_input(format!("{}: suggested_atol: expected a list of numbers", path.display()))

@@ -78,7 +78,10 @@ fn free_dims(graph: &Graph) -> BTreeSet<String> {
 }
 
 fn pin_advice(free: &BTreeSet<String>) -> String {
-    free.iter().map(|d| if plain(d) { format!("--dim {d}=N") } else { format!("--dim '{d}=N'") }).collect::<Vec<_>>().join(" ")
+    free.iter()
+        .map(|d| if plain(d) { format!("--dim {d}=N") } else { format!("--dim '{d}=N'") })
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Whether a shell takes the name as it is.
@@ -114,12 +117,19 @@ fn print(info: &ModelInfo, verdict: &Verdict) {
             c.warnings.0.iter().for_each(|w| say!("{w}"));
             let r = c.report();
             let (weights, arena) = (bytes(r.weight_bytes), bytes(r.arena_bytes));
-            say!("It compiles for {}: {}, weights {weights}, arena {arena}.", r.target, count(r.calls, "kernel call"));
+            say!(
+                "It compiles for {}: {}, weights {weights}, arena {arena}.",
+                r.target,
+                count(r.calls, "kernel call")
+            );
         }
         Verdict::Free(free, warnings) => {
             warnings.0.iter().for_each(|w| say!("{w}"));
             let names: Vec<&str> = free.iter().map(String::as_str).collect();
-            say!("Every operator is supported. Native code is made for one shape, and these dimensions are free: {}.", names.join(", "));
+            say!(
+                "Every operator is supported. Native code is made for one shape, and these dimensions are free: {}.",
+                names.join(", ")
+            );
             say!("Pin them: {}", pin_advice(free));
         }
         Verdict::Refused(problems) => problems.0.iter().for_each(|d| say!("{d}")),
@@ -127,16 +137,10 @@ fn print(info: &ModelInfo, verdict: &Verdict) {
 }
 
 fn print_json(info: &ModelInfo, verdict: &Verdict) {
-    let ops: Vec<_> = info
-        .ops
-        .iter()
-        .map(|(op, u)| json!({ "op": op, "count": u.count, "supported": u.supported }))
-        .collect();
-    let inputs: Vec<_> = info
-        .inputs
-        .iter()
-        .map(|(n, f)| json!({ "name": n, "type": f.as_ref().map(ToString::to_string) }))
-        .collect();
+    let ops: Vec<_> =
+        info.ops.iter().map(|(op, u)| json!({ "op": op, "count": u.count, "supported": u.supported })).collect();
+    let inputs: Vec<_> =
+        info.inputs.iter().map(|(n, f)| json!({ "name": n, "type": f.as_ref().map(ToString::to_string) })).collect();
     let outputs: Vec<_> = info.outputs.iter().map(|(n, t)| json!({ "name": n, "type": t })).collect();
     let none = (BTreeSet::new(), Diagnostics::default());
     let (ok, free, problems, report) = match verdict {

@@ -61,7 +61,9 @@ impl Comparison {
             (Some((expected, found)), _) => format!("expected {expected}, found {found}"),
             (None, Some((i, expected, found))) => {
                 let (wrong, total) = (self.wrong, self.total);
-                format!("{wrong} of {total} elements differ; the first, [{i}]: expected {expected:e}, found {found:e}")
+                format!(
+                    "{wrong} of {total} elements differ; the first, [{i}]: expected {expected:e}, found {found:e}"
+                )
             }
             (None, None) => format!("largest difference {:.1e}", self.max_abs),
         }

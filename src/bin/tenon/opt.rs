@@ -45,8 +45,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let mut watch = |pass: &tenon::passes::pipeline::Pass, _: &tenon::passes::pipeline::State, changed: usize| {
         changes.push((pass.name, changed));
     };
-    let state =
-        tenon::passes::run(imported.graph, &settings, args.to, &mut watch).map_err(tenon::Error::from)?;
+    let state = tenon::passes::run(imported.graph, &settings, args.to, &mut watch).map_err(tenon::Error::from)?;
     let text = args.print.then(|| state.print(args.to, !args.full));
     if json {
         let passes: Vec<_> = changes.iter().map(|(n, c)| json!({ "pass": n, "changed": c })).collect();

@@ -49,7 +49,9 @@ impl Table {
         let width: Vec<usize> =
             (0..columns).map(|c| self.rows.iter().map(|r| cell(r, c).chars().count()).max().unwrap_or(0)).collect();
         let numeric: Vec<bool> = (0..columns)
-            .map(|c| self.rows.iter().skip(1).all(|r| cell(r, c).starts_with(|x: char| x.is_ascii_digit() || x == '-')))
+            .map(|c| {
+                self.rows.iter().skip(1).all(|r| cell(r, c).starts_with(|x: char| x.is_ascii_digit() || x == '-'))
+            })
             .collect();
         let render = |r: &Vec<String>| {
             let cells = (0..columns).map(|c| {

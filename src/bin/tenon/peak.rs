@@ -56,7 +56,9 @@ fn portable() -> u64 {
     for _ in 0..ROUNDS {
         for chain in &mut acc {
             // On aarch64 this is one instruction; on old x86 there is no fused form to measure.
-            chain.iter_mut().for_each(|v| *v = if cfg!(target_arch = "aarch64") { v.mul_add(a, b) } else { *v * a + b });
+            chain
+                .iter_mut()
+                .for_each(|v| *v = if cfg!(target_arch = "aarch64") { v.mul_add(a, b) } else { *v * a + b });
         }
     }
     std::hint::black_box(acc);

@@ -26,7 +26,8 @@ pub(crate) fn read_all(path: &Path) -> Outcome<Vec<Named>> {
             for name in names {
                 let Some(npy) = archive.by_name(&name).map_err(|e| bad(&e))? else { continue };
                 let header = npy.header().clone();
-                let tensor = read_array(&header, npy.into_inner()).map_err(|e| bad(&format!("array `{name}`: {e}")))?;
+                let tensor =
+                    read_array(&header, npy.into_inner()).map_err(|e| bad(&format!("array `{name}`: {e}")))?;
                 all.push((name, tensor));
             }
             Ok(all)

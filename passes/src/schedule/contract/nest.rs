@@ -85,7 +85,15 @@ fn v_tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
     let n = p.v.extent;
     let (full, rest) = (n / width, n % width);
     let paneled = [&p.a, &p.b].into_iter().any(|f| matches!(f.along, Along::Panel { .. }));
-    let base = Tile { v0: Expr::int(0), panel: Expr::int(0), m0: Expr::int(0), mr: 1, nv: p.nv, lanes: p.lanes, valid: width };
+    let base = Tile {
+        v0: Expr::int(0),
+        panel: Expr::int(0),
+        m0: Expr::int(0),
+        mr: 1,
+        nv: p.nv,
+        lanes: p.lanes,
+        valid: width,
+    };
     let mut out = vec![];
     if full > 0 {
         if paneled {

@@ -163,7 +163,8 @@ impl Plan {
         for i in 1..self.reduce.len() {
             let (outer, inner) = (self.reduce[i - 1].clone(), self.reduce[i].clone());
             let one = |f: &Factor| {
-                f.index.coefficient(inner.var).checked_mul(inner.extent as i64) == Some(f.index.coefficient(outer.var))
+                f.index.coefficient(inner.var).checked_mul(inner.extent as i64)
+                    == Some(f.index.coefficient(outer.var))
             };
             let Some(extent) = inner.extent.checked_mul(outer.extent).filter(|_| one(&self.a) && one(&self.b)) else {
                 continue;

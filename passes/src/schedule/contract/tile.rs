@@ -163,9 +163,7 @@ impl Generator<'_, '_> {
                 let var = self.acc[row * self.t.nv + j];
                 let (a, b) = (values[0][j].clone(), values[1][j].clone());
                 // The operand that is used for the last time comes first: its register takes the product.
-                let ends = |f: usize| {
-                    (by_row[f] || row + 1 == self.t.mr) && (vector[f] || j + 1 == self.t.nv)
-                };
+                let ends = |f: usize| (by_row[f] || row + 1 == self.t.mr) && (vector[f] || j + 1 == self.t.nv);
                 let (x, y) = if ends(1) && !ends(0) { (b, a) } else { (a, b) };
                 out.push(Stmt::Set { var, value: multiply_add(self.dtype, x, y, Expr::Var(var)) });
             }

@@ -100,7 +100,7 @@ fn classes(scores: &Tensor, n: usize) -> Outcome<Vec<i64>> {
     if scores.dtype().is_int() && scores.len() == n {
         return Ok(scores.to_i64());
     }
-    if n == 0 || scores.is_empty() || scores.len() % n != 0 {
+    if n == 0 || scores.is_empty() || !scores.len().is_multiple_of(n) {
         return Err(Failure::bad_input(format!("the output, {}, is no score of {n} samples", scores.fact())));
     }
     let values = scores.to_f64();

@@ -119,11 +119,14 @@ impl CaseResult {
                 Event::Done => done = true,
             }
         }
-        let last = || complaints.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message").trim().to_string();
+        let last =
+            || complaints.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message").trim().to_string();
         let (status, message) = match (status, told) {
             (None, _) => (Status::Timeout, Some(format!("stopped after {} at: {stage}", spent(time)))),
             (Some(_), Some((status, message))) => (status, Some(message)),
-            (Some(s), None) if !done => (Status::Crash, Some(format!("{s} at: {stage}; {}", first_panic(complaints).unwrap_or_else(last)))),
+            (Some(s), None) if !done => {
+                (Status::Crash, Some(format!("{s} at: {stage}; {}", first_panic(complaints).unwrap_or_else(last))))
+            }
             (Some(_), None) => match runs.iter().find(|r| !r.pass) {
                 Some(r) => (Status::Mismatch, r.problem.as_ref().map(|p| format!("{}: {p}", r.engine))),
                 None if runs.is_empty() => (Status::Error, Some("nothing was compared".to_string())),
