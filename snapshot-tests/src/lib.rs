@@ -5,5 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod data;
+pub mod ledger;
 pub mod places;
 pub mod random_graph;
+pub mod sources;

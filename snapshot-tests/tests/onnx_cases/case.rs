@@ -1,0 +1,100 @@
+//! One case on one engine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use tenon::engine::{Engine, Session};
+use tenon::{Compiler, Options, Tensor};
+use tenon_frontend::{inspect_file, read_tensor_file};
+use tenon_snapshot_tests::data::compare_numpy;
+use tenon_snapshot_tests::ledger::Status;
+
+/// The ONNX operators of a case's model; none if the model cannot be read.
+pub(crate) fn operators(case: &Path) -> BTreeSet<String> {
+    inspect_file(&case.join("model.onnx")).map(|info| info.ops.into_keys().collect()).unwrap_or_default()
+}
+
+/// Runs every data set of `case` on `engine`.
+pub(crate) fn run(case: &Path, engine: &str) -> Status {
+    let Ok(engine) = engine.parse::<Engine>() else {
+        return Status::Failed(format!("there is no engine {engine}"));
+    };
+    let mut largest = 0f64;
+    let sets = data_sets(case);
+    if sets.is_empty() {
+        return Status::Failed("the case has no data".into());
+    }
+    for set in sets {
+        match run_set(case, &set, engine) {
+            Ok(error) => largest = largest.max(error),
+            Err(status) => return short(status),
+        }
+    }
+    Status::Passed(largest)
+}
+
+fn data_sets(case: &Path) -> Vec<PathBuf> {
+    (0..).map(|k| case.join(format!("test_data_set_{k}"))).take_while(|p| p.is_dir()).collect()
+}
+
+fn run_set(case: &Path, set: &Path, engine: Engine) -> Result<f64, Status> {
+    let refused = |e: &dyn std::fmt::Display| Status::Refused(e.to_string());
+    let failed = |e: &dyn std::fmt::Display| Status::Failed(e.to_string());
+    let model = case.join("model.onnx");
+    let info = inspect_file(&model).map_err(|e| refused(&e))?;
+    let mut data: BTreeMap<String, Tensor> = BTreeMap::new();
+    for (i, (name, _)) in info.inputs.iter().enumerate() {
+        // An optional input may be left out.
+        let file = set.join(format!("input_{i}.pb"));
+        if file.is_file() {
+            data.insert(name.clone(), read_tensor_file(&file).map_err(|e| refused(&e))?);
+        }
+    }
+    let mut expected = vec![];
+    for i in 0.. {
+        let file = set.join(format!("output_{i}.pb"));
+        if !file.is_file() {
+            break;
+        }
+        expected.push(read_tensor_file(&file).map_err(|e| refused(&e))?);
+    }
+    let mut options = Options::host().map_err(|e| failed(&e))?;
+    options.data = data.clone();
+    let compiled = Compiler::new(options).compile_file(&model).map_err(|e| refused(&e))?;
+    let inputs: Option<Vec<Tensor>> = compiled.program.inputs.iter().map(|io| data.get(&io.name).cloned()).collect();
+    let inputs = inputs.ok_or_else(|| Status::Failed("the case lacks an input's data".into()))?;
+    let found = Session::new(engine, &compiled).and_then(|s| s.run(&inputs)).map_err(|e| failed(&e))?;
+    if found.len() != expected.len() {
+        return Err(Status::Wrong(format!("expected {} outputs, found {}", expected.len(), found.len())));
+    }
+    let (rtol, atol) = tolerance(case).map_err(|e| failed(&e))?;
+    let mut largest = 0f64;
+    for (i, (x, y)) in found.iter().zip(&expected).enumerate() {
+        let c = compare_numpy(x, y, rtol, atol);
+        if !c.ok() {
+            return Err(Status::Wrong(format!("output {i}: {c}")));
+        }
+        largest = largest.max(c.max_absolute);
+    }
+    Ok(largest)
+}
+
+fn tolerance(case: &Path) -> Result<(f64, f64), String> {
+    let path = case.join("tolerance.json");
+    let text = std::fs::read_to_string(&path).map_err(|e| format!("tolerance.json: {e}"))?;
+    let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| format!("tolerance.json: {e}"))?;
+    let number = |key: &str| {
+        json.get(key).and_then(serde_json::Value::as_f64).ok_or_else(|| format!("tolerance.json: expected `{key}`"))
+    };
+    Ok((number("rtol")?, number("atol")?))
+}
+
+/// The first two lines of the reason, at most 240 characters.
+fn short(s: Status) -> Status {
+    let cut = |r: String| r.lines().take(2).map(str::trim).collect::<Vec<_>>().join("; ").chars().take(240).collect();
+    match s {
+        Status::Refused(r) => Status::Refused(cut(r)),
+        Status::Wrong(r) => Status::Wrong(cut(r)),
+        Status::Failed(r) => Status::Failed(cut(r)),
+        other => other,
+    }
+}
