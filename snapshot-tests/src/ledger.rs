@@ -132,9 +132,8 @@ impl Ledger {
     pub fn differences(&self, new: &Ledger) -> Vec<String> {
         let mut found = vec![];
         for name in self.0.keys().chain(new.0.keys()).collect::<BTreeSet<_>>() {
-            let word = |l: &Ledger, e: &str| {
-                l.0.get(name).and_then(|c| c.engines.get(e)).map_or("absent", Status::word)
-            };
+            let word =
+                |l: &Ledger, e: &str| l.0.get(name).and_then(|c| c.engines.get(e)).map_or("absent", Status::word);
             for e in ENGINES {
                 let (was, is) = (word(self, e), word(new, e));
                 if was != is {
@@ -169,8 +168,11 @@ pub fn operators_md(ledger: &Ledger) -> String {
         let _ = writeln!(out, "| {e} | {passed} | {total} |");
     }
     out.push_str("\n## Operators that are imported\n\n");
-    out.push_str("Versions are those in which ONNX changed the operator. Cases are those whose model has the operator.\n\n");
-    let _ = writeln!(out, "| ONNX operator | Versions | Cases | {} |\n|---|---|---|---|---|---|", ENGINES.join(" | "));
+    out.push_str(
+        "Versions are those in which ONNX changed the operator. Cases are those whose model has the operator.\n\n",
+    );
+    let _ =
+        writeln!(out, "| ONNX operator | Versions | Cases | {} |\n|---|---|---|---|---|---|", ENGINES.join(" | "));
     let mut rows: BTreeMap<String, BTreeSet<i64>> = BTreeMap::new();
     for (n, _) in importers() {
         let name = if n.domain.is_empty() { n.name.to_string() } else { format!("{}.{}", n.domain, n.name) };
@@ -187,7 +189,11 @@ pub fn operators_md(ledger: &Ledger) -> String {
     }
     let seen: BTreeSet<&String> = ledger.0.values().flat_map(|c| &c.operators).collect();
     let absent: Vec<&str> = seen.iter().filter(|o| !rows.contains_key(**o)).map(|o| o.as_str()).collect();
-    let _ = writeln!(out, "\n## Operators that are refused\n\n{}\n", if absent.is_empty() { "None of the cases'.".into() } else { absent.join(", ") });
+    let _ = writeln!(
+        out,
+        "\n## Operators that are refused\n\n{}\n",
+        if absent.is_empty() { "None of the cases'.".into() } else { absent.join(", ") }
+    );
     out.push_str("## Cases that do not pass\n\nRefusals for an operator of the list above are left out.\n\n");
     let mut reasons: BTreeMap<(&str, &str, &str), Vec<&str>> = BTreeMap::new();
     for (name, entry) in &ledger.0 {
@@ -195,7 +201,8 @@ pub fn operators_md(ledger: &Ledger) -> String {
             continue;
         }
         // The first engine that does not pass is the one to look at.
-        let first = ENGINES.iter().find_map(|e| entry.engines.get(*e).filter(|s| s.reason().is_some()).map(|s| (e, s)));
+        let first =
+            ENGINES.iter().find_map(|e| entry.engines.get(*e).filter(|s| s.reason().is_some()).map(|s| (e, s)));
         if let Some((engine, s)) = first {
             reasons.entry((s.word(), engine, s.reason().unwrap_or(""))).or_default().push(name);
         }

@@ -18,7 +18,10 @@ impl Source {
     /// margin.
     pub fn code(&self) -> impl Iterator<Item = (usize, &str)> {
         let lines = self.text.lines().take_while(|l| *l != "#[cfg(test)]");
-        lines.enumerate().map(|(i, l)| (i + 1, l.split("//").next().unwrap_or(""))).filter(|(_, l)| !l.trim().is_empty())
+        lines
+            .enumerate()
+            .map(|(i, l)| (i + 1, l.split("//").next().unwrap_or("")))
+            .filter(|(_, l)| !l.trim().is_empty())
     }
 }
 

@@ -25,7 +25,8 @@ pub(crate) fn serve(folder: &Path) {
         let Some((name, engine)) = line.split_once(' ') else { continue };
         let path = folder.join(name);
         let status = catch_unwind(AssertUnwindSafe(|| case::run(&path, engine))).unwrap_or_else(|e| {
-            let text = e.downcast_ref::<String>().cloned().or_else(|| e.downcast_ref::<&str>().map(ToString::to_string));
+            let text =
+                e.downcast_ref::<String>().cloned().or_else(|| e.downcast_ref::<&str>().map(ToString::to_string));
             Status::Failed(format!("panic: {}", text.unwrap_or_default()))
         });
         if writeln!(out, "{}", status.to_json()).and_then(|()| out.flush()).is_err() {
@@ -50,8 +51,7 @@ pub(crate) fn run_all(folder: &Path) -> Result<Ledger, String> {
         .iter()
         .map(|n| (n.clone(), Entry { operators: case::operators(&folder.join(n)), ..Entry::default() }))
         .collect();
-    let jobs: VecDeque<(String, &str)> =
-        names.into_iter().flat_map(|n| ENGINES.map(|e| (n.clone(), e))).collect();
+    let jobs: VecDeque<(String, &str)> = names.into_iter().flat_map(|n| ENGINES.map(|e| (n.clone(), e))).collect();
     let (jobs, all) = (Mutex::new(jobs), Mutex::new(all));
     let workers = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|s| {
