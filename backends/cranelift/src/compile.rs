@@ -45,7 +45,7 @@ impl Kernels {
             .enumerate()
             .map(|(i, k)| {
                 guarded(&k.name, || {
-                    let isa = isas.get(lower::optimisation(k));
+                    let isa = isas.get(lower::optimisation(k, &machine));
                     let func = lower::kernel(k, i as u32, machine, &**isa);
                     generate(&k.name, func, FuncId::from_u32(i as u32), &**isa)
                 })

@@ -1,7 +1,9 @@
 //! Values of any lane count in registers; loads and stores of them.
 
 use super::Lower;
-use cranelift_codegen::ir::{ConstantData, Endianness, InstBuilder, MemFlagsData, Type as Clif, Value, types};
+use cranelift_codegen::ir::{
+    ConstantData, Endianness, InstBuilder, InstructionData, MemFlagsData, Opcode, Type as Clif, Value, ValueDef, types,
+};
 use cranelift_frontend::Variable;
 use tenon_base::{DType, Scalar};
 use tenon_kernel::{Buf, Type};
@@ -110,6 +112,18 @@ impl Lower<'_> {
         let bits = ty.bits();
         let v = if bits < 64 { v & ((1 << bits) - 1) } else { v };
         self.ins().iconst(ty, v)
+    }
+
+    /// The value of an integer scalar that is a constant.
+    pub(super) fn constant_value(&self, v: Value) -> Option<i64> {
+        let dfg = &self.b.func.dfg;
+        match dfg.value_def(v) {
+            ValueDef::Result(inst, 0) => match dfg.insts[inst] {
+                InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => Some(imm.bits()),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// A scalar constant.

@@ -73,9 +73,15 @@ impl Lower<'_> {
         }
         if let (BinOp::Shl | BinOp::Shr, Some(count)) = (op, b.splat) {
             // One count for all lanes is an instruction everywhere.
-            let mask = self.iconst(types::I32, elem.size() as i64 * 8 - 1);
-            let count = self.resize_int(count, types::I32, false);
-            let count = self.ins().band(count, mask);
+            let low_bits = elem.size() as i64 * 8 - 1;
+            let count = match self.constant_value(count) {
+                Some(n) => self.iconst(types::I32, n & low_bits),
+                None => {
+                    let mask = self.iconst(types::I32, low_bits);
+                    let count = self.resize_int(count, types::I32, false);
+                    self.ins().band(count, mask)
+                }
+            };
             return self.map1(a, &mut |s, r| s.binary_reg(op, elem, r, count));
         }
         match self.machine.binary(op, elem) {
