@@ -33,7 +33,8 @@ pub(crate) fn read_all(path: &Path) -> Outcome<Vec<Named>> {
             Ok(all)
         }
         "pb" => {
-            let tensor = tenon::frontend::read_tensor_file(path).map_err(|e| bad(&e))?;
+            // The problems are kept: an element type that is not supported is told from a broken file.
+            let tensor = tenon::frontend::read_tensor_file(path).map_err(tenon::Error::Model)?;
             Ok(vec![(String::new(), tensor)])
         }
         _ => Err(bad(&"expected a .npy, .npz or .pb file")),
