@@ -11,6 +11,7 @@ use crate::{Attrs, ValueId};
 use tenon_base::{DType, Dim, Fact, Tensor};
 use tenon_kernel::Expr;
 
+mod recurrent_layer;
 mod util;
 
 /// Imports one ONNX node.
@@ -141,6 +142,7 @@ ops! {
     pad::Pad,
     pool::Pool,
     quantize::Quantize,
+    recurrent::Recurrent,
     reduce::Reduce,
     resample::Resample,
     reshape::Reshape,

@@ -1,8 +1,7 @@
-//! OneHot and Hardmax: one element of an axis set apart, by comparison with the positions along it.
+//! OneHot: one element of a new axis set apart, by comparison with the positions along it.
 //!
-//! ONNX: [OneHot](https://onnx.ai/onnx/operators/onnx__OneHot.html) (9, 11), [Hardmax](https://onnx.ai/onnx/operators/onnx__Hardmax.html) (1, 11, 13).
+//! ONNX: [OneHot](https://onnx.ai/onnx/operators/onnx__OneHot.html) (9, 11).
 
-use super::arg_reduce::ArgReduce;
 use super::slice::Slice;
 use super::util::{apply, cast, number, reshape};
 use super::where_::Where;
@@ -11,12 +10,7 @@ use crate::ops::*;
 use tenon_base::Shape;
 
 pub(super) fn onnx() -> Vec<OnnxName> {
-    let on = |name, versions| OnnxName { domain: "", name, versions };
-    vec![on("OneHot", &[9, 11]), on("Hardmax", &[1, 11, 13])]
-}
-
-pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    if node.op_type() == "Hardmax" { import_hardmax(node, cx) } else { import_one_hot(node, cx) }
+    vec![OnnxName { domain: "", name: "OneHot", versions: &[9, 11] }]
 }
 
 /// Positions along an axis that are compared with at most.
@@ -39,7 +33,7 @@ fn at_positions(
     apply(cx, "equal", &[indices, positions])
 }
 
-fn import_one_hot(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     let (indices, values) = (node.input(0)?, node.input(2)?);
     let depth = match cx.constant(node.input(1)?, "depth")?.to_i64()[..] {
         [d] => d,
@@ -67,27 +61,4 @@ fn import_one_hot(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<Valu
     };
     let (off, on) = (value(cx, 0)?, value(cx, 1)?);
     Ok(vec![cx.op(Where {}, &[hot, on, off])?])
-}
-
-/// 1 at the first largest element along an axis, 0 elsewhere. Before opset 13 the axes from `axis` on were one.
-fn import_hardmax(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    let x = node.input(0)?;
-    let shape = cx.shape(x).clone();
-    let (flat, axis) = if node.opset >= 13 {
-        (x, resolve_axis(node.int("axis", -1)?, shape.rank())?)
-    } else {
-        let (a, b) = shape.0.split_at(resolve_axis(node.int("axis", 1)?, shape.rank())?);
-        let to = Shape(vec![Shape(a.to_vec()).numel(), Shape(b.to_vec()).numel()]);
-        (reshape(cx, x, to)?, 1)
-    };
-    let extent = &cx.shape(flat).0[axis];
-    let depth = extent.as_const().ok_or_else(|| {
-        ImportError::new(format!("the extent {extent} of axis {axis} must be known")).with_help(format!("--dim {extent}=…"))
-    })?;
-    let best = cx.op(ArgReduce { axis, max: true, last: false }, &[flat])?;
-    let rank = cx.rank(flat);
-    let hot = at_positions(cx, best, depth, axis, rank)?;
-    let dtype = cx.dtype(x);
-    let y = cast(cx, hot, dtype)?;
-    Ok(vec![reshape(cx, y, shape)?])
 }
