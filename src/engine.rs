@@ -60,7 +60,7 @@ pub struct Session<'a> {
 enum Kind {
     Reference,
     Kernel,
-    Jit(jit::Model),
+    Jit(Box<jit::Model>),
     Object(object::Linked),
 }
 
@@ -73,7 +73,7 @@ impl<'a> Session<'a> {
         let kind = match engine {
             Engine::Reference => Kind::Reference,
             Engine::Kernel => Kind::Kernel,
-            Engine::Jit => Kind::Jit(compiled.jit()?),
+            Engine::Jit => Kind::Jit(Box::new(compiled.jit()?)),
             Engine::Object => Kind::Object(object::Linked::new(compiled)?),
         };
         Ok(Session { compiled, kind })

@@ -171,7 +171,8 @@ fn riscv64_with_vectors() {
     // qemu before 8 stops at `vfcvt.rtz`, the conversion of float vectors to integers, with a failed assertion of its
     // own (`decode_save_opc`).
     let version = Command::new("qemu-riscv64").arg("--version").output().map(|o| o.stdout).unwrap_or_default();
-    let old = ["version 5.", "version 6.", "version 7."].iter().any(|v| String::from_utf8_lossy(&version).contains(v));
+    let old =
+        ["version 5.", "version 6.", "version 7."].iter().any(|v| String::from_utf8_lossy(&version).contains(v));
     let works: fn(DType, &str) -> bool = |d, name| {
         let rounds = ["Cast", "Ceil", "Floor", "Trunc", "Nearest"].iter().any(|p| name.starts_with(p));
         !(d.is_float() && (rounds || name.ends_with("by a comparison")))

@@ -59,8 +59,9 @@ fn every_operator_gives_the_interpreters_bits() {
 fn every_operator_compiles_for_every_target_without_calls() {
     let mut wrong = vec![];
     let mut targets = foreign();
-    targets
-        .extend(["x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"].map(|t| tenon_target::Target::parse(t).unwrap()));
+    targets.extend(
+        ["x86-64-v1", "x86-64-v2", "x86-64-v3", "x86-64-v4"].map(|t| tenon_target::Target::parse(t).unwrap()),
+    );
     for target in targets {
         for d in DType::ALL {
             for lanes in [1, 3, 8, 32] {

@@ -29,8 +29,11 @@ pub(super) fn onnx() -> Vec<OnnxName> {
 crate::attr_enum! {
     /// How elements are interpolated.
     pub enum Mode {
+        /// The nearest element.
         Nearest = "nearest",
+        /// Between the two nearest, in proportion.
         Linear = "linear",
+        /// By a cubic through the four nearest.
         Cubic = "cubic",
     }
 }
@@ -38,11 +41,17 @@ crate::attr_enum! {
 crate::attr_enum! {
     /// Which position of the operand an element of the result is at.
     pub enum Coordinates {
+        /// Elements are areas: `(i + 1/2) / scale - 1/2`.
         HalfPixel = "half_pixel",
+        /// As half pixels, centred when the scaled extent was rounded.
         HalfPixelSymmetric = "half_pixel_symmetric",
+        /// As half pixels, 0 where the result has one element.
         PytorchHalfPixel = "pytorch_half_pixel",
+        /// First and last elements meet.
         AlignCorners = "align_corners",
+        /// `i / scale`
         Asymmetric = "asymmetric",
+        /// Within a region of interest.
         CropAndResize = "tf_crop_and_resize",
     }
 }
@@ -50,9 +59,13 @@ crate::attr_enum! {
 crate::attr_enum! {
     /// Which neighbour a position between two is taken to be.
     pub enum Rounding {
+        /// To the nearest, down at the middle.
         PreferFloor = "round_prefer_floor",
+        /// To the nearest, up at the middle.
         PreferCeil = "round_prefer_ceil",
+        /// Down.
         Floor = "floor",
+        /// Up.
         Ceil = "ceil",
         /// Of opset 10: down where the axis grows, up where it shrinks.
         Simple = "simple",

@@ -42,7 +42,8 @@ pub(crate) struct Operands<'a> {
 /// The cases that are defined for `d`.
 pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
     let mut out = vec![];
-    let mut push = |name: String, arg: usize, expr: fn(Operands<'_>, usize) -> Expr| out.push(Case { name, expr, arg });
+    let mut push =
+        |name: String, arg: usize, expr: fn(Operands<'_>, usize) -> Expr| out.push(Case { name, expr, arg });
     let float = matches!(d, DType::F32 | DType::F64);
     for (i, op) in UNARY.iter().enumerate() {
         let ok = match op {

@@ -159,9 +159,10 @@ impl Generator<'_, '_> {
                     values[f].push(e);
                 }
             }
-            for j in 0..self.t.nv {
+            let [left, right] = &values;
+            for (j, (a, b)) in left.iter().zip(right).enumerate() {
                 let var = self.acc[row * self.t.nv + j];
-                let (a, b) = (values[0][j].clone(), values[1][j].clone());
+                let (a, b) = (a.clone(), b.clone());
                 // The operand that is used for the last time comes first: its register takes the product.
                 let ends = |f: usize| (by_row[f] || row + 1 == self.t.mr) && (vector[f] || j + 1 == self.t.nv);
                 let (x, y) = if ends(1) && !ends(0) { (b, a) } else { (a, b) };
