@@ -41,7 +41,7 @@ fn ulps(dtype: DType, found: f64, expected: f64) -> f64 {
     }
     let size = expected.abs();
     let ulp = if dtype == DType::F32 {
-        let s = (size as f32).max(f32::MIN_POSITIVE).min(f32::MAX);
+        let s = (size as f32).clamp(f32::MIN_POSITIVE, f32::MAX);
         f64::from(f32::from_bits(s.to_bits() + 1).min(f32::MAX) - s).max(f64::from(s) * 2f64.powi(-24))
     } else {
         let s = size.clamp(f64::MIN_POSITIVE, f64::MAX);
