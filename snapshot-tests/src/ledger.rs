@@ -169,7 +169,7 @@ pub fn operators_md(ledger: &Ledger) -> String {
     }
     out.push_str("\n## Operators that are imported\n\n");
     out.push_str(
-        "Versions are those in which ONNX changed the operator. Cases are those whose model has the operator.\n\n",
+        "Versions are those in which ONNX changed the operator; those without are resolved by the importer itself. Cases are those whose model has the operator.\n\n",
     );
     let _ =
         writeln!(out, "| ONNX operator | Versions | Cases | {} |\n|---|---|---|---|---|---|", ENGINES.join(" | "));
@@ -177,6 +177,13 @@ pub fn operators_md(ledger: &Ledger) -> String {
     for (n, _) in importers() {
         let name = if n.domain.is_empty() { n.name.to_string() } else { format!("{}.{}", n.domain, n.name) };
         rows.entry(name).or_default().extend(n.versions);
+    }
+    // Constants and control flow are resolved by the importer, before the list is asked.
+    let seen: BTreeSet<&String> = ledger.0.values().flat_map(|c| &c.operators).collect();
+    for name in &seen {
+        if ledger.passes(ENGINES[0], |c| c.operators.contains(*name)).0 > 0 {
+            rows.entry(name.to_string()).or_default();
+        }
     }
     for (name, versions) in &rows {
         let versions: Vec<String> = versions.iter().map(i64::to_string).collect();
@@ -187,7 +194,6 @@ pub fn operators_md(ledger: &Ledger) -> String {
         }
         out.push('\n');
     }
-    let seen: BTreeSet<&String> = ledger.0.values().flat_map(|c| &c.operators).collect();
     let absent: Vec<&str> = seen.iter().filter(|o| !rows.contains_key(**o)).map(|o| o.as_str()).collect();
     let _ = writeln!(
         out,

@@ -26,7 +26,7 @@ pub(crate) fn run(case: &Path, engine: &str) -> Status {
     for set in sets {
         match run_set(case, &set, engine) {
             Ok(error) => largest = largest.max(error),
-            Err(status) => return short(status),
+            Err(status) => return short(status, case),
         }
     }
     Status::Passed(largest)
@@ -88,9 +88,13 @@ fn tolerance(case: &Path) -> Result<(f64, f64), String> {
     Ok((number("rtol")?, number("atol")?))
 }
 
-/// The first two lines of the reason, at most 240 characters.
-fn short(s: Status) -> Status {
-    let cut = |r: String| r.lines().take(2).map(str::trim).collect::<Vec<_>>().join("; ").chars().take(240).collect();
+/// The first two lines of the reason, at most 240 characters, without the place of the case on this machine.
+fn short(s: Status, case: &Path) -> Status {
+    let place = format!("{}/", case.display());
+    let cut = |r: String| {
+        let lines: Vec<&str> = r.lines().take(2).map(str::trim).collect();
+        lines.join("; ").replace(&place, "").chars().take(240).collect()
+    };
     match s {
         Status::Refused(r) => Status::Refused(cut(r)),
         Status::Wrong(r) => Status::Wrong(cut(r)),
