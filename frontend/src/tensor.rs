@@ -1,7 +1,7 @@
 //! Tensors of the file format.
 
 use crate::files::{self, DataFiles};
-use crate::limits::{MAX_RANK, MAX_VALUE_BYTES};
+use crate::limits::{MAX_RANK, bytes_of};
 use crate::proto::TensorProto;
 use crate::wire;
 use bytes::Bytes;
@@ -93,15 +93,8 @@ fn extents(dtype: DType, dims: &[i64]) -> Result<(Vec<usize>, usize), ImportErro
         return Err(ImportError::new(format!("its shape {dims:?} has the negative extent {d}")));
     }
     let too_large = || ImportError::new(format!("its shape {dims:?} asks for more than 2^40 bytes"));
-    let bytes = if dims.contains(&0) {
-        0
-    } else {
-        let size = dtype.size() as i64;
-        dims.iter()
-            .try_fold(size, |n, &d| n.checked_mul(d))
-            .filter(|n| *n <= MAX_VALUE_BYTES)
-            .ok_or_else(too_large)?
-    };
+    let bytes = bytes_of(dtype, dims.iter().copied()).ok_or_else(too_large)?;
+    let bytes = if dims.contains(&0) { 0 } else { bytes };
     let shape = dims.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<_>, _>>().map_err(|_| too_large())?;
     Ok((shape, usize::try_from(bytes).map_err(|_| too_large())?))
 }

@@ -294,16 +294,7 @@ impl<'g> Importer<'g> {
     /// The data of `v`, which the operator needs at compile time; `what` names the operand.
     pub fn constant(&self, v: ValueId, what: &str) -> Result<&Tensor, ImportError> {
         self.known(v).ok_or_else(|| {
-            let sources = self.sources(v);
-            let mut symbols = BTreeSet::new();
-            let mut needs = vec![];
-            for (name, fact) in &sources {
-                fact.shape.0.iter().for_each(|d| d.symbols(&mut symbols));
-                // A shape, an axis or a rate; the value of an image is nothing to pin.
-                if fact.dtype == DType::Bool || fact.dtype.is_int() || fact.shape.rank() <= 1 {
-                    needs.push((*name).to_string());
-                }
-            }
+            let (symbols, needs) = self.sources(v);
             let mut pins = vec![];
             if !symbols.is_empty() {
                 pins.push(free_dims_help(&symbols));
@@ -315,21 +306,33 @@ impl<'g> Importer<'g> {
         })
     }
 
-    /// The inputs that `v` is computed from, in the order found; of a very large computation only the nearest.
-    fn sources(&self, v: ValueId) -> Vec<(&str, &Fact)> {
+    /// What `v` is computed from, of a very large computation only the nearest: free dimensions, and inputs that one may
+    /// want to pin to a value.
+    fn sources(&self, v: ValueId) -> (BTreeSet<std::sync::Arc<str>>, Vec<String>) {
         const NEAREST: usize = 1000;
-        let (mut seen, mut found) = (BTreeSet::from([v.node]), vec![]);
+        let (mut symbols, mut needs) = (BTreeSet::new(), vec![]);
+        let mut seen = BTreeSet::from([v.node]);
         let mut work = std::collections::VecDeque::from([v.node]);
         while let Some(n) = work.pop_front() {
-            if let NodeKind::Input(name) = &self.graph.node(n).kind {
-                found.push((name.as_str(), &self.graph.node(n).facts[0]));
+            let node = self.graph.node(n);
+            match &node.kind {
+                NodeKind::Input(name) => {
+                    let fact = &node.facts[0];
+                    fact.shape.0.iter().for_each(|d| d.symbols(&mut symbols));
+                    // A shape, an axis or a rate; the value of an image is nothing to pin.
+                    if fact.dtype == DType::Bool || fact.dtype.is_int() || fact.shape.rank() <= 1 {
+                        needs.push(name.clone());
+                    }
+                }
+                NodeKind::Op(Op::Symbolic(op)) => op.elements.0.iter().for_each(|d| d.symbols(&mut symbols)),
+                _ => {}
             }
             if seen.len() < NEAREST {
                 let next = self.graph.operands(n).into_iter().map(|o| o.node);
                 work.extend(next.filter(|o| seen.insert(*o)));
             }
         }
-        found
+        (symbols, needs)
     }
 
     /// The elements of the integer operand `what` (rank 0 or 1), symbolic where the model's dimensions are.
@@ -412,7 +415,12 @@ impl<'g> Importer<'g> {
         };
         let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
         let outs = op.infer(&facts)?;
-        let small = |f: &Fact| f.shape.numel().as_const().is_some_and(|n| n <= EAGER_ELEMENTS);
+        // An empty tensor counts with its other extents, which must be known too.
+        let small = |f: &Fact| {
+            let extents = f.shape.0.iter().map(|d| d.as_const().map(|d| d.max(1)));
+            let n = extents.collect::<Option<Vec<i64>>>();
+            n.is_some_and(|n| n.iter().fold(1i64, |n, d| n.saturating_mul(*d)) <= EAGER_ELEMENTS)
+        };
         if !outs.iter().all(small) || !facts.iter().all(small) {
             return Ok(None);
         }
