@@ -3,8 +3,7 @@
 //! ONNX: [Resize](https://onnx.ai/onnx/operators/onnx__Resize.html) (10, 11, 13, 18, 19) and
 //! [Upsample](https://onnx.ai/onnx/operators/onnx__Upsample.html) (7, 9). Interpolation is separable, and where an element of the result comes from
 //! is known at compile time: an axis becomes a `resample` with its filter as a constant, or, for mode `nearest`, all axes one `nearest`.
-//! The filters are those of ONNX's reference, `antialias` included; positions of mode `nearest` are computed in `f32` as ONNX
-//! Runtime does, so that halves round alike.
+//! The filters are those of ONNX's reference, `antialias` included.
 
 use super::cast::Cast;
 use super::nearest::{Nearest, rule};
@@ -16,6 +15,8 @@ use crate::op::resolve_axis;
 use crate::ops::*;
 use tenon_base::Scalar;
 
+/// Positions this near to a half or a whole element, relative to the position, are taken to be there.
+const SNAP: f64 = 4e-7;
 /// No axis is made longer than this.
 const MAX_EXTENT: i64 = 1 << 24;
 
@@ -141,21 +142,14 @@ impl Method {
         }
     }
 
-    /// The same as ONNX Runtime rounds it on the way.
-    fn position_f32(&self, a: &Axis, o: usize) -> f64 {
-        let scale = a.scale as f32;
-        let x = match self.coordinates {
-            Coordinates::HalfPixel => (o as f32 + 0.5) / scale - 0.5,
-            Coordinates::PytorchHalfPixel if a.to > 1 => (o as f32 + 0.5) / scale - 0.5,
-            Coordinates::Asymmetric => o as f32 / scale,
-            _ => return self.position(a, o),
-        };
-        f64::from(x)
-    }
-
     /// The element nearest to the position of element `o`.
     fn nearest(&self, a: &Axis, o: usize) -> usize {
-        let x = self.position_f32(a, o);
+        let mut x = self.position(a, o);
+        // A scale is rounded, halves and whole numbers are not meant to be.
+        let half = (x * 2.0).round() / 2.0;
+        if (x - half).abs() < SNAP * x.abs().max(1.0) {
+            x = half;
+        }
         let i = match self.rounding {
             Rounding::PreferFloor => (x - 0.5).ceil(),
             Rounding::PreferCeil => (x + 0.5).floor(),
