@@ -171,18 +171,18 @@ macro_rules! attributes {
 /// Declares an enumeration attribute written as a string.
 #[macro_export]
 macro_rules! attr_enum {
-    ($(#[$m:meta])* pub enum $name:ident { $($(#[$vm:meta])* $v:ident = $s:literal),* $(,)? }) => {
+    ($(#[$m:meta])* $vis:vis enum $name:ident { $($(#[$vm:meta])* $v:ident = $s:literal),* $(,)? }) => {
         $(#[$m])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum $name { $($(#[$vm])* $v),* }
+        $vis enum $name { $($(#[$vm])* $v),* }
 
         impl $name {
             /// The spelling in text and in ONNX.
-            pub fn as_str(self) -> &'static str {
+            $vis fn as_str(self) -> &'static str {
                 match self { $($name::$v => $s),* }
             }
             /// Reads the spelling; the error lists the possible ones.
-            pub fn parse(s: &str) -> Result<Self, String> {
+            $vis fn parse(s: &str) -> Result<Self, String> {
                 match s {
                     $($s => Ok($name::$v),)*
                     other => Err(format!("`{other}` is not one of {}", [$($s),*].join(", "))),

@@ -29,7 +29,7 @@ pub(super) fn onnx() -> Vec<OnnxName> {
 
 crate::attr_enum! {
     /// How elements are interpolated.
-    pub enum Mode {
+    enum Mode {
         /// The nearest element.
         Nearest = "nearest",
         /// Between the two nearest, in proportion.
@@ -41,7 +41,7 @@ crate::attr_enum! {
 
 crate::attr_enum! {
     /// Which position of the operand an element of the result is at.
-    pub enum Coordinates {
+    enum Coordinates {
         /// Elements are areas: `(i + 1/2) / scale - 1/2`.
         HalfPixel = "half_pixel",
         /// As half pixels, centred when the scaled extent was rounded.
@@ -59,7 +59,7 @@ crate::attr_enum! {
 
 crate::attr_enum! {
     /// Which neighbour a position between two is taken to be.
-    pub enum Rounding {
+    enum Rounding {
         /// To the nearest, down at the middle.
         PreferFloor = "round_prefer_floor",
         /// To the nearest, up at the middle.
