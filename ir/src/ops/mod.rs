@@ -135,6 +135,7 @@ ops! {
     gather_elements::GatherElements,
     gather_nd::GatherNd,
     gelu::Gelu,
+    grid_sample::GridSample,
     is_inf::IsInf,
     layer_norm::LayerNorm,
     matmul::MatMul,
