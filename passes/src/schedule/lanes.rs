@@ -1,6 +1,6 @@
 //! From scalar expressions to vectors: iterations of one loop become lanes.
 
-use tenon_kernel::{Affine, Expr, Var};
+use tenon_kernel::{BinOp, Expr, Var};
 
 /// How one loop variable becomes lanes.
 pub(super) struct Lanes<'a> {
@@ -57,10 +57,20 @@ impl Lanes<'_> {
         })
     }
 
-    /// The stride of `index` from lane to lane, if it is constant.
+    /// The stride of `index` from lane to lane, if it is constant; its other terms may be anything.
     pub(super) fn stride(&self, index: &Expr) -> Option<i64> {
-        let a = Affine::of(index)?;
-        a.terms.keys().all(|v| self.vector_of(*v).is_none()).then(|| a.coefficient(self.var))
+        match index {
+            Expr::Var(v) if *v == self.var => Some(1),
+            e if !self.differs(e) => Some(0),
+            Expr::Binary(BinOp::Add, b) => self.stride(&b[0])?.checked_add(self.stride(&b[1])?),
+            Expr::Binary(BinOp::Sub, b) => self.stride(&b[0])?.checked_sub(self.stride(&b[1])?),
+            Expr::Binary(BinOp::Mul, b) => match (b[0].as_int(), b[1].as_int()) {
+                (Some(by), _) => self.stride(&b[1])?.checked_mul(by),
+                (_, Some(by)) => self.stride(&b[0])?.checked_mul(by),
+                _ => None,
+            },
+            _ => None,
+        }
     }
 
     /// `e` in all lanes; `None` if it already works on vectors.

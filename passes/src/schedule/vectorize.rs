@@ -396,3 +396,83 @@ impl Widener<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tenon_kernel::{Access, KernelBuilder};
+
+    /// Whether the vectorised kernel that `f` builds has vector loads and stores at all.
+    fn vectorised(f: impl FnOnce(&mut KernelBuilder, Buf, Buf), reassociate: bool) -> bool {
+        let mut k = KernelBuilder::new("k");
+        let x = k.buffer("x", DType::F32, 2000, Access::In);
+        let y = k.buffer("y", DType::F32, 2000, Access::Out);
+        f(&mut k, x, y);
+        let mut unit = Unit { kernel: k.finish(), constant: vec![false; 2], packs: vec![] };
+        let target = Target::parse("x86_64-linux").expect("a target");
+        run(&mut unit, &ScheduleCx { target: &target, reassociate });
+        tenon_kernel::verify::verify_kernel(&unit.kernel, tenon_kernel::verify::Stage::Structured).expect("well formed");
+        let mut found = false;
+        tenon_kernel::stmt::visit_stmts(&unit.kernel.body, &mut |s| {
+            s.exprs(&mut |e| e.visit(&mut |e| found |= matches!(e, Expr::Load { lanes, .. } if *lanes > 1)));
+        });
+        found
+    }
+
+    fn sum(k: &mut KernelBuilder, x: Buf, y: Buf) {
+        let acc = k.declare("acc", Expr::constant(DType::F32, 0.0));
+        k.for_range("i", 0, 1000, |k, i| k.set(acc, Expr::Var(acc) + Expr::load(x, i)));
+        k.parfor("j", 1000, |k, j| k.store(y, j, Expr::Var(acc)));
+    }
+
+    #[test]
+    fn sums_only_where_their_order_is_free() {
+        assert!(vectorised(sum, true));
+        assert!(!vectorised(sum, false));
+    }
+
+    #[test]
+    fn any_loop_of_a_nest_whose_stores_are_consecutive() {
+        let nest = |sy: [i64; 2], sx: [i64; 2]| {
+            vectorised(
+                |k, x, y| {
+                    k.parfor_nest(&[20, 50], |k, i| {
+                        let at = |s: [i64; 2]| i[0].clone() * s[0] + i[1].clone() * s[1];
+                        k.store(y, at(sy), Expr::load(x, at(sx)));
+                    });
+                },
+                false,
+            )
+        };
+        assert!(nest([50, 1], [50, 1]));
+        assert!(nest([1, 20], [1, 20])); // the outer loop moves inside
+        assert!(!nest([50, 1], [1, 20])); // a transposition: every load would be a gather
+        assert!(!nest([2, 40], [1, 20]));
+    }
+
+    #[test]
+    fn a_sequential_loop_that_reads_what_it_wrote_stays() {
+        let scan = |k: &mut KernelBuilder, x: Buf, y: Buf| {
+            k.for_range("i", 1, 1000, |k, i| {
+                let v = Expr::load(x, i.clone()) + Expr::load(y, i.clone() - 1);
+                k.store(y, i, v);
+            });
+        };
+        assert!(!vectorised(scan, true));
+        let copy = |k: &mut KernelBuilder, x: Buf, y: Buf| {
+            k.for_range("i", 0, 1000, |k, i| k.store(y, i.clone(), Expr::load(x, i)));
+        };
+        assert!(vectorised(copy, false));
+    }
+
+    #[test]
+    fn a_repeated_row_is_consecutive_beside_terms_that_are_not_affine() {
+        let nearest = |k: &mut KernelBuilder, x: Buf, y: Buf| {
+            k.parfor_nest(&[20, 50], |k, i| {
+                let at = i[0].clone() / 2 * 50 + i[1].clone();
+                k.store(y, i[0].clone() * 50 + i[1].clone(), Expr::load(x, at));
+            });
+        };
+        assert!(vectorised(nearest, false));
+    }
+}

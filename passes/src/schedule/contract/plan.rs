@@ -89,14 +89,15 @@ const REUSE: usize = 4;
 /// How to tile `c`; `None` if it is to stay scalar. Constants are packed on the way: new parameters of the unit.
 pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target) -> Option<Plan> {
     let dtype = unit.kernel.var(c.acc).ty.elem;
-    if target.vector_bytes == 0 || !matches!(dtype, DType::F32 | DType::F64 | DType::I32) {
+    if !matches!(dtype, DType::F32 | DType::F64 | DType::I32) {
         return None;
     }
+    // Without vectors a register is one element, and the tile still saves loads.
     let lanes = target.lanes(dtype);
     let (mut a, mut b) = (Factor::of(&c.a)?, Factor::of(&c.b)?);
     let out = Affine::of(&c.out_index)?;
     let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1)?.clone();
-    if v.extent < 2 || lanes < 2 || c.reduce.is_empty() {
+    if v.extent < 2 || c.reduce.is_empty() {
         return None;
     }
     let others: Vec<ContractDim> = c.dims.iter().filter(|d| d.var != v.var).cloned().collect();
