@@ -114,7 +114,8 @@ impl Jit {
             return Err(Status::WrongLength);
         }
         // Byte slices have any address, elements have aligned ones: what is not aligned goes through a copy.
-        let copies: Vec<AlignedOr> = inputs.iter().zip(&self.inputs).map(|(b, s)| AlignedOr::of(b, s.align)).collect();
+        let copies: Vec<AlignedOr> =
+            inputs.iter().zip(&self.inputs).map(|(b, s)| AlignedOr::of(b, s.align)).collect();
         let ins: Vec<*const u8> = inputs
             .iter()
             .zip(&copies)

@@ -65,7 +65,8 @@ fn emit(
     let weights = if layout.bytes == 0 {
         None
     } else {
-        let id = module.declare_data(&format!("{name}_weights"), Linkage::Local, false, false).map_err(module_fail)?;
+        let id =
+            module.declare_data(&format!("{name}_weights"), Linkage::Local, false, false).map_err(module_fail)?;
         let mut data = DataDescription::new();
         let mut bytes = vec![0; layout.bytes].into_boxed_slice();
         layout.fill(program, &mut bytes);

@@ -61,7 +61,11 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
         "forward" => &[false],
         "reverse" => &[true],
         "bidirectional" => &[false, true],
-        other => return Err(ImportError::new(format!("direction: expected forward, reverse or bidirectional, found {other:?}"))),
+        other => {
+            return Err(ImportError::new(format!(
+                "direction: expected forward, reverse or bidirectional, found {other:?}"
+            )));
+        }
     };
     let mut all: Vec<Vec<ValueId>> = vec![];
     for (d, &reverse) in directions.iter().enumerate() {
@@ -114,7 +118,9 @@ impl Layer<'_> {
             Some(OnnxAttr::Strs(names)) if names.len() == defaults.len() * self.count => {
                 for name in ["activation_alpha", "activation_beta"] {
                     if matches!(self.node.attr(name), Some(OnnxAttr::Floats(v)) if !v.is_empty()) {
-                        return Err(ImportError::new(format!("`{name}`: activations with parameters are not supported")));
+                        return Err(ImportError::new(format!(
+                            "`{name}`: activations with parameters are not supported"
+                        )));
                     }
                 }
                 for (f, name) in found.iter_mut().zip(&names[self.d * defaults.len()..]) {
@@ -133,7 +139,14 @@ impl Layer<'_> {
     }
 
     /// The first state: operand `i`, or zeros.
-    fn state(&self, cx: &mut Importer<'_>, i: usize, batch: &Dim, hidden: &Dim, like: ValueId) -> Result<ValueId, ImportError> {
+    fn state(
+        &self,
+        cx: &mut Importer<'_>,
+        i: usize,
+        batch: &Dim,
+        hidden: &Dim,
+        like: ValueId,
+    ) -> Result<ValueId, ImportError> {
         match self.node.opt_input(i) {
             Some(mut v) => {
                 if self.batch_first {
@@ -156,7 +169,10 @@ impl Layer<'_> {
         let hidden = cx.shape(r).0[1].clone();
         let h = hidden.as_usize().ok_or_else(|| ImportError::new("R: the shape must be known"))?;
         if node.opt_int("hidden_size")?.is_some_and(|s| Dim::Const(s) != hidden) {
-            return Err(ImportError::new(format!("hidden_size does not fit the weights {}", cx.shape(node.input(2)?))));
+            return Err(ImportError::new(format!(
+                "hidden_size does not fit the weights {}",
+                cx.shape(node.input(2)?)
+            )));
         }
         let gates = match cell {
             Cell::Rnn => 1,

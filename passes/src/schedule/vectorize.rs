@@ -411,7 +411,8 @@ mod tests {
         let mut unit = Unit { kernel: k.finish(), constant: vec![false; 2], packs: vec![] };
         let target = Target::parse("x86_64-linux").expect("a target");
         run(&mut unit, &ScheduleCx { target: &target, reassociate });
-        tenon_kernel::verify::verify_kernel(&unit.kernel, tenon_kernel::verify::Stage::Structured).expect("well formed");
+        tenon_kernel::verify::verify_kernel(&unit.kernel, tenon_kernel::verify::Stage::Structured)
+            .expect("well formed");
         let mut found = false;
         tenon_kernel::stmt::visit_stmts(&unit.kernel.body, &mut |s| {
             s.exprs(&mut |e| e.visit(&mut |e| found |= matches!(e, Expr::Load { lanes, .. } if *lanes > 1)));

@@ -171,8 +171,10 @@ mod tests {
     #[test]
     fn names_are_identifiers_and_unique() {
         let mut n = Names::new(KEYWORDS);
-        let given: Vec<String> =
-            ["input.1", "input:1", "Input_1", "1x", "", "int", "/a/b*/", "größe"].iter().map(|s| n.fresh(s)).collect();
+        let given: Vec<String> = ["input.1", "input:1", "Input_1", "1x", "", "int", "/a/b*/", "größe"]
+            .iter()
+            .map(|s| n.fresh(s))
+            .collect();
         assert_eq!(given, ["input_1", "input_1_2", "Input_1_3", "t1x", "tensor", "int_", "a_b", "gr__e"]);
     }
 }

@@ -140,7 +140,14 @@ fn zeros(f: &Field) -> String {
     format!("[{zero}; {}]", f.len)
 }
 
-fn run_in(o: &mut String, name: &str, inputs: &[Field], outputs: &[Field], ins: &str, outs: &str) -> std::fmt::Result {
+fn run_in(
+    o: &mut String,
+    name: &str,
+    inputs: &[Field],
+    outputs: &[Field],
+    ins: &str,
+    outs: &str,
+) -> std::fmt::Result {
     writeln!(o, "/// Runs the model in `arena`: [`ARENA_BYTES`] bytes aligned to [`ARENA_ALIGN`].\n///")?;
     for f in inputs.iter().chain(outputs) {
         writeln!(o, "/// - `{}`: {}", f.name, f.what)?;

@@ -224,12 +224,26 @@ mod tests {
 
     #[test]
     fn magic_multipliers_divide() {
-        for d in (3u64..300).chain([641, 1 << 20 | 1, i64::MAX as u64, (1 << 62) + 1]).filter(|d| !d.is_power_of_two())
+        for d in
+            (3u64..300).chain([641, 1 << 20 | 1, i64::MAX as u64, (1 << 62) + 1]).filter(|d| !d.is_power_of_two())
         {
             let (m, s) = signed_magic(d);
-            for x in
-                [0, 1, -1, 2, 7, -7, 100, 1 << 40, -(1 << 40), i64::MAX, i64::MIN, i64::MAX - 1, d as i64, -(d as i64)]
-            {
+            for x in [
+                0,
+                1,
+                -1,
+                2,
+                7,
+                -7,
+                100,
+                1 << 40,
+                -(1 << 40),
+                i64::MAX,
+                i64::MIN,
+                i64::MAX - 1,
+                d as i64,
+                -(d as i64),
+            ] {
                 let high = ((i128::from(x) * i128::from(m)) >> 64) as i64;
                 let high = if m < 0 { high.wrapping_add(x) } else { high };
                 let q = (high >> s) + ((x as u64) >> 63) as i64;

@@ -2,7 +2,8 @@
 
 use super::Lower;
 use cranelift_codegen::ir::{
-    ConstantData, Endianness, InstBuilder, InstructionData, MemFlagsData, Opcode, Type as Clif, Value, ValueDef, types,
+    ConstantData, Endianness, InstBuilder, InstructionData, MemFlagsData, Opcode, Type as Clif, Value, ValueDef,
+    types,
 };
 use cranelift_frontend::Variable;
 use tenon_base::{DType, Scalar};
