@@ -243,10 +243,15 @@ pub fn pointwise_element(
 pub fn move_element(op: &Op, ins: &[Fact], out: &Fact, index: &[Expr], load: &dyn Fn(Expr) -> Expr) -> Option<Expr> {
     let dims = ins[0].dims()?;
     let source = op.source(ins, out, index)?;
+    let fill = Expr::Const(Scalar::of_f64(out.dtype, source.fill));
+    // An operand without elements has none to load, not even one that is then not selected.
+    if source.inside.is_some() && dims.contains(&0) {
+        return Some(fill);
+    }
     let value = load(flatten(&source.index, &dims));
     Some(match source.inside {
         None => value,
-        Some(cond) => cond.select(value, Expr::Const(Scalar::of_f64(out.dtype, source.fill))),
+        Some(cond) => cond.select(value, fill),
     })
 }
 

@@ -121,8 +121,9 @@ impl Operator for LayerNorm {
             let mut row = dims.to_vec();
             row[self.axis..].fill(1);
             let count: usize = row.iter().product();
-            means.resize(count, 0.0);
-            inverses.resize(count, 0.0);
+            // Rows without elements: 0 / 0.
+            means.resize(count, if self.rms { 0.0 } else { f64::NAN });
+            inverses.resize(count, f64::NAN);
             all.push(Tensor::from_f64(dtype, &row, &means));
             all.push(Tensor::from_f64(dtype, &row, &inverses));
         }
@@ -141,11 +142,28 @@ impl Operator for LayerNorm {
         let (outer, inner) = (dims[..self.axis].to_vec(), dims[self.axis..].to_vec());
         let n: usize = inner.iter().product();
         let rows: usize = outer.iter().product();
-        if rows == 0 || n == 0 {
+        if rows == 0 || (n == 0 && !self.stats) {
             return Ok(());
         }
         let this = self.clone();
         let row = cx.k.fresh("row", tenon_kernel::Type::INDEX);
+        if n == 0 {
+            let nan = || Expr::constant(d, f64::NAN);
+            let mean = if self.rms { Expr::constant(d, 0.0) } else { nan() };
+            let body = [(1, mean), (2, nan())].map(|(i, v)| {
+                let (buf, index, value) = cx.write(i, Expr::Var(row), v);
+                tenon_kernel::Stmt::Store { buf, index, value }
+            });
+            cx.k.push(tenon_kernel::Stmt::For {
+                var: row,
+                lo: Expr::int(0),
+                hi: rows.into(),
+                step: 1,
+                parallel: true,
+                body: body.into(),
+            });
+            return Ok(());
+        }
         let e = cx.k.fresh("e", tenon_kernel::Type::INDEX);
         let (r, e_) = (Expr::Var(row), Expr::Var(e));
         let load = |cx: &LowerCx<'_>| crate::lower::widen(cx.load_flat(0, r.clone() * n + e_.clone()), cx.in_dtype(0));
@@ -231,6 +249,7 @@ impl Operator for LayerNorm {
         vec![
             Sample::new(ln(1, false, false), &[(f, &[3, 37]), (f, &[37]), (f, &[37])]),
             Sample::new(ln(1, false, true), &[(f, &[2, 3, 4]), (f, &[3, 4])]),
+            Sample::new(ln(1, false, true), &[(f, &[2, 0])]),
             Sample::new(ln(2, true, false), &[(f, &[2, 3, 16]), (f, &[16])]),
             Sample::new(ln(2, false, false), &[(DType::F64, &[2, 1, 5])]),
             Sample::new(ln(1, false, false), &[(DType::F16, &[2, 9]), (DType::F16, &[9]), (DType::F16, &[1])]),

@@ -211,6 +211,7 @@ impl Operator for Pad {
         let f = DType::F32;
         vec![
             Sample::new(p(Mode::Constant, &[1, 0, 2, 1]), &[(f, &[3, 4])]),
+            Sample::new(p(Mode::Constant, &[1, 0, 2, 1]), &[(f, &[0, 4])]),
             Sample::new(p(Mode::Reflect, &[0, 2, 0, 3]), &[(f, &[2, 4])]),
             Sample::new(p(Mode::Reflect, &[7, 5]), &[(f, &[3])]),
             Sample::new(p(Mode::Edge, &[2, 1, 0, -1]), &[(DType::I32, &[2, 5])]),
