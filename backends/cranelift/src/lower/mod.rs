@@ -95,10 +95,10 @@ impl<'f> Lower<'f> {
         self.b.ins()
     }
 
-    /// Flags of an access to `buf`. Vectors are aligned to their element only.
-    fn flags(&self, buf: tenon_kernel::Buf, scalar: bool) -> MemFlagsData {
-        let flags = MemFlagsData::new().with_notrap().with_alias_region(Some(self.regions[buf.0 as usize]));
-        if scalar { flags.with_aligned() } else { flags }
+    /// Flags of an access to `buf`. Never `aligned`: on SSE an aligned scalar load may become the 16-byte memory operand of
+    /// a vector instruction, which faults at an address that is aligned to its element only.
+    fn flags(&self, buf: tenon_kernel::Buf) -> MemFlagsData {
+        MemFlagsData::new().with_notrap().with_alias_region(Some(self.regions[buf.0 as usize]))
     }
 }
 

@@ -282,7 +282,7 @@ impl Lower<'_> {
         let ty = Type::vector(elem, lanes);
         let size = elem.size();
         if self.in_scalars(ty) {
-            let flags = self.flags(buf, true);
+            let flags = self.flags(buf);
             let regs: Vec<Value> = (0..i32::from(lanes))
                 .map(|i| {
                     let v = self.ins().load(scalar_type(elem), flags, addr, offset + i * size as i32);
@@ -306,7 +306,7 @@ impl Lower<'_> {
 
     /// `bytes` bytes of memory in a register; 0 or anything above them.
     fn load_bytes(&mut self, buf: Buf, ty: Clif, bytes: usize, addr: Value, offset: i32) -> Value {
-        let flags = self.flags(buf, false);
+        let flags = self.flags(buf);
         if bytes == 16 {
             return self.ins().load(ty, flags, addr, offset);
         }
@@ -329,7 +329,7 @@ impl Lower<'_> {
     pub(super) fn store_val(&mut self, buf: Buf, v: &Val, addr: Value, offset: i32) {
         let size = v.ty.elem.size();
         if self.in_scalars(v.ty) {
-            let flags = self.flags(buf, true);
+            let flags = self.flags(buf);
             for (i, reg) in v.regs.iter().enumerate() {
                 self.ins().store(flags, *reg, addr, offset + (i * size) as i32);
             }
@@ -350,7 +350,7 @@ impl Lower<'_> {
     }
 
     fn store_bytes(&mut self, buf: Buf, reg: Value, bytes: usize, addr: Value, offset: i32) {
-        let flags = self.flags(buf, false);
+        let flags = self.flags(buf);
         if bytes == 16 {
             self.ins().store(flags, reg, addr, offset);
             return;
