@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     pub(crate) vectors: bool,
     /// Whether rounding to an integer is an instruction.
     rounds: bool,
+    /// Whether a vector operand in memory must be aligned to 16 bytes: SSE without AVX.
+    pub(crate) aligned_operands: bool,
     /// Whether `fma` rounds once.
     pub(crate) fused: bool,
     /// Induction pointers of one loop that fit the integer registers.
@@ -43,6 +45,7 @@ impl Machine {
             arch: target.arch,
             vectors: target.vector_bytes == 16,
             rounds: target.arch != Arch::X86_64 || target.has(Feature::Sse41),
+            aligned_operands: target.arch == Arch::X86_64 && !target.has(Feature::Avx),
             fused,
             max_pointers: if target.arch == Arch::X86_64 { 8 } else { 16 },
         }

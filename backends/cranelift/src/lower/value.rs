@@ -307,6 +307,11 @@ impl Lower<'_> {
     /// `bytes` bytes of memory in a register; 0 or anything above them.
     fn load_bytes(&mut self, buf: Buf, ty: Clif, bytes: usize, addr: Value, offset: i32) -> Value {
         let flags = self.flags(buf);
+        if bytes == 16 && self.machine.aligned_operands && ty != types::I32X4 {
+            // Cranelift folds an unaligned load into a packed comparison of floats; a load of another type it does not.
+            let v = self.ins().load(types::I32X4, flags, addr, offset);
+            return self.bits_as(ty, v);
+        }
         if bytes == 16 {
             return self.ins().load(ty, flags, addr, offset);
         }
