@@ -28,7 +28,7 @@ fn part(cx: &mut Importer<'_>, v: ValueId, from: usize, count: usize) -> Result<
     let (mut starts, steps) = (vec![0; to.rank()], vec![1; to.rank()]);
     starts[0] = from as i64;
     to.0[0] = Dim::from(count);
-    Ok(cx.op(Slice { starts, steps, to }, &[v])?)
+    cx.op(Slice { starts, steps, to }, &[v])
 }
 
 /// Direction `d` of an operand `[D, …]`, without that axis.
@@ -232,7 +232,7 @@ impl Layer<'_> {
             reset_after,
             lengths: lengths.is_some(),
         };
-        Ok(cx.ops(op, &operands)?)
+        cx.ops(op, &operands)
     }
 
     /// The lengths of the sequences, unless all are known to be the whole.
