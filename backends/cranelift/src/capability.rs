@@ -43,7 +43,8 @@ impl Machine {
     pub(crate) fn new(target: &Target, fused: bool) -> Machine {
         Machine {
             arch: target.arch,
-            vectors: target.vector_bytes == 16,
+            // 128 bits of them: wider virtual vectors are split.
+            vectors: target.vector_bytes >= 16,
             rounds: target.arch != Arch::X86_64 || target.has(Feature::Sse41),
             aligned_operands: target.arch == Arch::X86_64 && !target.has(Feature::Avx),
             fused,

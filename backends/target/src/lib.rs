@@ -5,7 +5,7 @@
 //! ```
 //! use tenon_target::{Feature, Target};
 //! let t = Target::parse("x86_64-linux/x86-64-v3+avx512f").unwrap();
-//! assert!(t.has(Feature::Fma) && t.vector_bytes == 16);
+//! assert!(t.has(Feature::Fma) && t.vector_bytes == 32);
 //! assert_eq!(t.name, "x86_64-linux/x86-64-v3+avx512f");
 //! // A plain triple means the oldest machine worth the name: x86-64-v2.
 //! assert_eq!(Target::parse("x86_64-linux").unwrap().cpu, "x86-64-v2");
@@ -41,7 +41,9 @@ pub struct Target {
     pub arch: Arch,
     /// Instruction set extensions the code may use.
     pub features: FeatureSet,
-    /// Bytes of the vectors the general code generator uses: 16, or 0 where the machine has none.
+    /// Bytes of the vectors that generated code uses, or 0 where the machine has none: what the schedule makes lanes and
+    /// tiles for. On x86-64 64 with AVX-512 (F, BW, DQ and VL) and 32 with AVX2, FMA and BMI2, which have a code generator of
+    /// their own; 16 everywhere else.
     pub vector_bytes: usize,
     /// Data caches.
     pub caches: Caches,
@@ -73,7 +75,7 @@ impl Target {
         }
     }
 
-    /// Bytes of the widest vectors of the machine, whichever generator uses them: 64 with AVX-512, 32 with AVX2.
+    /// Bytes of the widest vectors of the machine, whether generated code uses them or not: 64 with AVX-512, 32 with AVX2.
     pub fn widest_vector_bytes(&self) -> usize {
         let has = |f| self.has(f);
         match self.arch {
@@ -93,6 +95,7 @@ impl Target {
     /// Vector registers that a register tile may use.
     pub fn vector_registers(&self) -> usize {
         match self.arch {
+            Arch::X86_64 if self.vector_bytes == 64 => 32,
             Arch::X86_64 => 16,
             Arch::Aarch64 | Arch::Riscv64 => 32,
         }
@@ -100,8 +103,10 @@ impl Target {
 
     /// Multiplications and additions of `dtype` a cycle and core, at best, with `vector_bytes` vectors.
     pub fn peak_ops_per_cycle(&self, dtype: DType) -> f64 {
-        // `f16` is computed in `f32`; narrow integers are as wide as their products.
+        let dot = [Feature::AvxVnni, Feature::Avx512vnni, Feature::Dotprod].into_iter().any(|f| self.has(f));
+        // `f16` is computed in `f32`; narrow integers are as wide as their products, but for dot products of bytes.
         let lanes = match dtype {
+            DType::I8 | DType::U8 if dot => self.lanes(dtype),
             DType::F16 | DType::Bool => self.lanes(DType::F32),
             DType::I8 | DType::U8 => self.lanes(DType::I16),
             _ => self.lanes(dtype),
@@ -123,10 +128,14 @@ impl Target {
     }
 
     fn new(name: String, triple: Triple, arch: Arch, cpu: &'static Cpu, features: FeatureSet) -> Target {
-        let vectors = match arch {
-            Arch::X86_64 => features.has(Feature::Sse2),
-            Arch::Aarch64 => features.has(Feature::Neon),
-            Arch::Riscv64 => features.has(Feature::V),
+        let all = |list: &[Feature]| list.iter().all(|f| features.has(*f));
+        let vector_bytes = match arch {
+            Arch::X86_64 if all(&[Feature::Avx512bw, Feature::Avx512dq, Feature::Avx512vl, Feature::Bmi2]) => 64,
+            Arch::X86_64 if all(&[Feature::Avx2, Feature::Fma, Feature::Bmi2]) => 32,
+            Arch::X86_64 if features.has(Feature::Sse2) => 16,
+            Arch::Aarch64 if features.has(Feature::Neon) => 16,
+            Arch::Riscv64 if features.has(Feature::V) => 16,
+            _ => 0,
         };
         Target {
             name,
@@ -134,7 +143,7 @@ impl Target {
             triple,
             arch,
             features,
-            vector_bytes: if vectors { 16 } else { 0 },
+            vector_bytes,
             caches: cpu.caches,
             cores: cpu.cores,
             vector_ops_per_cycle: cpu.vector_ops_per_cycle,
