@@ -70,6 +70,7 @@ fn flag(f: Feature) -> Option<&'static str> {
         Feature::V => "has_v",
         Feature::Zvl256b => "zvl256b",
         Feature::Zvl512b => "zvl512b",
+        Feature::Zvl1024b => "zvl1024b",
         Feature::Zba => "has_zba",
         Feature::Zbb => "has_zbb",
         Feature::Zbs => "has_zbs",

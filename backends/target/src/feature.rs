@@ -101,6 +101,7 @@ features! {
     V "v" Riscv64 "Vectors of at least 128 bits." "HWCAP letter V" [];
     Zvl256b "zvl256b" Riscv64 "Vectors of at least 256 bits." "riscv_hwprobe, or the vlenb register" [V];
     Zvl512b "zvl512b" Riscv64 "Vectors of at least 512 bits." "riscv_hwprobe, or the vlenb register" [Zvl256b];
+    Zvl1024b "zvl1024b" Riscv64 "Vectors of at least 1024 bits." "riscv_hwprobe, or the vlenb register" [Zvl512b];
     Zba "zba" Riscv64 "Address generation: shift and add." "riscv_hwprobe EXT_ZBA" [];
     Zbb "zbb" Riscv64 "Minimum, maximum, sign extension, rotations." "riscv_hwprobe EXT_ZBB" [];
     Zbs "zbs" Riscv64 "Single-bit instructions." "riscv_hwprobe EXT_ZBS" [];

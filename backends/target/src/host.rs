@@ -23,11 +23,14 @@ pub fn host() -> Result<Target, String> {
 
     let apple = os == "macos";
     let found = detect(Cpu::default_for(arch, apple).features());
-    // The largest level that the CPU reaches gives caches and rates.
-    let cpu = crate::CPUS
-        .iter()
-        .filter(|c| c.arch == arch && c.features().is_subset(found) && (c.name == "apple-m1") == apple)
-        .max_by_key(|c| c.features().iter().count())
+    // A CPU that says its name, or the largest level that it reaches, gives caches and rates.
+    let reached = |c: &&Cpu| c.arch == arch && c.features().is_subset(found);
+    let named = identify().and_then(Cpu::named).filter(reached);
+    let level = || {
+        crate::CPUS.iter().filter(reached).filter(|c| if apple { c.name.starts_with("apple") } else { c.is_level() })
+    };
+    let cpu = named
+        .or_else(|| level().max_by_key(|c| c.features().iter().count()))
         .unwrap_or(Cpu::default_for(arch, apple));
 
     let mut name = format!("{short}/{}", cpu.name);
@@ -58,6 +61,38 @@ fn detect(_baseline: FeatureSet) -> FeatureSet {
         Avx512vbmi "avx512vbmi" Avx512bitalg "avx512bitalg" Avx512vnni "avx512vnni"
     }
     set
+}
+
+/// The preset that the CPU's own numbers mean. A virtual machine may hide features of it, so the caller checks them.
+#[cfg(target_arch = "x86_64")]
+fn identify() -> Option<&'static str> {
+    use std::arch::x86_64::__cpuid;
+    let vendor = __cpuid(0);
+    let signature = __cpuid(1).eax;
+    let (base, extended) = (signature >> 8 & 15, signature >> 20 & 255);
+    let family = if base == 15 { base + extended } else { base };
+    let model = signature >> 12 & 0xf0 | signature >> 4 & 15;
+    // "AuthenticAMD" and "GenuineIntel", by the first four letters.
+    match (&vendor.ebx.to_le_bytes(), family, model) {
+        (b"Auth", 0x17, 0x00..=0x2f) => Some("zen1"),
+        (b"Auth", 0x17, _) => Some("zen2"),
+        (b"Auth", 0x19, 0x10..=0x1f | 0x60..=0x7f | 0xa0..=0xaf) => Some("zen4"),
+        (b"Auth", 0x19, _) => Some("zen3"),
+        (b"Auth", 0x1a, _) => Some("zen5"),
+        (b"Genu", 6, 0x3c | 0x3d | 0x3f | 0x45 | 0x46 | 0x47 | 0x4f | 0x56) => Some("haswell"),
+        (b"Genu", 6, 0x4e | 0x5e | 0x8e | 0x9e | 0xa5 | 0xa6) => Some("skylake"),
+        (b"Genu", 6, 0x55) => Some(if signature & 15 >= 5 { "cascadelake" } else { "skylake-avx512" }),
+        (b"Genu", 6, 0x6a | 0x6c) => Some("icelake-server"),
+        (b"Genu", 6, 0x8f | 0xcf) => Some("sapphire-rapids"),
+        (b"Genu", 6, 0x97 | 0x9a | 0xb7 | 0xba | 0xbf) => Some("alderlake"),
+        _ => None,
+    }
+}
+
+// Elsewhere only the system knows, and levels suffice.
+#[cfg(not(target_arch = "x86_64"))]
+fn identify() -> Option<&'static str> {
+    None
 }
 
 #[cfg(target_arch = "aarch64")]

@@ -25,7 +25,8 @@ pub use host::host;
 pub use parse::ParseError;
 
 use std::fmt;
-use target_lexicon::{BinaryFormat, OperatingSystem, Triple};
+pub use target_lexicon::OperatingSystem;
+use target_lexicon::{BinaryFormat, Triple};
 use tenon_base::DType;
 
 /// A machine to generate code for.
@@ -49,8 +50,12 @@ pub struct Target {
     pub caches: Caches,
     /// Cores an application may expect.
     pub cores: usize,
-    /// Multiply-adds on `vector_bytes` vectors of `f32` a cycle and core.
+    /// The clock a core usually keeps, in GHz: for estimates of time alone.
+    pub ghz: f64,
+    /// Multiply-adds on vectors of up to `datapath_bytes` started a cycle and core.
     vector_ops_per_cycle: f64,
+    /// Bytes of a vector that one unit takes in one cycle.
+    datapath_bytes: usize,
 }
 
 impl Target {
@@ -81,6 +86,7 @@ impl Target {
         match self.arch {
             Arch::X86_64 if has(Feature::Avx512f) => 64,
             Arch::X86_64 if has(Feature::Avx2) => 32,
+            Arch::Riscv64 if has(Feature::Zvl1024b) => 128,
             Arch::Riscv64 if has(Feature::Zvl512b) => 64,
             Arch::Riscv64 if has(Feature::Zvl256b) => 32,
             _ => self.vector_bytes,
@@ -103,15 +109,57 @@ impl Target {
 
     /// Multiplications and additions of `dtype` a cycle and core, at best, with `vector_bytes` vectors.
     pub fn peak_ops_per_cycle(&self, dtype: DType) -> f64 {
-        let dot = [Feature::AvxVnni, Feature::Avx512vnni, Feature::Dotprod].into_iter().any(|f| self.has(f));
         // `f16` is computed in `f32`; narrow integers are as wide as their products, but for dot products of bytes.
         let lanes = match dtype {
-            DType::I8 | DType::U8 if dot => self.lanes(dtype),
+            DType::I8 | DType::U8 if self.has_dot_product() => self.lanes(dtype),
             DType::F16 | DType::Bool => self.lanes(DType::F32),
             DType::I8 | DType::U8 => self.lanes(DType::I16),
             _ => self.lanes(dtype),
         };
-        2.0 * lanes as f64 * self.vector_ops_per_cycle
+        // A vector wider than the data path takes several cycles.
+        let passes = (self.vector_bytes as f64 / self.datapath_bytes as f64).max(1.0);
+        2.0 * lanes as f64 * self.vector_ops_per_cycle / passes
+    }
+
+    /// Multiplications and additions of `dtype` a cycle and core, at best, with all that the machine has: its widest vectors,
+    /// and dot products for 8-bit integers.
+    pub fn machine_ops_per_cycle(&self, dtype: DType) -> f64 {
+        let bytes = if self.vector_bytes == 0 { 0 } else { self.datapath_bytes.min(self.widest_vector_bytes()) };
+        let lanes = (bytes / DType::F32.size()) as f64;
+        if bytes == 0 {
+            return self.peak_ops_per_cycle(dtype);
+        }
+        // A dot product adds four products of bytes into each 32-bit lane; a matrix product eight.
+        let products = match dtype {
+            DType::I8 | DType::U8 if self.has(Feature::I8mm) => 8.0,
+            DType::I8 | DType::U8 if self.has_dot_product() => 4.0,
+            DType::I8 | DType::U8 | DType::I16 | DType::U16 => 2.0,
+            DType::F64 | DType::I64 | DType::U64 => 0.5,
+            _ => 1.0,
+        };
+        2.0 * products * lanes * self.vector_ops_per_cycle
+    }
+
+    /// Whether 8-bit integers are multiplied and summed by one instruction.
+    pub fn has_dot_product(&self) -> bool {
+        [Feature::AvxVnni, Feature::Avx512vnni, Feature::Dotprod].iter().any(|f| self.has(*f))
+    }
+
+    /// Features that the code may use and `machine` has not; those of another architecture are not compared.
+    pub fn missing_on(&self, machine: &Target) -> Vec<Feature> {
+        if self.arch != machine.arch {
+            return vec![];
+        }
+        self.features.iter().filter(|f| !machine.has(*f)).collect()
+    }
+
+    /// `ELF`, `Mach-O` or `COFF`.
+    pub fn object_format(&self) -> &'static str {
+        match self.triple.binary_format {
+            BinaryFormat::Macho => "Mach-O",
+            BinaryFormat::Coff => "COFF",
+            _ => "ELF",
+        }
     }
 
     /// Whether objects are ELF (Linux, bare metal).
@@ -146,7 +194,9 @@ impl Target {
             vector_bytes,
             caches: cpu.caches,
             cores: cpu.cores,
+            ghz: cpu.ghz,
             vector_ops_per_cycle: cpu.vector_ops_per_cycle,
+            datapath_bytes: cpu.datapath_bytes,
         }
     }
 }
