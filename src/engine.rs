@@ -4,7 +4,10 @@ use crate::{Compiled, Error, jit};
 use std::fmt;
 use std::str::FromStr;
 use tenon_base::Tensor;
+use tenon_target::Target;
 
+mod foreign;
+mod link;
 mod object;
 
 /// A way to execute.
@@ -16,7 +19,8 @@ pub enum Engine {
     Kernel,
     /// Machine code in this process.
     Jit,
-    /// The object file, linked by the system's linker into a shared library and loaded.
+    /// The object file, linked by the system's linker: into a shared library that is loaded, or for another machine into a
+    /// program that an emulator runs.
     Object,
 }
 
@@ -62,19 +66,22 @@ enum Kind {
     Kernel,
     Jit(Box<jit::Model>),
     Object(object::Linked),
+    Emulated(foreign::Emulated),
 }
 
 impl<'a> Session<'a> {
     /// Prepares `engine`; for machine code this compiles (and links).
     ///
     /// # Errors
-    /// If the target is not this machine, or there is no linker.
+    /// If the target is not this machine (but for [`Engine::Object`]), has features that this machine lacks, or there is no
+    /// linker or emulator.
     pub fn new(engine: Engine, compiled: &'a Compiled) -> Result<Session<'a>, Error> {
         let kind = match engine {
             Engine::Reference => Kind::Reference,
             Engine::Kernel => Kind::Kernel,
             Engine::Jit => Kind::Jit(Box::new(compiled.jit()?)),
-            Engine::Object => Kind::Object(object::Linked::new(compiled)?),
+            Engine::Object if runs_here(&compiled.target)? => Kind::Object(object::Linked::new(compiled)?),
+            Engine::Object => Kind::Emulated(foreign::Emulated::new(compiled)?),
         };
         Ok(Session { compiled, kind })
     }
@@ -90,6 +97,28 @@ impl<'a> Session<'a> {
             Kind::Kernel => Ok(tenon_kernel::run_program(&self.compiled.program, inputs)?),
             Kind::Jit(m) => m.run(inputs),
             Kind::Object(l) => l.run(&self.compiled.program, inputs),
+            Kind::Emulated(e) => e.run(&self.compiled.program, inputs),
         }
     }
+}
+
+/// Whether code for `target` runs in this process.
+///
+/// # Errors
+/// It would, but for features that this machine lacks: running it would end the process.
+pub(crate) fn runs_here(target: &Target) -> Result<bool, Error> {
+    let Ok(host) = tenon_target::host() else { return Ok(false) };
+    if host.arch != target.arch || host.triple.operating_system != target.triple.operating_system {
+        return Ok(false);
+    }
+    let missing = target.missing_on(&host);
+    if missing.is_empty() {
+        return Ok(true);
+    }
+    let names: Vec<&str> = missing.iter().map(|f| f.info().name).collect();
+    Err(Error::Target(format!(
+        "{target}: this machine ({host}) has no {}, so its code does not run here; compile it with `tenon compile`, or run \
+         `--target host`",
+        names.join(", ")
+    )))
 }

@@ -39,7 +39,11 @@ pub enum Error {
 impl Error {
     /// Whether the user can do something about it; otherwise it is a bug of the compiler.
     pub fn is_users(&self) -> bool {
-        !matches!(self, Error::Internal(_) | Error::Backend(_))
+        match self {
+            Error::Internal(_) => false,
+            Error::Backend(e) => matches!(e, BackendError::Target { .. }),
+            _ => true,
+        }
     }
 
     pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {

@@ -30,6 +30,7 @@ impl Model {
     }
 
     pub(crate) fn new(c: &Compiled) -> Result<Model, Error> {
+        crate::engine::runs_here(&c.target)?;
         let jit = Jit::new(&c.program, &c.target)?;
         // The code holds its own copy of the weights; keep only the signature.
         let program = Program {

@@ -1,8 +1,8 @@
 //! The object engine: what an application would link, linked.
 
+use super::link;
 use crate::{Compiled, Error};
-use std::ffi::{OsString, c_void};
-use std::process::Command;
+use std::ffi::c_void;
 use tenon_base::Tensor;
 use tenon_cranelift::AlignedBuf;
 use tenon_kernel::Program;
@@ -19,26 +19,15 @@ pub(super) struct Linked {
 }
 
 impl Linked {
-    /// Compiles, links with the system's C compiler (`CC`, else `cc`) and loads.
+    /// Compiles, links with the system's C compiler and loads.
     pub(super) fn new(c: &Compiled) -> Result<Linked, Error> {
         let folder = tempfile::tempdir().map_err(Error::io("create", std::env::temp_dir()))?;
         let object = folder.path().join("model.o");
         let library = folder.path().join(format!("model{}", std::env::consts::DLL_SUFFIX));
         std::fs::write(&object, c.object()?).map_err(Error::io("write", &object))?;
-        let cc = std::env::var_os("CC").filter(|c| !c.is_empty()).unwrap_or_else(|| OsString::from("cc"));
-        let out = Command::new(&cc)
-            .args(["-shared", "-nostdlib", "-o"])
-            .args([&library, &object])
-            .output()
-            .map_err(|e| Error::Link(format!("cannot run the linker `{}`: {e}; set CC", cc.display())))?;
-        let said = String::from_utf8_lossy(&out.stderr);
-        if !out.status.success() {
-            return Err(Error::Link(format!(
-                "`{}` could not link the object ({}): {said}",
-                cc.display(),
-                out.status
-            )));
-        }
+        let cc = link::compiler(&c.target, true);
+        let name = library.to_string_lossy().into_owned();
+        link::link(&cc, &c.target, folder.path(), &["-shared", "-nostdlib", "-o", &name, "model.o"])?;
         // SAFETY: the library was just made from our own object, which has no initialisers.
         let library = unsafe { libloading::Library::new(&library) }.map_err(|e| Error::Link(e.to_string()))?;
         Ok(Linked { library, symbol: format!("{}_run", c.program.name), _folder: folder })
@@ -67,7 +56,7 @@ impl Linked {
 }
 
 /// A copy of `bytes` at an address aligned for any element.
-fn holding(bytes: &[u8]) -> AlignedBuf {
+pub(super) fn holding(bytes: &[u8]) -> AlignedBuf {
     let mut b = AlignedBuf::new(bytes.len());
     b.as_mut_slice().copy_from_slice(bytes);
     b

@@ -34,7 +34,8 @@ Examples:
   tenon verify zoo/mobilenet_v2 --engine jit,object
   tenon verify zoo -j 2 --json > result.json
   tenon verify model.onnx --dim batch=1 --engine kernel,jit
-  tenon verify zoo/resnet18 --per-node")]
+  tenon verify zoo/resnet18 --per-node
+  tenon verify zoo/mobilenet_v2 --engine object --target aarch64-linux --bits   (linked by a cross compiler, run by qemu)")]
 pub(crate) struct Args {
     /// Case folders, folders of them, or models.
     #[arg(required = true)]
@@ -58,6 +59,10 @@ pub(crate) struct CheckArgs {
     /// Also compare every value inside the model with the reference interpreter, and list where they part.
     #[arg(long)]
     pub(crate) per_node: bool,
+    /// Also compare what each engine makes of the first data set with the kernel interpreter, bit for bit: all engines of one
+    /// target run the same program.
+    #[arg(long)]
+    pub(crate) bits: bool,
     /// Allowed part of the expected element.
     #[arg(long)]
     pub(crate) rtol: Option<f64>,
@@ -90,6 +95,7 @@ impl CheckArgs {
             format!("--math={}", format!("{:?}", self.compile.math).to_lowercase()),
         ];
         all.extend(self.per_node.then(|| "--per-node".to_string()));
+        all.extend(self.bits.then(|| "--bits".to_string()));
         all.extend(self.rtol.map(|v| format!("--rtol={v:e}")));
         all.extend(self.atol.map(|v| format!("--atol={v:e}")));
         all.extend(self.compile.name.iter().map(|v| format!("--name={v}")));

@@ -148,6 +148,13 @@ fn run_engine(
                     ran.problem = Some(format!("output \"{}\": {}", compiled.program.outputs[i].name, c.explain()));
                 }
             }
+            if args.bits && ran.pass && set.unwrap_or(0) == 0 && !matches!(engine, Engine::Reference | Engine::Kernel)
+            {
+                tell(&Event::Stage(format!("{engine} against the kernel interpreter")));
+                let interpreted = Session::new(Engine::Kernel, compiled).and_then(|s| s.run(ins))?;
+                ran.problem = other_bits(compiled, &interpreted, &found);
+                ran.pass = ran.problem.is_none();
+            }
         }
         Err(e) => {
             ran.pass = false;
@@ -156,4 +163,26 @@ fn run_engine(
     }
     tell(&Event::Ran(ran));
     Ok(())
+}
+
+/// The first element whose bits differ, but for those of NaNs.
+fn other_bits(compiled: &Compiled, expected: &[Tensor], found: &[Tensor]) -> Option<String> {
+    for (k, (e, f)) in expected.iter().zip(found).enumerate() {
+        let nan = |s: tenon::Scalar| e.dtype().is_float() && s.as_f64().is_nan();
+        let size = e.dtype().size().max(1);
+        let differs = |(i, (a, b)): (usize, (&[u8], &[u8]))| (a != b).then_some(i);
+        let at = e.bytes().chunks(size).zip(f.bytes().chunks(size)).enumerate().filter_map(differs);
+        for i in at {
+            let scalar = |t: &Tensor| t.scalars().nth(i);
+            if let (Some(a), Some(b)) = (scalar(e), scalar(f))
+                && !(nan(a) && nan(b))
+            {
+                let name = &compiled.program.outputs[k].name;
+                return Some(format!(
+                    "output \"{name}\": element {i} is {b}, the kernel interpreter has {a}: other bits"
+                ));
+            }
+        }
+    }
+    None
 }
