@@ -9,7 +9,7 @@ const MAX_WEIGHTS: usize = 3 << 29;
 
 /// # Errors
 /// The program does not verify as scheduled, is not planned, or is not for `target`.
-pub(crate) fn program(p: &Program, target: &Target) -> Result<(), BackendError> {
+pub(crate) fn program(p: &Program, target: &Target, separate_weights: bool) -> Result<(), BackendError> {
     let fail = |reason: String| Err(BackendError::Program(reason));
     if let Err(errors) = verify_program(p, Stage::Scheduled) {
         let shown: Vec<String> = errors.iter().take(5).map(ToString::to_string).collect();
@@ -25,8 +25,11 @@ pub(crate) fn program(p: &Program, target: &Target) -> Result<(), BackendError> 
             "it was scheduled for a machine with fused multiply-add, which {target} lacks: schedule it for this target"
         ));
     }
-    if p.weight_bytes() > MAX_WEIGHTS {
-        return fail(format!("its constants take {} bytes; code reaches {MAX_WEIGHTS} of them", p.weight_bytes()));
+    if p.weight_bytes() > MAX_WEIGHTS && !separate_weights {
+        return fail(format!(
+            "its constants take {} bytes; code reaches {MAX_WEIGHTS} of them: put them into a file of their own",
+            p.weight_bytes()
+        ));
     }
     Ok(())
 }

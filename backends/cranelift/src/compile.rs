@@ -1,15 +1,17 @@
 //! From a program to functions in a Cranelift module, object or JIT alike.
 
+use crate::blob::Blob;
 use crate::capability::Machine;
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
+use crate::lower::entry::Weights;
 use crate::lower::{self, entry};
-use crate::weights::Layout;
+use crate::weights::{Header, Layout};
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{Function, UserFuncName};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
-use cranelift_module::{DataId, FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
+use cranelift_module::{FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget, ModuleResult};
 use rayon::prelude::*;
 use tenon_kernel::Program;
 use tenon_target::Target;
@@ -21,13 +23,25 @@ pub struct FunctionSize {
     pub symbol: String,
     /// Bytes of code.
     pub bytes: usize,
+    /// Bytes of the stack that it takes for itself, its return address included.
+    pub stack: usize,
 }
 
 /// One function, not yet in a module.
-struct Code {
+pub(crate) struct Code {
     bytes: Vec<u8>,
     align: u64,
     relocs: Vec<ModuleReloc>,
+    /// See [`FunctionSize::stack`].
+    stack: usize,
+}
+
+impl Code {
+    /// Puts it into `module` as function `id`, and gives its size.
+    pub(crate) fn define<M: Module>(&self, module: &mut M, id: FuncId, symbol: String) -> ModuleResult<FunctionSize> {
+        module.define_function_bytes(id, self.align, &self.bytes, &self.relocs)?;
+        Ok(FunctionSize { symbol, bytes: self.bytes.len(), stack: self.stack })
+    }
 }
 
 /// All kernels of a program as machine code.
@@ -64,14 +78,28 @@ impl Kernels {
 pub(crate) struct Defined {
     pub(crate) entry: FuncId,
     pub(crate) sizes: Vec<FunctionSize>,
+    /// Bytes of the stack that a run takes at most: kernels call nothing.
+    pub(crate) stack: usize,
 }
 
-/// Puts the kernels and the entry point into `module`, which must be empty of functions. `weights` is the constant data.
+/// Where all constant data of a program are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Constants {
+    /// There are none.
+    Nowhere,
+    /// In a module.
+    Here(Blob),
+    /// In a file with this header, where the caller says.
+    Given(Header),
+}
+
+/// Puts the kernels and the entry point into `module`, which must be empty of functions. `constants` tells where the constant
+/// data are, once the kernels are declared.
 pub(crate) fn define<M: Module>(
     module: &mut M,
     program: &Program,
     kernels: &Kernels,
-    weights: Option<DataId>,
+    constants: impl FnOnce(&mut M) -> ModuleResult<Constants>,
     layout: &Layout,
     isas: &Isas,
 ) -> Result<Defined, BackendError> {
@@ -86,29 +114,33 @@ pub(crate) fn define<M: Module>(
         let sig = lower::kernel_signature(isa, k.buffers.len());
         let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
         debug_assert_eq!(id.as_u32(), i as u32, "relocations within a function name it by this number");
-        module.define_function_bytes(id, code.align, &code.bytes, &code.relocs).map_err(fail)?;
-        sizes.push(FunctionSize { symbol, bytes: code.bytes.len() });
+        sizes.push(code.define(module, id, symbol).map_err(fail)?);
         ids.push(id);
     }
 
+    let constants = constants(module).map_err(fail)?;
     let symbol = format!("{name}_run");
-    let sig = entry::signature(isa);
+    let sig = entry::signature(isa, matches!(constants, Constants::Given(_)));
     let run = module.declare_function(&symbol, Linkage::Export, &sig).map_err(fail)?;
     let mut func = Function::with_name_signature(UserFuncName::user(0, run.as_u32()), sig);
     let links = entry::Links {
         kernels: ids.iter().map(|id| module.declare_func_in_func(*id, &mut func)).collect(),
-        weights: weights.map(|w| module.declare_data_in_func(w, &mut func)),
+        weights: match constants {
+            Constants::Nowhere => Weights::Nowhere,
+            Constants::Here(blob) => Weights::Here(blob.in_function(module, &mut func)),
+            Constants::Given(header) => Weights::Given(header),
+        },
         offsets: layout.offsets.clone(),
     };
     entry::build(program, &mut func, &links, isa);
     let code = generate(&symbol, func, run, isa)?;
-    module.define_function_bytes(run, code.align, &code.bytes, &code.relocs).map_err(fail)?;
-    sizes.push(FunctionSize { symbol, bytes: code.bytes.len() });
-    Ok(Defined { entry: run, sizes })
+    let deepest = sizes.iter().map(|f| f.stack).max().unwrap_or(0);
+    sizes.push(code.define(module, run, symbol).map_err(fail)?);
+    Ok(Defined { entry: run, sizes, stack: code.stack + deepest })
 }
 
 /// Compiles one function.
-fn generate(name: &str, func: Function, id: FuncId, isa: &dyn TargetIsa) -> Result<Code, BackendError> {
+pub(crate) fn generate(name: &str, func: Function, id: FuncId, isa: &dyn TargetIsa) -> Result<Code, BackendError> {
     let fail = |message: String| BackendError::Internal { kernel: name.to_string(), message };
     let mut cx = Context::for_function(func);
     cx.compile(isa, &mut ControlPlane::default()).map_err(|e| {
@@ -125,7 +157,9 @@ fn generate(name: &str, func: Function, id: FuncId, isa: &dyn TargetIsa) -> Resu
     if let Some(call) = relocs.iter().find(|r| matches!(r.name, ModuleRelocTarget::LibCall(_))) {
         return Err(fail(format!("it calls the library function {}", call.name)));
     }
-    Ok(Code { bytes, align: align.max(32), relocs })
+    // Below the frame pointer lies the frame, at it the caller's frame pointer and the return address.
+    let stack = compiled.buffer.frame_layout().map_or(0, |f| f.frame_to_fp_offset as usize) + 16;
+    Ok(Code { bytes, align: align.max(32), relocs, stack })
 }
 
 /// `name` with only what a symbol may hold.

@@ -1,7 +1,8 @@
 //! Programs compiled into this process.
 
+use crate::blob::Blob;
 use crate::check;
-use crate::compile::{self, FunctionSize, Kernels};
+use crate::compile::{self, Constants, FunctionSize, Kernels};
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
 use crate::weights::Layout;
@@ -91,7 +92,7 @@ impl Jit {
                 reason: format!("its code does not run in this process, which is {arch}-{os}; use the host target"),
             });
         }
-        check::program(program, target)?;
+        check::program(program, target, false)?;
         let isas = Isas::new(target)?;
         let kernels = Kernels::compile(program, target, &isas)?;
         let layout = Layout::new(program);
@@ -210,13 +211,11 @@ fn link(
     let symbol = format!("{}_weights", program.name);
     builder.symbol(symbol.clone(), weights.as_slice().as_ptr());
     let mut module = JITModule::new(builder);
-    let data = if layout.bytes == 0 {
-        None
-    } else {
-        let id = module.declare_data(&symbol, Linkage::Import, false, false);
-        Some(id.map_err(|e| fail(e.to_string()))?)
+    let constants = |m: &mut JITModule| match layout.bytes {
+        0 => Ok(Constants::Nowhere),
+        _ => m.declare_data(&symbol, Linkage::Import, false, false).map(|id| Constants::Here(Blob::Data(id))),
     };
-    let defined = compile::define(&mut module, program, kernels, data, layout, &isas)?;
+    let defined = compile::define(&mut module, program, kernels, constants, layout, &isas)?;
     module.finalize_definitions().map_err(|e| fail(e.to_string()))?;
     let code = module.get_finalized_function(defined.entry);
     // SAFETY: `define` gave this function the signature of `Run` in the platform's C calling convention. The code

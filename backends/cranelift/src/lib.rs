@@ -5,6 +5,8 @@
 //! every time.
 
 pub mod artifact;
+mod audit;
+mod blob;
 mod capability;
 mod check;
 mod compile;
@@ -13,9 +15,13 @@ mod isa;
 mod jit;
 mod lower;
 mod object;
+mod options;
+mod selftest;
 mod weights;
 
+pub use audit::{Audit, Section, Symbol, audit, undefined_symbols};
 pub use compile::FunctionSize;
 pub use error::BackendError;
 pub use jit::{AlignedBuf, Jit};
-pub use object::{Object, archive, compile_object, undefined_symbols};
+pub use object::{Object, archive, compile_object, compile_object_with};
+pub use options::{GOLDEN_TOLERANCE, Golden, ObjectOptions};

@@ -1,16 +1,19 @@
 //! Relocatable objects and static archives.
 
+use crate::blob::Blob;
 use crate::check;
-use crate::compile::{self, FunctionSize, Kernels};
+use crate::compile::{self, Constants, FunctionSize, Kernels};
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
+use crate::options::ObjectOptions;
+use crate::selftest::Selftest;
 use crate::weights::Layout;
 use ::object::write::SectionId;
-use ::object::{Object as _, ObjectSymbol, SectionFlags, SectionKind};
+use ::object::{SectionFlags, SectionKind};
 use ar_archive_writer::{ArchiveKind, DEFAULT_OBJECT_READER, NewArchiveMember, write_archive_to_stream};
 use cranelift_module::{DataDescription, Linkage, Module, default_libcall_names};
 use cranelift_object::{ObjectBuilder, ObjectModule};
-use target_lexicon::{Architecture, BinaryFormat};
+use target_lexicon::BinaryFormat;
 use tenon_kernel::Program;
 use tenon_target::Target;
 
@@ -19,10 +22,16 @@ use tenon_target::Target;
 pub struct Object {
     /// The file.
     pub bytes: Vec<u8>,
-    /// Its functions; the entry point, `<model>_run`, last.
+    /// Its functions: kernels, the entry point `<model>_run`, and behind it what the self-test needs.
     pub functions: Vec<FunctionSize>,
-    /// Bytes of constant data.
+    /// Bytes of constant data, in the object or in the file.
     pub weight_bytes: usize,
+    /// The file of constant data, where they are separate.
+    pub weights_file: Option<Vec<u8>>,
+    /// Bytes of the stack that a run takes at most.
+    pub stack_bytes: usize,
+    /// Bytes of the arena that `<model>_selftest` takes, where there is one.
+    pub selftest_arena_bytes: Option<usize>,
 }
 
 /// Compiles `program` for `target`. The object exports `<model>_run` and `<model>_info` and needs no other symbol.
@@ -30,22 +39,25 @@ pub struct Object {
 /// # Errors
 /// The program is not scheduled or planned, or the target cannot be generated for.
 pub fn compile_object(program: &Program, target: &Target) -> Result<Object, BackendError> {
-    check::program(program, target)?;
-    let isas = Isas::new(target)?;
-    let layout = Layout::new(program);
-    if target.triple.binary_format == BinaryFormat::Coff
-        && matches!(target.triple.architecture, Architecture::Aarch64(_))
-        && layout.bytes > 0
-    {
-        return Err(BackendError::Target {
-            target: target.name.clone(),
-            reason: "objects for Windows on aarch64 cannot refer to constant data yet; aarch64-linux and \
-                     x86_64-windows can"
-                .into(),
-        });
+    compile_object_with(program, target, &ObjectOptions::default())
+}
+
+/// The same, with `options`; `<model>_selftest` is exported too if there are known results.
+///
+/// # Errors
+/// As [`compile_object`]; and the known results are not of this program.
+pub fn compile_object_with(
+    program: &Program,
+    target: &Target,
+    options: &ObjectOptions,
+) -> Result<Object, BackendError> {
+    check::program(program, target, options.separate_weights)?;
+    if let Some(i) = options.golden.iter().position(|g| !g.fits(program)) {
+        return Err(BackendError::Program(format!("known result {i} does not have the model's inputs and outputs")));
     }
+    let isas = Isas::new(target)?;
     let kernels = Kernels::compile(program, target, &isas)?;
-    guarded(&program.name, || emit(program, target, &isas, &kernels, &layout))
+    guarded(&program.name, || emit(program, target, &isas, &kernels, options))
 }
 
 fn emit(
@@ -53,7 +65,7 @@ fn emit(
     target: &Target,
     isas: &Isas,
     kernels: &Kernels,
-    layout: &Layout,
+    options: &ObjectOptions,
 ) -> Result<Object, BackendError> {
     let name = &program.name;
     let fail = |message: String| BackendError::Internal { kernel: name.clone(), message };
@@ -62,26 +74,41 @@ fn emit(
         .map_err(module_fail)?;
     let mut module = ObjectModule::new(builder);
 
-    let weights = if layout.bytes == 0 {
-        None
-    } else {
-        let id =
-            module.declare_data(&format!("{name}_weights"), Linkage::Local, false, false).map_err(module_fail)?;
-        let mut data = DataDescription::new();
-        let mut bytes = vec![0; layout.bytes].into_boxed_slice();
-        layout.fill(program, &mut bytes);
-        data.define(bytes);
-        data.set_align(Program::ALIGN as u64);
-        module.define_data(id, &data).map_err(module_fail)?;
-        Some(id)
+    let mut layout = Layout::new(program);
+    let weight_bytes = layout.bytes;
+    let separate = options.separate_weights && layout.bytes > 0;
+    let file = separate.then(|| {
+        layout = std::mem::replace(&mut layout, Layout { bytes: 0, offsets: vec![] }).behind_header(program);
+        layout.file(program)
+    });
+    let mut blob = None;
+    let constants = |m: &mut ObjectModule| match &file {
+        Some((_, header)) => Ok(Constants::Given(*header)),
+        None if weight_bytes == 0 => Ok(Constants::Nowhere),
+        None => {
+            let here = Blob::declare(m, &format!("{name}_weights"), target)?;
+            blob = Some(here);
+            Ok(Constants::Here(here))
+        }
     };
+    let defined = compile::define(&mut module, program, kernels, constants, &layout, isas)?;
+    let mut functions = defined.sizes;
+    let selftest = match options.golden.as_slice() {
+        [] => None,
+        golden => Some(Selftest { program, target, golden, run: defined.entry, separate }.define(&mut module, isas)?),
+    };
+    if let Some(made) = &selftest {
+        functions.extend(made.functions.iter().cloned());
+    }
+    if let Some(blob) = blob {
+        blob.define(&mut module, layout.block(program)).map_err(module_fail)?;
+    }
     let info = module.declare_data(&format!("{name}_info"), Linkage::Export, false, false).map_err(module_fail)?;
     let mut data = DataDescription::new();
-    data.define(info_text(program, target).into_bytes().into_boxed_slice());
+    data.define(info_text(program, target, defined.stack).into_bytes().into_boxed_slice());
     data.set_align(8);
     module.define_data(info, &data).map_err(module_fail)?;
 
-    let defined = compile::define(&mut module, program, kernels, weights, layout, isas)?;
     let mut product = module.finish();
     if target.is_elf() {
         // Without it linkers assume that the code needs an executable stack.
@@ -89,16 +116,23 @@ fn emit(
         product.object.section_mut(note).flags = SectionFlags::Elf { sh_flags: 0 };
     }
     let bytes = product.emit().map_err(|e| fail(e.to_string()))?;
-    Ok(Object { bytes, functions: defined.sizes, weight_bytes: layout.bytes })
+    Ok(Object {
+        bytes,
+        functions,
+        weight_bytes,
+        weights_file: file.map(|(bytes, _)| bytes),
+        stack_bytes: defined.stack,
+        selftest_arena_bytes: selftest.map(|s| s.arena_bytes),
+    })
 }
 
 /// One line a C program can print: what made the artifact, for what, with which signature. Ends with a zero byte.
-fn info_text(program: &Program, target: &Target) -> String {
+fn info_text(program: &Program, target: &Target, stack: usize) -> String {
     let list =
         |io: &[tenon_kernel::Io]| io.iter().map(|i| format!("{}: {}", i.name, i.fact)).collect::<Vec<_>>().join(", ");
     // A name from the model may hold a zero byte, which would end the string early.
     format!(
-        "tenon {} abi {}; {}; {}({}) -> ({}); arena {}\0",
+        "tenon {} abi {}; {}; {}({}) -> ({}); arena {}; stack {stack}\0",
         env!("CARGO_PKG_VERSION"),
         tenon_abi::ABI_VERSION,
         target.name,
@@ -135,22 +169,4 @@ pub fn archive(members: &[(&str, &[u8])], target: &Target) -> Result<Vec<u8>, Ba
     write_archive_to_stream(&mut out, &members, kind, false, None)
         .map_err(|e| BackendError::Internal { kernel: "archive".into(), message: e.to_string() })?;
     Ok(out.into_inner())
-}
-
-/// The symbols that an object leaves to be defined elsewhere, sorted. Compare with [`tenon_abi::ALLOWED_UNDEFINED`].
-///
-/// # Errors
-/// `bytes` is not an object.
-pub fn undefined_symbols(bytes: &[u8]) -> Result<Vec<String>, BackendError> {
-    let fail = |e: ::object::Error| BackendError::Program(format!("not an object: {e}"));
-    let file = ::object::File::parse(bytes).map_err(fail)?;
-    let mut names = vec![];
-    for s in file.symbols().filter(|s| s.is_undefined()) {
-        let name = s.name().map_err(fail)?;
-        if !name.is_empty() {
-            names.push(name.to_string());
-        }
-    }
-    names.sort();
-    Ok(names)
 }

@@ -1,4 +1,4 @@
-//! Constant data as one object.
+//! Constant data as one block.
 
 use tenon_kernel::{BufferKind, Program};
 
@@ -9,6 +9,12 @@ pub(crate) struct Layout {
     /// Offset by program buffer; 0 for those that are not constant.
     pub(crate) offsets: Vec<usize>,
 }
+
+/// What a file of constant data begins with: magic, size of the data, their checksum; zeros up to [`Program::ALIGN`].
+pub(crate) type Header = [u64; 3];
+
+/// `TENONWTS`, as a little-endian number.
+const MAGIC: u64 = u64::from_le_bytes(*b"TENONWTS");
 
 impl Layout {
     /// Buffers in order, each aligned to [`Program::ALIGN`].
@@ -29,6 +35,17 @@ impl Layout {
         Layout { bytes, offsets }
     }
 
+    /// The layout of a file: the same behind a header.
+    pub(crate) fn behind_header(mut self, program: &Program) -> Layout {
+        for (at, b) in self.offsets.iter_mut().zip(&program.buffers) {
+            if matches!(b.kind, BufferKind::Const(_)) {
+                *at += Program::ALIGN;
+            }
+        }
+        self.bytes += Program::ALIGN;
+        self
+    }
+
     /// Writes the data into `to`, which is [`Layout::bytes`] long and all zeros.
     pub(crate) fn fill(&self, program: &Program, to: &mut [u8]) {
         for (b, at) in program.buffers.iter().zip(&self.offsets) {
@@ -36,5 +53,40 @@ impl Layout {
                 to[*at..at + t.bytes().len()].copy_from_slice(t.bytes());
             }
         }
+    }
+
+    /// The data.
+    pub(crate) fn block(&self, program: &Program) -> Vec<u8> {
+        let mut bytes = vec![0; self.bytes];
+        self.fill(program, &mut bytes);
+        bytes
+    }
+
+    /// The file, for a layout [`Layout::behind_header`], and its header.
+    pub(crate) fn file(&self, program: &Program) -> (Vec<u8>, Header) {
+        let mut bytes = self.block(program);
+        let data = &bytes[Program::ALIGN..];
+        let header = [MAGIC, data.len() as u64, checksum(data)];
+        for (to, word) in bytes.chunks_exact_mut(8).zip(header) {
+            to.copy_from_slice(&word.to_le_bytes());
+        }
+        (bytes, header)
+    }
+}
+
+/// FNV-1a of 64 bits: tells files of different models apart, not forgeries.
+fn checksum(data: &[u8]) -> u64 {
+    data.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_are_fnv() {
+        // The test vectors of the authors.
+        assert_eq!(checksum(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(checksum(b"foobar"), 0x8594_4171_f739_67e8);
     }
 }

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! and one string, `digits_info`. `in` and `out` are structs of pointers in the model's order, each aligned to its
-//! element; `arena` is `ARENA_BYTES` bytes aligned to [`ARENA_ALIGN`], its contents irrelevant before and after;
+//! element; where the constant data are in a file of their own, their address `const void *weights` stands before `env`, aligned
+//! to [`ARENA_ALIGN`]; `arena` is `ARENA_BYTES` bytes aligned to [`ARENA_ALIGN`], its contents irrelevant before and after;
 //! `env` may be null. Calls with different arenas may run at once.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -37,12 +38,26 @@ pub enum Status {
     MisalignedBuffer = 3,
     /// A buffer is smaller than the model needs (found by the typed wrappers; machine code knows no lengths).
     WrongLength = 4,
+    /// The constant data are not aligned to [`ARENA_ALIGN`] (where they are in a file of their own).
+    MisalignedWeights = 5,
+    /// The constant data are not those that this code was compiled with.
+    WrongWeights = 6,
+    /// The self-test found a result that differs from the known one.
+    SelftestFailed = 7,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Status; 5] =
-        [Status::Ok, Status::NullPointer, Status::MisalignedArena, Status::MisalignedBuffer, Status::WrongLength];
+    pub const ALL: [Status; 8] = [
+        Status::Ok,
+        Status::NullPointer,
+        Status::MisalignedArena,
+        Status::MisalignedBuffer,
+        Status::WrongLength,
+        Status::MisalignedWeights,
+        Status::WrongWeights,
+        Status::SelftestFailed,
+    ];
 
     /// The status that `code` means.
     pub fn from_code(code: i32) -> Option<Status> {
@@ -57,6 +72,9 @@ impl Status {
             Status::MisalignedArena => "MISALIGNED_ARENA",
             Status::MisalignedBuffer => "MISALIGNED_BUFFER",
             Status::WrongLength => "WRONG_LENGTH",
+            Status::MisalignedWeights => "MISALIGNED_WEIGHTS",
+            Status::WrongWeights => "WRONG_WEIGHTS",
+            Status::SelftestFailed => "SELFTEST_FAILED",
         }
     }
 
@@ -68,6 +86,9 @@ impl Status {
             Status::MisalignedArena => "the arena is not aligned to 64 bytes",
             Status::MisalignedBuffer => "an input or output is not aligned to its element",
             Status::WrongLength => "a buffer does not have the length the model needs",
+            Status::MisalignedWeights => "the weights are not aligned to 64 bytes",
+            Status::WrongWeights => "the weights are not those the model was compiled with",
+            Status::SelftestFailed => "the self-test found a wrong result",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The C header.
 
 use super::names::KEYWORDS;
-use super::{Field, comment, fields};
+use super::{Field, Interface, comment, fields};
 use std::fmt::Write;
 use tenon_abi::{ABI_VERSION, ARENA_ALIGN, Status};
 use tenon_base::DType;
@@ -12,9 +12,14 @@ use tenon_target::Target;
 ///
 /// `half` floats are `uint16_t` bits, `bool`s are `uint8_t` 0 or 1.
 pub fn c_header(program: &Program, target: &Target) -> String {
+    c_header_of(program, target, &Interface::default())
+}
+
+/// The same, for an object made with options.
+pub fn c_header_of(program: &Program, target: &Target, interface: &Interface) -> String {
     let mut out = String::new();
     // Writing to a `String` does not fail.
-    let _ = write(&mut out, program, target);
+    let _ = write(&mut out, program, target, interface);
     out
 }
 
@@ -38,7 +43,7 @@ fn number(n: usize) -> String {
     if u32::try_from(n).is_ok() { format!("{n}u") } else { format!("{n}ull") }
 }
 
-fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
+fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) -> std::fmt::Result {
     let name = &p.name;
     let upper = name.to_ascii_uppercase();
     let (inputs, outputs) = fields(p, KEYWORDS);
@@ -55,6 +60,18 @@ fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
     writeln!(o, "/* Memory for intermediate results: this many bytes, aligned. Contents need no preparation. */")?;
     writeln!(o, "#define {upper}_ARENA_BYTES {}", number(p.arena_bytes))?;
     writeln!(o, "#define {upper}_ARENA_ALIGN {ARENA_ALIGN}u\n")?;
+    if let Some(stack) = interface.stack {
+        writeln!(o, "/* The stack that a run takes at most. */\n#define {upper}_STACK_BYTES {}\n", number(stack))?;
+    }
+    if let Some(bytes) = interface.weights_file {
+        writeln!(
+            o,
+            "/* The constant data are in {}.weights.bin: this many bytes, mapped or read to an aligned address. */\n\
+             #define {upper}_WEIGHTS_BYTES {}\n#define {upper}_WEIGHTS_ALIGN {ARENA_ALIGN}u\n",
+            comment(name),
+            number(bytes)
+        )?;
+    }
     for (list, what) in [(&inputs, "INPUT"), (&outputs, "OUTPUT")] {
         for f in list {
             let field = f.name.to_ascii_uppercase();
@@ -68,9 +85,19 @@ fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
         o,
         "\n/* Runs the model. Every pointer is aligned to its element and not null; buffers do not overlap. Returns a \
          tenon_status.\n   Calls with different arenas may run at once. env may be null. */\n\
-         int32_t {name}_run(const {name}_inputs *in, const {name}_outputs *out, void *arena, const tenon_env *env);\n\n\
-         /* What this is: version, target, signature. */\nextern const char {name}_info[];\n"
+         int32_t {name}_run(const {name}_inputs *in, const {name}_outputs *out, void *arena, {}const tenon_env *env);\n\n\
+         /* What this is: version, target, signature. */\nextern const char {name}_info[];\n",
+        if interface.weights_file.is_some() { "const void *weights, " } else { "" },
     )?;
+    if let Some(bytes) = interface.selftest_arena {
+        writeln!(
+            o,
+            "/* Runs the model on known inputs and compares: TENON_OK, or TENON_SELFTEST_FAILED. Its arena is larger. */\n\
+             #define {upper}_SELFTEST_ARENA_BYTES {}\nint32_t {name}_selftest(void *arena{});\n",
+            number(bytes),
+            if interface.weights_file.is_some() { ", const void *weights" } else { "" },
+        )?;
+    }
     writeln!(
         o,
         "/* The machine this was compiled for has 64-bit pointers. */\n\

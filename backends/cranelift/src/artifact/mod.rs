@@ -6,12 +6,35 @@ mod header;
 mod names;
 mod rust_module;
 
-pub use header::c_header;
-pub use rust_module::rust_module;
+pub use header::{c_header, c_header_of};
+pub use rust_module::{rust_module, rust_module_of};
 
+use crate::Object;
 use names::Names;
 use tenon_base::DType;
 use tenon_kernel::{Io, Program};
+
+/// What of an object, beyond its program, the texts beside it show.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Bytes of the file of constant data, where they are not in the object.
+    pub weights_file: Option<usize>,
+    /// Bytes of the arena that the self-test takes, where there is one.
+    pub selftest_arena: Option<usize>,
+    /// Bytes of the stack that a run takes at most, where that is known.
+    pub stack: Option<usize>,
+}
+
+impl Interface {
+    /// That of `object`.
+    pub fn of(object: &Object) -> Interface {
+        Interface {
+            weights_file: object.weights_file.as_ref().map(Vec::len),
+            selftest_arena: object.selftest_arena_bytes,
+            stack: Some(object.stack_bytes),
+        }
+    }
+}
 
 /// One input or output as the texts show it.
 struct Field {

@@ -122,6 +122,7 @@ pub(super) const KEYWORDS: &[&str] = &[
     "void",
     "volatile",
     "wchar_t",
+    "weights",
     "where",
     "while",
     "xor",

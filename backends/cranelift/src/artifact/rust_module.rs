@@ -1,7 +1,7 @@
 //! The Rust module.
 
 use super::names::KEYWORDS;
-use super::{Field, comment, fields};
+use super::{Field, Interface, comment, fields};
 use std::fmt::Write;
 use tenon_abi::{ARENA_ALIGN, Status};
 use tenon_base::DType;
@@ -20,9 +20,14 @@ const BY_VALUE: usize = 64 << 10;
 ///
 /// `half` floats are `u16` bits, `bool`s are `u8` 0 or 1.
 pub fn rust_module(program: &Program, target: &Target) -> String {
+    rust_module_of(program, target, &Interface::default())
+}
+
+/// The same, for an object made with options.
+pub fn rust_module_of(program: &Program, target: &Target, interface: &Interface) -> String {
     let mut out = String::new();
     // Writing to a `String` does not fail.
-    let _ = write(&mut out, program, target);
+    let _ = write(&mut out, program, target, interface);
     out
 }
 
@@ -55,7 +60,7 @@ fn array(f: &Field) -> String {
     format!("[{}; {}]", rust_type(f.dtype), f.len)
 }
 
-fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
+fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) -> std::fmt::Result {
     let name = &p.name;
     let model = model_type(name);
     let (inputs, outputs) = fields(p, KEYWORDS);
@@ -67,12 +72,30 @@ fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
          /// Its alignment.\n{ALLOW}\npub const ARENA_ALIGN: usize = {ARENA_ALIGN};\n",
         p.arena_bytes
     )?;
+    if let Some(stack) = interface.stack {
+        writeln!(
+            o,
+            "/// Bytes of the stack that a run takes at most.\n{ALLOW}\npub const STACK_BYTES: usize = {stack};\n"
+        )?;
+    }
+    if let Some(bytes) = interface.weights_file {
+        writeln!(
+            o,
+            "/// Bytes of the file `{}.weights.bin`, which holds the constant data.\n{ALLOW}\n\
+             pub const WEIGHTS_BYTES: usize = {bytes};\n",
+            comment(name)
+        )?;
+    }
+    let weights = interface.weights_file.is_some();
+    // `Self` as the text writes it, and what stands before it.
+    let (own, generics) = if weights { (format!("{model}<'w>"), "<'w>") } else { (model.clone(), "") };
+    let field = if weights { "    weights: &'w [u8],\n" } else { "" };
     writeln!(
         o,
         "#[repr(C, align({ARENA_ALIGN}))]\nstruct Arena([u8; ARENA_BYTES]);\n\n\
          /// The model `{name}` with memory for its intermediate results.\n///\n\
          /// Put it in a `static`, or in a `Box` if [`ARENA_BYTES`] is too much for the stack.\n\
-         {ALLOW}\npub struct {model} {{\n    arena: Arena,\n}}\n"
+         {ALLOW}\npub struct {own} {{\n    arena: Arena,\n{field}}}\n"
     )?;
     let small = outputs.iter().map(Field::bytes).sum::<usize>() <= BY_VALUE && !outputs.is_empty();
     if small && outputs.len() > 1 {
@@ -96,10 +119,18 @@ fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
     let names =
         |list: &[Field], prefix: &str| -> String { list.iter().map(|f| format!(", {prefix}{}", f.name)).collect() };
 
+    let (doc, parameter, given) = match weights {
+        true => (
+            "A model with the contents of its file of constant data, at an address aligned to [`ARENA_ALIGN`] (a mapped file is).",
+            "weights: &'w [u8]",
+            ", weights",
+        ),
+        false => ("A model ready to run.", "", ""),
+    };
     writeln!(
         o,
-        "{ALLOW}\nimpl {model} {{\n    /// A model ready to run.\n    pub const fn new() -> {model} {{\n        \
-         {model} {{ arena: Arena([0; ARENA_BYTES]) }}\n    }}\n"
+        "{ALLOW}\nimpl{generics} {own} {{\n    /// {doc}\n    pub const fn new({parameter}) -> {own} {{\n        \
+         {model} {{ arena: Arena([0; ARENA_BYTES]){given} }}\n    }}\n"
     )?;
     if small {
         let result = match outputs.as_slice() {
@@ -126,13 +157,42 @@ fn write(o: &mut String, p: &Program, target: &Target) -> std::fmt::Result {
     writeln!(
         o,
         "    /// Runs the model and writes to `{}`.\n    pub fn run_into(&mut self{ins}{outs}) -> Result<(), Status> {{\n        \
-         run_in(&mut self.arena.0{}{})\n    }}\n}}\n",
+         run_in(&mut self.arena.0{}{}{})\n    }}\n}}\n",
         outputs.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join("`, `"),
+        if weights { ", self.weights" } else { "" },
         names(&inputs, ""),
         names(&outputs, ""),
     )?;
-    writeln!(o, "impl Default for {model} {{\n    fn default() -> {model} {{\n        {model}::new()\n    }}\n}}\n")?;
-    run_in(o, name, &inputs, &outputs, &ins, &outs)
+    if !weights {
+        writeln!(
+            o,
+            "impl Default for {model} {{\n    fn default() -> {model} {{\n        {model}::new()\n    }}\n}}\n"
+        )?;
+    }
+    let ins = if weights { format!(", weights: &[u8]{ins}") } else { ins };
+    run_in(o, name, &inputs, &outputs, &ins, &outs, weights)?;
+    interface.selftest_arena.map_or(Ok(()), |bytes| selftest(o, name, bytes, weights))
+}
+
+/// What is checked of the weights before the code sees them.
+const CHECK_WEIGHTS: &str =
+    "    if weights.len() < WEIGHTS_BYTES {\n        return Err(Status::WrongLength);\n    }\n";
+
+fn selftest(o: &mut String, name: &str, bytes: usize, weights: bool) -> std::fmt::Result {
+    let (parameter, check, pointer, declared) = match weights {
+        true => (", weights: &[u8]", CHECK_WEIGHTS, ", weights.as_ptr()", ", weights: *const u8"),
+        false => ("", "", "", ""),
+    };
+    writeln!(
+        o,
+        "\n/// Bytes of the arena that [`selftest`] takes.\n{ALLOW}\npub const SELFTEST_ARENA_BYTES: usize = {bytes};\n\n\
+         /// Runs the model on known inputs and compares, in `arena`: [`SELFTEST_ARENA_BYTES`] bytes aligned to [`ARENA_ALIGN`].\n\
+         {ALLOW}\npub fn selftest(arena: &mut [u8]{parameter}) -> Result<(), Status> {{\n    \
+         if arena.len() < SELFTEST_ARENA_BYTES {{\n        return Err(Status::WrongLength);\n    }}\n{check}    \
+         // SAFETY: the lengths were checked above, the alignments are checked by the code; the arena is borrowed mutably.\n    \
+         Status::check(unsafe {{ {name}_selftest(arena.as_mut_ptr(){pointer}) }})\n}}\n\n\
+         unsafe extern \"C\" {{\n    fn {name}_selftest(arena: *mut u8{declared}) -> i32;\n}}"
+    )
 }
 
 fn zeros(f: &Field) -> String {
@@ -147,6 +207,7 @@ fn run_in(
     outputs: &[Field],
     ins: &str,
     outs: &str,
+    weights: bool,
 ) -> std::fmt::Result {
     writeln!(o, "/// Runs the model in `arena`: [`ARENA_BYTES`] bytes aligned to [`ARENA_ALIGN`].\n///")?;
     for f in inputs.iter().chain(outputs) {
@@ -158,16 +219,20 @@ fn run_in(
         writeln!(o, "    let {what}: [*{kind} u8; {}] = [{}];", list.len(), body.join(", "))
     };
     writeln!(o, "    if arena.len() < ARENA_BYTES {{\n        return Err(Status::WrongLength);\n    }}")?;
-    pointers(o, inputs, "inputs", "const", "as_ptr")?;
-    pointers(o, outputs, "outputs", "mut", "as_mut_ptr")?;
+    o.push_str(if weights { CHECK_WEIGHTS } else { "" });
+    // No tensor's name begins with an underscore.
+    pointers(o, inputs, "_inputs", "const", "as_ptr")?;
+    pointers(o, outputs, "_outputs", "mut", "as_mut_ptr")?;
     writeln!(
         o,
         "    // SAFETY: the arrays have the lengths that the code expects, the arena was checked above, its alignment is\n    \
          // checked by the code; outputs and arena are borrowed mutably.\n    \
-         let code = unsafe {{ {name}_run(inputs.as_ptr(), outputs.as_ptr(), arena.as_mut_ptr(), core::ptr::null()) }};\n    \
-         Status::check(code)\n}}\n\n\
+         let _code = unsafe {{ {name}_run(_inputs.as_ptr(), _outputs.as_ptr(), arena.as_mut_ptr(){}, core::ptr::null()) }};\n    \
+         Status::check(_code)\n}}\n\n\
          unsafe extern \"C\" {{\n    fn {name}_run(\n        inputs: *const *const u8,\n        outputs: *const *mut u8,\n        \
-         arena: *mut u8,\n        env: *const u8,\n    ) -> i32;\n}}"
+         arena: *mut u8,\n{}        env: *const u8,\n    ) -> i32;\n}}",
+        if weights { ", weights.as_ptr()" } else { "" },
+        if weights { "        weights: *const u8,\n" } else { "" },
     )
 }
 

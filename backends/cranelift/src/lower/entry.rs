@@ -1,28 +1,40 @@
 //! The entry point: checks the caller's pointers, then calls the kernels in order.
 
+use crate::blob::BlobRef;
+use crate::weights::Header;
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{
-    AbiParam, Block, FuncRef, Function, GlobalValue, InstBuilder, MemFlagsData, Signature, Value, types,
-};
+use cranelift_codegen::ir::{AbiParam, Block, FuncRef, Function, InstBuilder, MemFlagsData, Signature, Value, types};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use tenon_abi::Status;
 use tenon_kernel::{BufferKind, Program};
 
-/// `int32_t run(const inputs *, const outputs *, void *arena, const env *)`
-pub(crate) fn signature(isa: &dyn TargetIsa) -> Signature {
+/// `int32_t run(const inputs *, const outputs *, void *arena, const env *)`, with `const void *weights` before the last
+/// where the constant data are not in the object.
+pub(crate) fn signature(isa: &dyn TargetIsa, separate_weights: bool) -> Signature {
     let mut sig = Signature::new(isa.default_call_conv());
-    sig.params = vec![AbiParam::new(isa.pointer_type()); 4];
+    sig.params = vec![AbiParam::new(isa.pointer_type()); if separate_weights { 5 } else { 4 }];
     sig.returns = vec![AbiParam::new(types::I32)];
     sig
+}
+
+/// Where all constant data are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Weights {
+    /// There are none.
+    Nowhere,
+    /// In the object.
+    Here(BlobRef),
+    /// Where the fourth parameter points, if these words are there.
+    Given(Header),
 }
 
 /// What the entry point refers to.
 pub(crate) struct Links {
     /// The kernels.
     pub(crate) kernels: Vec<FuncRef>,
-    /// All constant data; `None` if there is none.
-    pub(crate) weights: Option<GlobalValue>,
+    /// All constant data.
+    pub(crate) weights: Weights,
     /// Offset in it, by program buffer (0 for buffers that are not constant).
     pub(crate) offsets: Vec<usize>,
 }
@@ -44,7 +56,7 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links, isa: 
         e.fail_if_null(arena);
         e.fail_if_misaligned(arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
     }
-    let weights = links.weights.map(|g| e.b.ins().symbol_value(types::I64, g));
+    let weights = e.weights(links.weights);
     for call in &program.calls {
         let args: Vec<Value> = call
             .args
@@ -67,6 +79,28 @@ struct Entry<'f> {
 }
 
 impl Entry<'_> {
+    /// The address of the constant data; those that the caller gives are checked.
+    fn weights(&mut self, weights: Weights) -> Option<Value> {
+        match weights {
+            Weights::Nowhere => None,
+            Weights::Here(blob) => Some(blob.address(&mut self.b)),
+            Weights::Given(header) => {
+                let entry = self.b.func.layout.entry_block()?;
+                let p = self.b.block_params(entry)[3];
+                self.fail_if_null(p);
+                self.fail_if_misaligned(p, Program::ALIGN, Status::MisalignedWeights);
+                for (k, word) in header.into_iter().enumerate() {
+                    let flags = MemFlagsData::new().with_notrap().with_aligned();
+                    let found = self.b.ins().load(types::I64, flags, p, 8 * k as i32);
+                    let expected = self.b.ins().iconst(types::I64, word.cast_signed());
+                    let other = self.b.ins().icmp(IntCC::NotEqual, found, expected);
+                    self.fail_if(other, Status::WrongWeights);
+                }
+                Some(p)
+            }
+        }
+    }
+
     /// Loads and checks the pointers of one of the caller's structs.
     fn pointers(&mut self, base: Value, program: &Program, out: bool) -> Vec<Value> {
         let io = if out { &program.outputs } else { &program.inputs };
