@@ -1,7 +1,9 @@
-//! What a compile writes: object, archive, C header, Rust module, report.
+//! What a compile writes: object, archive, C header, Rust module, weights, report.
 
-use crate::{Compiled, Error};
+use crate::{Compiled, Error, Report};
 use std::path::{Path, PathBuf};
+use tenon_cranelift::artifact::{Interface, c_header_of, rust_module_of};
+use tenon_cranelift::{Golden, Object, ObjectOptions};
 
 /// A kind of output file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,11 +18,13 @@ pub enum Emit {
     Rust,
     /// `<name>.report.json`
     Report,
+    /// `<name>.weights.bin`, where the constant data are separate.
+    Weights,
 }
 
 impl Emit {
     /// All kinds.
-    pub const ALL: [Emit; 5] = [Emit::Object, Emit::Archive, Emit::Header, Emit::Rust, Emit::Report];
+    pub const ALL: [Emit; 6] = [Emit::Object, Emit::Archive, Emit::Header, Emit::Rust, Emit::Report, Emit::Weights];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -30,6 +34,7 @@ impl Emit {
             Emit::Header => "header",
             Emit::Rust => "rust",
             Emit::Report => "report",
+            Emit::Weights => "weights",
         }
     }
 }
@@ -45,6 +50,15 @@ pub struct File {
     pub bytes: Vec<u8>,
 }
 
+/// What an artifact holds beside code and texts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ArtifactOptions {
+    /// Constant data go to a file of their own, `<name>.weights.bin`, which the application maps; `run` takes its address.
+    pub separate_weights: bool,
+    /// Known results in the object, with a function `<name>_selftest` that checks them.
+    pub golden: usize,
+}
+
 /// All output files of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifact {
@@ -53,24 +67,27 @@ pub struct Artifact {
 }
 
 impl Artifact {
-    pub(crate) fn new(c: &Compiled) -> Result<Artifact, Error> {
+    pub(crate) fn new(c: &Compiled, object: &Object) -> Result<Artifact, Error> {
         let name = &c.program.name;
-        let object = tenon_cranelift::compile_object(&c.program, &c.target)?;
         let archive = tenon_cranelift::archive(&[(&format!("{name}.o"), &object.bytes)], &c.target)?;
-        let header = tenon_cranelift::artifact::c_header(&c.program, &c.target);
-        let module = tenon_cranelift::artifact::rust_module(&c.program, &c.target);
-        let mut report = serde_json::to_string_pretty(&c.report()).map_err(|e| Error::Internal(e.to_string()))?;
+        let interface = Interface::of(object);
+        let header = c_header_of(&c.program, &c.target, &interface);
+        let module = rust_module_of(&c.program, &c.target, &interface);
+        let report = Report::with_object(c, object);
+        let mut report = serde_json::to_string_pretty(&report).map_err(|e| Error::Internal(e.to_string()))?;
         report.push('\n');
         let file = |kind, name: String, bytes| File { kind, name, bytes };
-        Ok(Artifact {
-            files: vec![
-                file(Emit::Object, format!("{name}.o"), object.bytes),
-                file(Emit::Archive, format!("lib{name}.a"), archive),
-                file(Emit::Header, format!("{name}.h"), header.into_bytes()),
-                file(Emit::Rust, format!("{name}.rs"), module.into_bytes()),
-                file(Emit::Report, format!("{name}.report.json"), report.into_bytes()),
-            ],
-        })
+        let mut files = vec![
+            file(Emit::Object, format!("{name}.o"), object.bytes.clone()),
+            file(Emit::Archive, format!("lib{name}.a"), archive),
+            file(Emit::Header, format!("{name}.h"), header.into_bytes()),
+            file(Emit::Rust, format!("{name}.rs"), module.into_bytes()),
+            file(Emit::Report, format!("{name}.report.json"), report.into_bytes()),
+        ];
+        if let Some(bytes) = &object.weights_file {
+            files.push(file(Emit::Weights, format!("{name}.weights.bin"), bytes.clone()));
+        }
+        Ok(Artifact { files })
     }
 
     /// Keeps only the files of `kinds`.
@@ -86,26 +103,61 @@ impl Artifact {
     /// # Errors
     /// [`Error::Io`] with the file at fault.
     pub fn write_to(&self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
-        use std::io::Write;
         std::fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
-        let mut ready = vec![];
-        for f in &self.files {
-            let path = folder.join(&f.name);
-            let mut tmp = tempfile::Builder::new()
-                .prefix(".tenon-")
-                .tempfile_in(folder)
-                .map_err(Error::io("create a file in", folder))?;
-            tmp.write_all(&f.bytes).and_then(|()| tmp.as_file().sync_all()).map_err(Error::io("write", &path))?;
-            set_permissions(&tmp).map_err(Error::io("write", &path))?;
-            ready.push((tmp, path));
-        }
-        let mut written = vec![];
-        for (tmp, path) in ready {
-            tmp.persist(&path).map_err(|e| Error::io("write", &path)(e.error))?;
-            written.push(path);
-        }
-        Ok(written)
+        let ready = self
+            .files
+            .iter()
+            .map(|f| {
+                let path = folder.join(&f.name);
+                Ok((temporary(folder, &path, &f.bytes)?, path))
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        ready.into_iter().map(|(tmp, path)| rename(tmp, &path).map(|()| path)).collect()
     }
+}
+
+/// Writes `contents` to `path`, which is in `folder`, under a temporary name first: the file is the old one or the new one,
+/// never half of it.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn write_file(folder: &Path, path: &Path, contents: &[u8]) -> Result<(), Error> {
+    rename(temporary(folder, path, contents)?, path)
+}
+
+/// A complete file beside where it will be.
+fn temporary(folder: &Path, path: &Path, contents: &[u8]) -> Result<tempfile::NamedTempFile, Error> {
+    use std::io::Write;
+    let mut tmp = tempfile::Builder::new()
+        .prefix(".tenon-")
+        .tempfile_in(folder)
+        .map_err(Error::io("create a file in", folder))?;
+    tmp.write_all(contents).and_then(|()| tmp.as_file().sync_all()).map_err(Error::io("write", path))?;
+    set_permissions(&tmp).map_err(Error::io("write", path))?;
+    Ok(tmp)
+}
+
+fn rename(tmp: tempfile::NamedTempFile, path: &Path) -> Result<(), Error> {
+    tmp.persist(path).map(|_| ()).map_err(|e| Error::io("write", path)(e.error))
+}
+
+/// Inputs drawn from the seeds 1 to `n`, with what the scheduled program makes of them: by the kernel interpreter, so that the
+/// machine code that is checked by them has no part in them.
+pub(crate) fn golden(c: &Compiled, n: usize) -> Result<Vec<Golden>, Error> {
+    (1..=n as u64)
+        .map(|seed| {
+            let inputs = c.example_inputs(seed);
+            let outputs = tenon_kernel::run_program(&c.program, &inputs)?;
+            Ok(Golden { inputs, outputs })
+        })
+        .collect()
+}
+
+/// The object of `c`.
+pub(crate) fn object(c: &Compiled, options: &ArtifactOptions) -> Result<Object, Error> {
+    let golden = golden(c, options.golden)?;
+    let options = ObjectOptions { separate_weights: options.separate_weights, golden };
+    Ok(tenon_cranelift::compile_object_with(&c.program, &c.target, &options)?)
 }
 
 /// Temporary files are private; outputs are as readable as any other file.

@@ -1,13 +1,14 @@
 //! From a model to a compiled program.
 
-use crate::{Artifact, Error, Report, artifact, example, jit};
+use crate::{Artifact, ArtifactOptions, Error, Report, artifact, example, jit};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tenon_base::{Diagnostics, Tensor};
+use tenon_cranelift::Object;
 use tenon_frontend::{ImportOptions, Imported, ModelInfo};
 use tenon_ir::Graph;
-use tenon_kernel::Program;
+use tenon_kernel::{Call, Program};
 use tenon_passes::pipeline::{Math, Phase, Settings, State};
 use tenon_target::Target;
 
@@ -206,7 +207,28 @@ impl Compiled {
     /// # Errors
     /// A bug of the backend.
     pub fn artifact(&self) -> Result<Artifact, Error> {
-        Artifact::new(self)
+        self.artifact_of(&self.object_with(&ArtifactOptions::default())?)
+    }
+
+    /// The object with everything that is known of it: code and stack of each function, weights, self-test.
+    ///
+    /// # Errors
+    /// A bug of the backend.
+    pub fn object_with(&self, options: &ArtifactOptions) -> Result<Object, Error> {
+        artifact::object(self, options)
+    }
+
+    /// The files around `object`, which [`Compiled::object_with`] has made.
+    ///
+    /// # Errors
+    /// A bug of the backend.
+    pub fn artifact_of(&self, object: &Object) -> Result<Artifact, Error> {
+        Artifact::new(self, object)
+    }
+
+    /// All kernel calls, in order.
+    pub fn calls(&self) -> Vec<&Call> {
+        self.program.calls.iter().collect()
     }
 
     /// Machine code in this process.

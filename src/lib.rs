@@ -14,14 +14,17 @@
 //! by any of them gives the same numbers.
 
 mod artifact;
+pub mod budget;
 mod compiler;
+pub mod cost;
 pub mod engine;
 mod error;
 mod example;
 pub mod jit;
 mod report;
 
-pub use artifact::{Artifact, Emit, File};
+pub use artifact::{Artifact, ArtifactOptions, Emit, File, write_file};
+pub use budget::Budget;
 pub use compiler::{Compiled, Compiler, Options, PassTiming};
 pub use error::Error;
 pub use report::Report;

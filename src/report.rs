@@ -3,6 +3,7 @@
 use crate::Compiled;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use tenon_cranelift::Object;
 use tenon_kernel::{BufferKind, Program};
 
 /// What a compile made. Sizes are in bytes.
@@ -34,6 +35,35 @@ pub struct Report {
     pub calls_by_kernel: BTreeMap<String, usize>,
     /// Where every temporary lies in the arena.
     pub memory: Vec<MemoryReport>,
+    /// What the object holds, where one was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<ObjectReport>,
+}
+
+/// What an object holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct ObjectReport {
+    /// Machine code.
+    pub code_bytes: usize,
+    /// Code and constant data: what a program with the model takes in flash or in its file.
+    pub flash_bytes: usize,
+    /// The stack that a run takes at most.
+    pub stack_bytes: usize,
+    /// The arena that the self-test takes, where there is one.
+    pub selftest_arena_bytes: Option<usize>,
+    /// Its functions.
+    pub functions: Vec<FunctionReport>,
+}
+
+/// A function of an object.
+#[derive(Clone, Debug, Serialize)]
+pub struct FunctionReport {
+    /// Its symbol.
+    pub symbol: String,
+    /// Its code.
+    pub bytes: usize,
+    /// The stack that it takes for itself.
+    pub stack: usize,
 }
 
 /// An input or output.
@@ -63,6 +93,23 @@ pub struct MemoryReport {
 }
 
 impl Report {
+    pub(crate) fn with_object(c: &Compiled, object: &Object) -> Report {
+        let functions: Vec<FunctionReport> = object
+            .functions
+            .iter()
+            .map(|f| FunctionReport { symbol: f.symbol.clone(), bytes: f.bytes, stack: f.stack })
+            .collect();
+        let code_bytes = functions.iter().map(|f| f.bytes).sum();
+        let object = ObjectReport {
+            code_bytes,
+            flash_bytes: code_bytes + object.weight_bytes,
+            stack_bytes: object.stack_bytes,
+            selftest_arena_bytes: object.selftest_arena_bytes,
+            functions,
+        };
+        Report { object: Some(object), ..Report::new(c) }
+    }
+
     pub(crate) fn new(c: &Compiled) -> Report {
         let p = &c.program;
         let io = |v: &[tenon_kernel::Io]| {
@@ -94,6 +141,7 @@ impl Report {
             macs: macs(c),
             calls_by_kernel,
             memory: memory(p),
+            object: None,
         }
     }
 }

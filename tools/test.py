@@ -130,6 +130,28 @@ def step_digits(_):
         report(f"{target}: same bytes twice", len(files) == 2 and files["first"] == files["second"])
 
 
+def full_disk(out):
+    """A disk that takes no more: the error names the file, and what was there before is still there."""
+    if os.name != "posix":
+        return
+    import resource
+    import signal
+
+    def small_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    made = out / "made"
+    made.mkdir()
+    (made / "digits.o").write_text("earlier")
+    done = subprocess.run([TENON, "compile", "examples/digits", "-o", made, "--name", "digits"], cwd=ROOT, text=True,
+                          preexec_fn=small_files, capture_output=True, timeout=120)  # fmt: skip
+    report("full disk: exit code and message", done.returncode == 2 and "cannot write" in done.stderr, done.stderr[-300:])
+    left = {p.name: p.read_text() for p in made.iterdir()}
+    report("full disk: nothing half written", left == {"digits.o": "earlier"}, str(sorted(left)))
+    shutil.rmtree(made)
+
+
 def step_bad_input(_):
     """Errors are told, with the documented exit code, and leave nothing behind."""
     out = TARGET / "test-out" / "bad"
@@ -144,10 +166,61 @@ def step_bad_input(_):
     run("bad input: option", [TENON, "compile", "examples/digits", "--frobnicate"], expect=2, contains="--frobnicate")
     run("bad input: target", [TENON, "compile", "examples/digits", "--target", "pdp11"], expect=2, contains="pdp11")
     run("bad input: data", [TENON, "run", "examples/digits/model.onnx"], expect=2, contains="image: f32[1,1,8,8]")
+    run("bad input: budget", [TENON, "compile", "examples/digits", "--budget", "ram=3"], expect=2, contains="there is arena, flash")
+    run("bad input: config", [TENON, "compile", "examples/digits", "--config", "no.toml"], expect=2, contains="no.toml")
+    run("over budget", [TENON, "compile", "examples/digits", "-o", out / "made", "--budget", "arena=1KiB,flash=1KiB"], expect=4,
+        contains="constant %")  # fmt: skip
+    run("bad input: audit", [TENON, "audit", out / "text.onnx"], expect=2, contains="not an ONNX model")
+    run("bad input: audit of no object", [TENON, "audit", "README.md"], expect=2, contains="neither an object")
     (out / "file").write_text("")
+    full_disk(out)
     run("bad input: output", [TENON, "compile", "examples/digits", "-o", out / "file/x"], expect=2, contains="cannot create")
     left = sorted(p.name for p in out.iterdir())
     report("bad input leaves nothing", left == ["cut.onnx", "empty.onnx", "file", "text.onnx"], str(left))
+
+
+# The smallest models of the zoo that compile, and a larger one: these also run as objects of other machines.
+FOREIGN = """
+breast_cancer_mlp digits_mlp_qdq mtcnn_pnet mnist_dscnn_qdq mnist_dscnn_qdq_s8s8 digits_mlp mnist_dscnn digits_cnn
+dscnn_kws mnist_lenet_fp16 resnet8_cifar mobilenet_v2
+""".split()
+# What runs them, by Debian's names.
+EMULATION = {
+    "aarch64-linux": ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"],
+    "riscv64-linux": ["gcc-riscv64-linux-gnu", "libc6-dev-riscv64-cross", "qemu-user"],
+}
+
+
+def install(packages, programs):
+    """Whether the programs are there, if need be after installing their packages."""
+    missing = [p for p in programs if shutil.which(p) is None]
+    if missing and os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"--- installing {' '.join(packages)}")
+        quiet = {"stdout": subprocess.DEVNULL, "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}}
+        subprocess.run(["apt-get", "update", "-qq"], timeout=300, check=False, **quiet)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages], timeout=600, check=False, **quiet)
+        missing = [p for p in programs if shutil.which(p) is None]
+    return missing
+
+
+def step_foreign(args):
+    """Objects of other machines agree with the references, and with the kernel interpreter bit for bit."""
+    made = zoo_models(args, FOREIGN)
+    packages = sorted({p for list in EMULATION.values() for p in list} | {"lld"})
+    install(packages, ["aarch64-linux-gnu-gcc", "riscv64-linux-gnu-gcc", "qemu-aarch64", "qemu-riscv64", "ld64.lld"])
+    for target in EMULATION:
+        arch = target.split("-")[0]
+        missing = [p for p in [f"{arch}-linux-gnu-gcc", f"qemu-{arch}"] if shutil.which(p) is None]
+        if missing:
+            notes.append(f"{' and '.join(missing)} could not be had: objects for {target} were not run")
+            continue
+        cases = [ROOT / "examples/digits/model.onnx", *(made or [])]
+        flags = ["--engine", "object", "--target", target, "--math", "strict"]
+        # A model without data is compared with the reference interpreter; those of the zoo with their recorded outputs.
+        for c in verify(f"objects for {target}", cases, *flags, "--bits", minutes=6, case_seconds=120) or []:
+            engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
+            say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
+            report(f"{target}: {c['name']}", c["status"] == "pass", c["message"] or "")
 
 
 def step_examples(_):
@@ -155,29 +228,44 @@ def step_examples(_):
     run("examples/c-app", ["make", "-s", "run", f"TENON={TENON}", f"OUT={TARGET / 'test-out' / 'c-app'}"],
         cwd=ROOT / "examples/c-app", contains="98 of 100 digits recognised")  # fmt: skip
     run("examples/jit", ["cargo", "run", "-q", "--release"], cwd=ROOT / "examples/jit", env=env, contains="drawn 1, seen 1")
+    if sys.platform == "linux":
+        bare = TARGET / "release" / "bare"
+        run("examples/bare", ["cargo", "run", "-q", "--release"], cwd=ROOT / "examples/bare", env=env,
+            contains="self-test passed; seen as 3")  # fmt: skip
+        report("examples/bare needs no loader and no library", bare.is_file() and b"/ld-" not in bare.read_bytes()[:4096])
     run("examples/app-build-rs", ["cargo", "run", "-q", "--release"], cwd=ROOT / "examples/app-build-rs", env=env,
         contains="seen as 3")  # fmt: skip
 
 
-def step_zoo(args):
+def zoo_models(args, names):
+    """The folders of these models of the zoo, made where they are missing; nothing if the zoo is not there."""
     zoo = args.zoo or next((p for p in [ROOT / "../shared/zoo", ROOT.parent.parent / "shared/zoo"] if p.is_dir()), None)
     if zoo is None:
-        notes.append("the zoo was not found (../shared/zoo, or --zoo FOLDER): its models were not tested")
-        return
+        note = "the zoo was not found (../shared/zoo, or --zoo FOLDER): its models were not tested"
+        if note not in notes:
+            notes.append(note)
+        return None
     zoo = pathlib.Path(zoo).resolve()
     made = TARGET / "zoo"
-    missing = [m for m in ZOO if not (made / m / "about.json").is_file()]
+    missing = [m for m in names if not (made / m / "about.json").is_file()]
     if missing:
         say(f"--- making {len(missing)} models of the zoo in {made}")
         made.mkdir(parents=True, exist_ok=True)
         done = subprocess.run([python(), zoo / "materialize.py", made, *missing], cwd=ROOT, timeout=1200)
         if done.returncode != 0:
             report("zoo: materialize.py", False, f"exit code {done.returncode}")
-            return
+            return None
         for m in missing:
             if (zoo / m / "about.json").is_file() and not (made / m / "about.json").is_file():
                 shutil.copy(zoo / m / "about.json", made / m / "about.json")
-    cases = verify("zoo", [made / m for m in ZOO], "--engine", "jit,object", minutes=20, case_seconds=240)
+    return [made / m for m in names]
+
+
+def step_zoo(args):
+    made = zoo_models(args, ZOO)
+    if made is None:
+        return
+    cases = verify("zoo", made, "--engine", "jit,object", minutes=20, case_seconds=240)
     for c in cases or []:
         engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
         say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
@@ -216,10 +304,11 @@ STEPS = {
     "digits": step_digits,
     "bad-input": step_bad_input,
     "examples": step_examples,
+    "foreign": step_foreign,
     "zoo": step_zoo,
     "node": step_node,
 }
-NEED_TENON = {"digits", "bad-input", "examples", "zoo", "node"}
+NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "node"}
 
 
 def main():

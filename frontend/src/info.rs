@@ -2,7 +2,7 @@
 
 use crate::attr::domain;
 use crate::import::{Source, decode, op_label, opsets};
-use crate::proto::{GraphProto, ModelProto, NodeProto, ValueInfoProto};
+use crate::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::types::{declared, input_fact, names, type_name};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,8 @@ pub struct ModelInfo {
     pub inputs: Vec<(String, Option<Fact>)>,
     /// Outputs: name and declared type, e.g. `f32 tensor`.
     pub outputs: Vec<(String, String)>,
+    /// Files of external data, relative to the model's folder, sorted.
+    pub data_files: Vec<String>,
     /// Every operator of the model with its domain (`Conv`, `com.microsoft.Gelu`).
     pub ops: BTreeMap<String, OpUse>,
 }
@@ -133,6 +135,12 @@ pub(crate) fn info(model: &ModelProto) -> ModelInfo {
         let versions = opsets(&f.opset_import);
         visit(&f.node, &mut |n| count(n, &versions));
     }
+    let mut files = BTreeSet::new();
+    if let Some(g) = &model.graph {
+        data_files(g, &mut files);
+    }
+    model.functions.iter().for_each(|f| data_files_of_nodes(&f.node, &mut files));
+    out.data_files = files.into_iter().collect();
     if let Some(g) = &model.graph {
         out.name.clone_from(&g.name);
         out.initializer_count = g.initializer.len();
@@ -141,6 +149,25 @@ pub(crate) fn info(model: &ModelProto) -> ModelInfo {
         out.outputs = g.output.iter().map(|v| (v.name.clone(), ty(v))).collect();
     }
     out
+}
+
+/// Names the files that hold tensors of `g`.
+fn data_files(g: &GraphProto, files: &mut BTreeSet<String>) {
+    g.initializer.iter().for_each(|t| data_file(t, files));
+    data_files_of_nodes(&g.node, files);
+}
+
+fn data_files_of_nodes(nodes: &[NodeProto], files: &mut BTreeSet<String>) {
+    for a in nodes.iter().flat_map(|n| &n.attribute) {
+        a.t.iter().for_each(|t| data_file(t, files));
+        a.g.iter().for_each(|g| data_files(g, files));
+    }
+}
+
+fn data_file(t: &TensorProto, files: &mut BTreeSet<String>) {
+    if t.data_location == 1 {
+        files.extend(t.external_data.iter().filter(|e| e.key == "location").map(|e| e.value.clone()));
+    }
 }
 
 fn visit(nodes: &[NodeProto], f: &mut impl FnMut(&NodeProto)) {

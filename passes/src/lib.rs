@@ -11,7 +11,6 @@ pub mod lower;
 pub mod normalize;
 pub mod pipeline;
 pub mod plan;
-pub mod quantize;
 pub mod schedule;
 
 pub use pipeline::{PIPELINE, Pass, PassError, Phase, Settings, State, run};

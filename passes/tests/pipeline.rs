@@ -47,7 +47,6 @@ impl Net {
             pads: vec![pad; 2 * k],
             group,
             layout: Layout::ChannelsFirst,
-            fill: None,
         };
         let w = self.weight(w, 3);
         self.op(op, &[x, w])

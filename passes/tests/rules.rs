@@ -65,7 +65,6 @@ impl Net {
             pads: vec![1; 4],
             group: 1,
             layout: Layout::ChannelsFirst,
-            fill: None,
         };
         self.op(op, &ins)
     }

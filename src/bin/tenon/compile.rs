@@ -1,13 +1,14 @@
 //! `tenon compile`: a model to files that an application links.
 
 use crate::args::{CompileArgs, model_file};
+use crate::budget::{self, BudgetArgs};
 use crate::failure::{Outcome, problems_json};
 use crate::output::{self, Table, bytes, say, time};
 use crate::progress;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use tenon::{Compiler, Emit};
+use tenon::{ArtifactOptions, Compiler, Emit};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -15,6 +16,8 @@ Examples:
   tenon compile model.onnx -o out
   tenon compile model.onnx -o out --target aarch64-linux/cortex-a76 --dim batch=1
   tenon compile model.onnx -o out --emit archive,header --name digits
+  tenon compile model.onnx -o out --weights file --golden 3
+  tenon compile model.onnx -o out --budget arena=64KiB,flash=1MiB,latency=8ms
   tenon compile model.onnx -o out --timings")]
 pub(crate) struct Args {
     /// An .onnx file, or a folder with model.onnx.
@@ -25,6 +28,14 @@ pub(crate) struct Args {
     /// What to write.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "obj,archive,header,rust,report")]
     emit: Vec<EmitArg>,
+    /// Where the constant data go: into the object, or to a file of their own, NAME.weights.bin, which the application maps.
+    #[arg(long, value_enum, default_value = "inside")]
+    weights: WeightsArg,
+    /// Put this many known results into the object, and a function NAME_selftest that checks them.
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(..=1000))]
+    golden: u16,
+    #[command(flatten)]
+    budget: BudgetArgs,
     /// Print how long each step took.
     #[arg(long)]
     timings: bool,
@@ -46,6 +57,14 @@ enum EmitArg {
     Report,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum WeightsArg {
+    /// In the object.
+    Inside,
+    /// In NAME.weights.bin.
+    File,
+}
+
 impl EmitArg {
     fn kind(self) -> Emit {
         match self {
@@ -61,13 +80,26 @@ impl EmitArg {
 pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let path = model_file(&args.model)?;
     let options = args.compile.options(&path)?;
+    let budget = args.budget.budget()?;
     let spinner = progress::spinner(format!("compiling {}", path.display()));
     let start = Instant::now();
     let compiled = Compiler::new(options).compile_file(&path)?;
     let code = Instant::now();
-    let kinds: Vec<Emit> = args.emit.iter().map(|e| e.kind()).collect();
-    let artifact = compiled.artifact()?.only(&kinds);
+    let separate_weights = args.weights == WeightsArg::File;
+    let mut kinds: Vec<Emit> = args.emit.iter().map(|e| e.kind()).collect();
+    kinds.extend(separate_weights.then_some(Emit::Weights));
+    let object = compiled.object_with(&ArtifactOptions { separate_weights, golden: args.golden.into() })?;
+    let artifact = compiled.artifact_of(&object)?.only(&kinds);
     let code = code.elapsed();
+    let lines = budget.check(&compiled, &object)?;
+    if let Err(over) = budget::enforce(&compiled.program.name, &lines) {
+        spinner.finish_and_clear();
+        if json {
+            output::json(&json!({ "ok": false, "exit_code": over.code as u8, "error": over.message, "problems": [],
+                                  "budget": budget::lines_json(&lines) }));
+        }
+        return Err(over.told());
+    }
     let written = artifact.write_to(&args.output)?;
     let total = start.elapsed();
     spinner.finish_and_clear();
@@ -88,6 +120,8 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
             "files": files.iter().map(|(p, n)| json!({ "path": p, "bytes": n })).collect::<Vec<_>>(),
             "weight_bytes": report.weight_bytes,
             "arena_bytes": report.arena_bytes,
+            "stack_bytes": object.stack_bytes,
+            "budget": budget::lines_json(&lines),
             "macs": report.macs,
             "calls": report.calls,
             "seconds": total.as_secs_f64(),
@@ -106,7 +140,11 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     for io in &report.outputs {
         say!("  out  {}: {}", io.name, io.r#type);
     }
-    say!("  weights {}, arena {}", bytes(report.weight_bytes), bytes(report.arena_bytes));
+    let (weights, arena, stack) = (report.weight_bytes, report.arena_bytes, object.stack_bytes);
+    say!("  weights {}, arena {}, stack {}", bytes(weights), bytes(arena), bytes(stack));
+    for l in &lines {
+        say!("  budget kept: {l}");
+    }
     for (path, n) in &files {
         say!("  {:>10}  {}", bytes(*n), path.display());
     }

@@ -13,6 +13,8 @@ pub(crate) enum Code {
     BadInput = 2,
     /// A bug of Tenon.
     Internal = 3,
+    /// A budget is not kept.
+    OverBudget = 4,
 }
 
 /// The part of `--help` that documents the exit codes.
@@ -21,7 +23,8 @@ Exit codes:
   0  everything went well
   1  a comparison failed: `verify` found a disagreement, or a case that does not compile or crashed
   2  bad usage, or a model or file that cannot be used; the message says what to try
-  3  an internal error of Tenon; please report it";
+  3  an internal error of Tenon; please report it
+  4  a budget is not kept; the message names the kernels and buffers to blame, largest first";
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -45,6 +48,11 @@ impl Failure {
     /// A comparison that failed.
     pub(crate) fn disagrees(message: impl Into<String>) -> Failure {
         Failure { code: Code::Disagrees, message: message.into(), problems: Diagnostics::default(), told: false }
+    }
+
+    /// A budget that is not kept.
+    pub(crate) fn over_budget(message: impl Into<String>) -> Failure {
+        Failure { code: Code::OverBudget, message: message.into(), problems: Diagnostics::default(), told: false }
     }
 
     /// A bug.

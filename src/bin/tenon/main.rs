@@ -1,7 +1,9 @@
 //! The command `tenon`: one file a subcommand; what they share lies beside them.
 
 mod args;
+mod audit;
 mod bench;
+mod budget;
 mod case;
 mod check;
 mod compare;
@@ -14,6 +16,7 @@ mod output;
 mod peak;
 mod picture;
 mod progress;
+mod report;
 mod run;
 mod targets;
 mod tensors;
@@ -48,6 +51,10 @@ enum Command {
     Bench(bench::Args),
     /// Print a model in the compiler's own terms, at any phase.
     Opt(opt::Args),
+    /// Show what is in an object or archive, and that it needs nothing from elsewhere.
+    Audit(audit::Args),
+    /// Write a page about a compiled model: sizes, memory over time, kernels by cost.
+    Report(report::Args),
     /// List the machines that code can be generated for.
     Targets(targets::Args),
     /// One case of `verify`, in a process of its own.
@@ -81,6 +88,8 @@ fn dispatch(command: Command, json: bool) -> Outcome {
         Command::Verify(a) => verify::main(&a, json),
         Command::Bench(a) => bench::main(&a, json),
         Command::Opt(a) => opt::main(&a, json),
+        Command::Audit(a) => audit::main(&a, json),
+        Command::Report(a) => report::main(&a, json),
         Command::Targets(a) => targets::main(&a, json),
         Command::VerifyWorker(a) => verify::worker(&a),
     }
