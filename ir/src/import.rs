@@ -136,6 +136,11 @@ impl<'a> OnnxNode<'a> {
         OnnxNode { raw, opset, inputs }
     }
 
+    /// The same node as if it were called `op_type` of `ai.onnx`: for importing what another operator describes.
+    pub fn renamed(&self, op_type: &str) -> OnnxRawNode {
+        OnnxRawNode { op_type: op_type.to_string(), domain: String::new(), ..self.raw.clone() }
+    }
+
     /// E.g. `Conv`.
     pub fn op_type(&self) -> &'a str {
         &self.raw.op_type
@@ -410,6 +415,10 @@ impl<'g> Importer<'g> {
     }
 
     fn eager(&self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Tensor>>, ImportError> {
+        if let Op::Dequantize(_) = op {
+            // Quantised constants stay: integer operators are made of them.
+            return Ok(None);
+        }
         let Some(ins) = operands.iter().map(|v| self.known(*v).cloned()).collect::<Option<Vec<_>>>() else {
             return Ok(None);
         };

@@ -2,7 +2,7 @@
 
 use crate::PassError;
 use tenon_base::{Fact, Tensor};
-use tenon_ir::{Graph, Operator, ValueId};
+use tenon_ir::{Graph, Op, Operator, ValueId};
 
 /// A folded result may have this many elements whatever its operands have.
 const SMALL: usize = 1 << 16;
@@ -14,6 +14,10 @@ pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
     let mut folded = 0;
     for id in graph.topological().map_err(|e| internal(e.to_string()))? {
         let Some(op) = graph.op(id).cloned() else { continue };
+        if let Op::Dequantize(_) = op {
+            // Quantised constants stay until the integer operators are made of them; that pass folds what is left.
+            continue;
+        }
         let operands = graph.operands(id);
         let Some(ins) = operands.iter().map(|v| graph.weight(*v).cloned()).collect::<Option<Vec<Tensor>>>() else {
             continue;

@@ -11,6 +11,7 @@ pub mod lower;
 pub mod normalize;
 pub mod pipeline;
 pub mod plan;
+pub mod quantize;
 pub mod schedule;
 
 pub use pipeline::{PIPELINE, Pass, PassError, Phase, Settings, State, run};

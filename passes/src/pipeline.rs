@@ -1,6 +1,6 @@
 //! The compiler's table of contents: every pass, in order.
 
-use crate::{fold, group, layout, lower, normalize, plan, schedule};
+use crate::{fold, group, layout, lower, normalize, plan, quantize, schedule};
 use std::collections::BTreeSet;
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
@@ -186,6 +186,12 @@ pub const PIPELINE: &[Pass] = &[
         phase: Phase::Canonical,
         doc: "always-good rewrites to normal forms",
         run: |s, x| normalize::normalize(&mut s.graph, x.math),
+    },
+    Pass {
+        name: "integers",
+        phase: Phase::Quantized,
+        doc: "regions that dequantise, compute and quantise become integer operators",
+        run: |s, _| quantize::integers(&mut s.graph),
     },
     Pass {
         name: "channels-last",

@@ -47,6 +47,7 @@ impl Net {
             pads: vec![pad; 2 * k],
             group,
             layout: Layout::ChannelsFirst,
+            fill: None,
         };
         let w = self.weight(w, 3);
         self.op(op, &[x, w])

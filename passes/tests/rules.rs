@@ -65,6 +65,7 @@ impl Net {
             pads: vec![1; 4],
             group: 1,
             layout: Layout::ChannelsFirst,
+            fill: None,
         };
         self.op(op, &ins)
     }

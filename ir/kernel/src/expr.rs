@@ -183,11 +183,14 @@ pub enum Expr {
     /// `a * b + c` of floats, rounded once where the target has the instruction and twice where it has not: see
     /// [`crate::Program::fused_multiply_add`].
     Fma(Box<[Expr; 3]>),
+    /// Dot products of short runs: lane `i` is `c[i] + Σ_j a[g·i + j] · b[g·i + j]` in `i32`, which wraps. `c` has `n` lanes of `i32`;
+    /// `a` and `b` have `g·n` lanes each, of `u8` or `i8` (not necessarily the same; `g` is 4) or both of `i16` (`g` is 2).
+    Dot(Box<[Expr; 3]>),
     /// Value conversion. To `bool`: `x != 0`. To and from `f16` by way of `f32`: a wider float is rounded twice.
     Cast(DType, Box<Expr>),
     /// The same bits as another element type of the same size (not `bool`).
     Bitcast(DType, Box<Expr>),
-    /// A scalar in every lane.
+    /// A value repeated until there are that many lanes: a scalar in every lane, or a vector of a divisor of the lanes.
     Splat(u16, Box<Expr>),
     /// A vector of scalars, lane 0 first.
     Lanes(Vec<Expr>),
@@ -295,6 +298,11 @@ impl Expr {
         Expr::Fma(Box::new([a, b, c]))
     }
 
+    /// `c` plus dot products of neighbouring elements of `a` and `b`: see [`Expr::Dot`].
+    pub fn dot(a: Expr, b: Expr, c: Expr) -> Expr {
+        Expr::Dot(Box::new([a, b, c]))
+    }
+
     /// Conversion to `dtype`.
     #[must_use]
     pub fn cast(self, dtype: DType) -> Expr {
@@ -307,7 +315,7 @@ impl Expr {
         Expr::Bitcast(dtype, Box::new(self))
     }
 
-    /// In every one of `lanes` lanes (`self` where `lanes` is 1).
+    /// Repeated until there are `lanes` lanes (`self` where `lanes` is 1).
     #[must_use]
     pub fn splat(self, lanes: u16) -> Expr {
         if lanes == 1 { self } else { Expr::Splat(lanes, Box::new(self)) }
@@ -331,7 +339,7 @@ impl Expr {
             | Expr::Extract(e, _)
             | Expr::Reduce(_, e) => vec![e],
             Expr::Binary(_, b) | Expr::Compare(_, b) => b.iter().collect(),
-            Expr::Select(b) | Expr::Fma(b) => b.iter().collect(),
+            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => b.iter().collect(),
             Expr::Lanes(v) | Expr::Math(_, v) => v.iter().collect(),
         }
     }
@@ -347,6 +355,7 @@ impl Expr {
             Expr::Compare(op, b) => Expr::Compare(op, Box::new((*b).map(f))),
             Expr::Select(b) => Expr::Select(Box::new((*b).map(f))),
             Expr::Fma(b) => Expr::Fma(Box::new((*b).map(f))),
+            Expr::Dot(b) => Expr::Dot(Box::new((*b).map(f))),
             Expr::Cast(d, e) => Expr::Cast(d, Box::new(f(*e))),
             Expr::Bitcast(d, e) => Expr::Bitcast(d, Box::new(f(*e))),
             Expr::Splat(n, e) => Expr::Splat(n, Box::new(f(*e))),

@@ -213,6 +213,7 @@ impl Kernel {
             Expr::Compare(_, b) => Type::vector(DType::Bool, self.type_of(&b[0]).lanes),
             Expr::Select(b) => self.type_of(&b[1]),
             Expr::Fma(b) => self.type_of(&b[0]),
+            Expr::Dot(b) => self.type_of(&b[2]),
             Expr::Cast(d, e) | Expr::Bitcast(d, e) => Type::vector(*d, self.type_of(e).lanes),
             Expr::Splat(n, e) => Type::vector(self.type_of(e).elem, *n),
             Expr::Lanes(v) => Type::vector(self.type_of(&v[0]).elem, v.len() as u16),

@@ -133,7 +133,16 @@ fn rejected() {
         ("let %a = select(true, splat4(1), splat4(2))", "select of i64x4 by a mask of bool"),
         ("let %a = bitcast_f64(1.0)", "bitcast to f64 is not defined for f32"),
         ("let %a = bitcast_u8(true)", "bitcast to u8 is not defined for bool"),
-        ("let %a = splat2(splat2(1))", "splat of i64x2, which is a vector"),
+        ("let %a = splat3(splat2(1))", "splat of i64x2 to 3 lanes, which is no multiple"),
+        ("let %a = dot(splat8(1u8), splat8(1i16), splat2(0i32))", "dot of u8x8 and i16x8, expected bytes or i16"),
+        (
+            "let %a = dot(splat8(1u8), splat8(1i8), splat4(0i32))",
+            "dot of u8x8 and i8x8 adds to i32 of their lanes / 4, found i32x4",
+        ),
+        (
+            "let %a = dot(splat4(1i16), splat4(1i16), splat2(0))",
+            "dot of i16x4 and i16x4 adds to i32 of their lanes / 2, found i64x2",
+        ),
         ("let %a = lanes(splat2(1))", "lanes of vectors"),
         ("let %a = extract(splat2(1), 2)", "lane 2 of i64x2"),
         ("let %a = reduce_add(splat3(1))", "reduce_add of 3 lanes, which is not a power of two"),

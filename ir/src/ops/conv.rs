@@ -158,7 +158,8 @@ impl Window {
 }
 
 crate::attributes! {
-    /// Convolution; operands are the activations, the weights `[O, C/G, kernel…]` and an optional bias `[O]`.
+    /// Convolution; operands are the activations, the weights `[O, C/G, kernel…]` and an optional bias `[O]`. Integers of 8 or 16 bits
+    /// are summed in `i32`, which the bias and the result then have.
     pub struct Conv {
         /// Extent of the window.
         pub kernel: Vec<usize>,
@@ -166,12 +167,14 @@ crate::attributes! {
         pub strides: Vec<usize>,
         /// Distance of the window's elements.
         pub dilations: Vec<usize>,
-        /// Padding with zeros before, then after, every spatial axis.
+        /// Padding with `fill` before, then after, every spatial axis.
         pub pads: Vec<usize>,
         /// Groups of channels that do not mix.
         pub group: usize,
         /// Layout of the activations, in and out.
         pub layout: Layout,
+        /// Quantised activations: what the padding holds, their zero point; 0 if absent.
+        pub fill: Option<i64>,
     }
 }
 
@@ -217,8 +220,15 @@ impl Operator for Conv {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=3)?;
-        expect_dtype(ins, 0, |d| d.is_float() || d == DType::I32, "a float dtype or i32")?;
-        (1..ins.len()).try_for_each(|i| expect_same_dtype(ins, 0, i))?;
+        let result = product_dtype(ins, |d| d.is_float() || d == DType::I32, "a float dtype, i32 or an integer of 8 or 16 bits")?;
+        if ins.len() > 2 {
+            expect_dtype(ins, 2, |d| d == result, &format!("a bias of {result}"))?;
+        }
+        if let Some(v) = self.fill
+            && ins[0].dtype.int_range().is_none_or(|(lo, hi)| !(lo..=hi).contains(&i128::from(v)))
+        {
+            return Err(InferError::new(format!("padding with {v} does not fit operands of {}", ins[0].dtype)));
+        }
         let window = self.window();
         window.check()?;
         let (x, w) = (&ins[0].shape, &ins[1].shape);
@@ -250,12 +260,14 @@ impl Operator for Conv {
         let spatial = self.layout.spatial(&x.0);
         let spatial: Vec<Dim> =
             spatial.iter().enumerate().map(|(i, d)| window.out_extent(i, d)).collect::<Result<_, _>>()?;
-        Ok(vec![Fact::new(ins[0].dtype, Shape(self.layout.assemble(x.0[0].clone(), o.clone(), &spatial)))])
+        Ok(vec![Fact::new(result, Shape(self.layout.assemble(x.0[0].clone(), o.clone(), &spatial)))])
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
-        let y = self.infer(&facts).map_err(|e| e.message)?[0].dims().ok_or("the shape is not known")?;
+        let out_fact = self.infer(&facts).map_err(|e| e.message)?.remove(0);
+        let y = out_fact.dims().ok_or("the shape is not known")?;
+        let fill = self.fill.unwrap_or(0) as f64;
         let (x, w) = (ins[0].to_f64(), ins[1].to_f64());
         let bias = ins.get(2).map(Tensor::to_f64);
         let l = self.layout;
@@ -286,11 +298,12 @@ impl Operator for Conv {
                         at += if within { (pos - self.pads[i]) * stride_x[l.spatial_axis(i)] } else { 0 };
                         within
                     });
-                    if inside {
+                    if inside || fill != 0.0 {
                         for (o, sum) in sums.iter_mut().enumerate() {
                             let first = o / o_group * c_group;
                             for c in 0..c_group {
-                                let xv = x[at + (first + c) * stride_x[l.channel_axis(rank)]];
+                                let from = at + (first + c) * stride_x[l.channel_axis(rank)];
+                                let xv = if inside { x[from] } else { fill };
                                 *sum += xv * w[(o * c_group + c) * taps + tap];
                             }
                         }
@@ -306,7 +319,12 @@ impl Operator for Conv {
             });
             debug_assert_eq!(position, points);
         }
-        Ok(vec![Tensor::from_f64(ins[0].dtype(), &y, &out)])
+        if out_fact.dtype == DType::I32 {
+            // Sums of products of integers are exact in `f64`, and wrap.
+            let wrapped = out.into_iter().map(|v| Scalar::of_int(DType::I32, v as i128));
+            return Ok(vec![Tensor::from_scalars(DType::I32, &y, wrapped)]);
+        }
+        Ok(vec![Tensor::from_f64(out_fact.dtype, &y, &out)])
     }
 
     fn channels_last(&self) -> Option<Op> {
@@ -322,7 +340,8 @@ impl Operator for Conv {
         let l = self.layout;
         let rank = yd.len();
         let (source, xd) = if self.padded() {
-            let (buf, dims) = pad_input(cx, l, &self.pads);
+            let fill = Expr::constant(cx.in_dtype(0), self.fill.unwrap_or(0) as f64);
+            let (buf, dims) = pad_input_with(cx, l, &self.pads, fill);
             (Some(buf), dims)
         } else {
             (None, cx.in_dims(0))
@@ -360,10 +379,10 @@ impl Operator for Conv {
         let y_index = l.assemble(n, out_channel.clone(), &spatial);
         let dtype = wide(cx.out_dtype(0));
         let a = match source {
-            Some(buf) => crate::lower::widen(Expr::load(buf, flatten(&x_index, &xd)), cx.in_dtype(0)),
-            None => cx.load_wide(0, &x_index),
+            Some(buf) => as_dtype(Expr::load(buf, flatten(&x_index, &xd)), cx.in_dtype(0), dtype),
+            None => as_dtype(cx.load(0, &x_index), cx.in_dtype(0), dtype),
         };
-        let b = cx.load_wide(1, &w_index);
+        let b = as_dtype(cx.load(1, &w_index), cx.in_dtype(1), dtype);
         let init = if cx.in_count() > 2 { cx.load_wide(2, &[out_channel]) } else { Expr::constant(dtype, 0.0) };
         let acc = cx.k.fresh("acc", Type::scalar(dtype));
         debug_assert_eq!(rank, y_index.len());
@@ -378,6 +397,9 @@ impl Operator for Conv {
     }
 
     fn samples() -> Vec<Sample> {
+        let filled = |fill: i64, c: Conv| Conv { fill: Some(fill), ..c };
+        let (u, s, i) = (DType::U8, DType::I8, DType::I32);
+        let bytes = [(0.0, 256.0), (-128.0, 128.0), (-1000.0, 1000.0)];
         let conv = |kernel: &[usize], strides: &[usize], dilations: &[usize], pads: &[usize], group, layout| Conv {
             kernel: kernel.to_vec(),
             strides: strides.to_vec(),
@@ -385,6 +407,7 @@ impl Operator for Conv {
             pads: pads.to_vec(),
             group,
             layout,
+            fill: None,
         };
         use Layout::{ChannelsFirst as First, ChannelsLast as Last};
         let f = DType::F32;
@@ -424,13 +447,66 @@ impl Operator for Conv {
                 &[(DType::I32, &[1, 5, 4, 3]), (DType::I32, &[6, 3, 3, 3])],
             )
             .with_range(&[(-255.0, 255.0), (-128.0, 128.0)]),
+            Sample::new(
+                filled(117, conv(&[3, 3], &[2, 2], &[1, 1], &[1; 4], 1, First)),
+                &[(u, &[1, 3, 9, 8]), (s, &[5, 3, 3, 3]), (i, &[5])],
+            )
+            .with_range(&bytes),
+            Sample::new(
+                filled(-9, conv(&[3, 3], &[1, 1], &[1, 1], &[1; 4], 1, Last)),
+                &[(s, &[1, 5, 6, 8]), (s, &[18, 8, 3, 3]), (i, &[18])],
+            )
+            .with_range(&[(-128.0, 128.0), (-128.0, 128.0), (-1000.0, 1000.0)]),
+            Sample::new(conv(&[1, 1], &[1, 1], &[1, 1], &[0; 4], 1, Last), &[(u, &[1, 5, 5, 18]), (s, &[40, 18, 1, 1])])
+                .with_range(&bytes),
+            Sample::new(
+                filled(3, conv(&[3, 3], &[1, 1], &[1, 1], &[1; 4], 20, Last)),
+                &[(u, &[1, 6, 6, 20]), (s, &[20, 1, 3, 3]), (i, &[20])],
+            )
+            .with_range(&bytes),
+            Sample::new(
+                filled(200, conv(&[3], &[1], &[2], &[2, 2], 1, First)),
+                &[(u, &[1, 4, 12]), (u, &[7, 4, 3]), (i, &[7])],
+            )
+            .with_range(&[(0.0, 256.0), (0.0, 256.0)]),
+            Sample::new(conv(&[2, 2], &[1, 1], &[1, 1], &[0; 4], 2, Last), &[(DType::I16, &[1, 4, 5, 6]), (DType::I16, &[8, 3, 2, 2])])
+                .with_range(&[(-255.0, 256.0), (-255.0, 256.0)]),
         ]
     }
+}
+
+/// The dtype in which products of operands 0 and 1 are summed: their own, or `i32` for integers of 8 or 16 bits. `own` says
+/// which dtypes are summed in themselves.
+pub(super) fn product_dtype(ins: &[Fact], own: impl Fn(DType) -> bool, expected: &str) -> Result<DType, InferError> {
+    let byte = |d| matches!(d, DType::U8 | DType::I8);
+    let (a, b) = (ins[0].dtype, ins[1].dtype);
+    if byte(a) && byte(b) || (a, b) == (DType::I16, DType::I16) {
+        return Ok(DType::I32);
+    }
+    expect_dtype(ins, 0, own, expected)?;
+    expect_same_dtype(ins, 0, 1)?;
+    Ok(a)
+}
+
+/// `e` of dtype `from` as `to`.
+pub(super) fn as_dtype(e: Expr, from: DType, to: DType) -> Expr {
+    if from == to { e } else { e.cast(to) }
 }
 
 /// Copies operand 0 into a buffer with zeros around its spatial axes (`pads`: before, then after, every one), and gives
 /// the buffer and its extents.
 pub(super) fn pad_input(cx: &mut LowerCx<'_>, layout: Layout, pads: &[usize]) -> (tenon_kernel::Buf, Vec<usize>) {
+    let zero = Expr::constant(cx.in_dtype(0), 0.0);
+    pad_input_with(cx, layout, pads, zero)
+}
+
+/// The same with `fill` around them.
+fn pad_input_with(
+    cx: &mut LowerCx<'_>,
+    layout: Layout,
+    pads: &[usize],
+    fill: Expr,
+) -> (tenon_kernel::Buf, Vec<usize>) {
     let dims = cx.in_dims(0);
     let mut before = vec![0; dims.len()];
     let mut to = dims.clone();
@@ -440,7 +516,7 @@ pub(super) fn pad_input(cx: &mut LowerCx<'_>, layout: Layout, pads: &[usize]) ->
         to[a] += pads[i] + pads[i + pads.len() / 2];
     }
     let buf = cx.scratch("padded", cx.in_dtype(0), to.iter().product());
-    zero_border(cx, buf, &to, &before, &dims);
+    fill_border(cx, buf, &to, &before, &dims, fill);
     let vars: Vec<_> = (0..dims.len()).map(|i| cx.k.fresh(&format!("p{i}"), Type::INDEX)).collect();
     let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
     let shifted: Vec<Expr> = index.iter().zip(&before).map(|(i, &b)| i.clone() + b).collect();
@@ -453,10 +529,16 @@ pub(super) fn pad_input(cx: &mut LowerCx<'_>, layout: Layout, pads: &[usize]) ->
     (buf, to)
 }
 
-/// Writes zeros around the box of extents `inner` that starts at `before` in `buf`, of extents `to`: for every axis the
+/// Writes `fill` around the box of extents `inner` that starts at `before` in `buf`, of extents `to`: for every axis the
 /// slabs before and after the box, within the box along the axes before it.
-fn zero_border(cx: &mut LowerCx<'_>, buf: tenon_kernel::Buf, to: &[usize], before: &[usize], inner: &[usize]) {
-    let zero = Expr::constant(cx.k.kernel().buffer(buf).dtype, 0.0);
+fn fill_border(
+    cx: &mut LowerCx<'_>,
+    buf: tenon_kernel::Buf,
+    to: &[usize],
+    before: &[usize],
+    inner: &[usize],
+    fill: Expr,
+) {
     for axis in 0..to.len() {
         let after = before[axis] + inner[axis];
         for (from, until) in [(0, before[axis]), (after, to[axis])] {
@@ -470,10 +552,10 @@ fn zero_border(cx: &mut LowerCx<'_>, buf: tenon_kernel::Buf, to: &[usize], befor
                 std::cmp::Ordering::Greater => (0, to[a]),
             };
             let extents: Vec<usize> = (0..to.len()).map(|a| range(a).1).collect();
-            let zero = zero.clone();
+            let fill = fill.clone();
             cx.k.parfor_nest(&extents, |k, i| {
                 let at: Vec<Expr> = i.iter().enumerate().map(|(a, v)| v.clone() + range(a).0).collect();
-                k.store(buf, flatten(&at, to), zero);
+                k.store(buf, flatten(&at, to), fill);
             });
         }
     }
@@ -516,6 +598,7 @@ pub(super) fn convolution(
         pads: w_.pads,
         group,
         layout: Layout::ChannelsFirst,
+        fill: None,
     };
     let mut operands = vec![x, w];
     operands.extend(bias);

@@ -22,7 +22,10 @@ impl Operator for Dequantize {
     }
 
     fn onnx() -> Vec<OnnxName> {
-        vec![OnnxName { domain: "", name: "DequantizeLinear", versions: &[10, 13, 19, 21, 23, 24, 25] }]
+        vec![
+            OnnxName { domain: "", name: "DequantizeLinear", versions: &[10, 13, 19, 21, 23, 24, 25] },
+            OnnxName { domain: "com.microsoft", name: "DequantizeLinear", versions: &[1] },
+        ]
     }
 
     fn name(&self) -> &'static str {

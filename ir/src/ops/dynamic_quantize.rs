@@ -15,6 +15,11 @@ pub(super) fn onnx() -> Vec<OnnxName> {
 
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     let x = node.input(0)?;
+    Ok(quantize(cx, x)?.to_vec())
+}
+
+/// `x` quantised, its scale and its zero point.
+pub(super) fn quantize(cx: &mut Importer<'_>, x: ValueId) -> Result<[ValueId; 3], ImportError> {
     let dtype = cx.dtype(x);
     let axes: Vec<usize> = (0..cx.rank(x)).collect();
     let (zero, most) = (number(cx, dtype, 0.0), number(cx, dtype, 255.0));
@@ -38,5 +43,5 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
     let v = apply(cx, "round", &[v])?;
     let zero_point = cast(cx, v, DType::U8)?;
     let y = cx.op(Quantize { to: DType::U8 }, &[x, scale, zero_point])?;
-    Ok(vec![y, scale, zero_point])
+    Ok([y, scale, zero_point])
 }

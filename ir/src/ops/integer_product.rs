@@ -1,136 +1,159 @@
-//! Products and convolutions of quantised operands: integers without their zero points, summed in `i32`.
+//! Products and convolutions of quantised operands whose results are the sums themselves, in `i32`; and those that scale
+//! the sums to floats.
 //!
-//! ONNX: [MatMulInteger](https://onnx.ai/onnx/operators/onnx__MatMulInteger.html) (10), [ConvInteger](https://onnx.ai/onnx/operators/onnx__ConvInteger.html)
-//! (10), [QLinearMatMul](https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html) (10, 21) and
-//! [QLinearConv](https://onnx.ai/onnx/operators/onnx__QLinearConv.html) (10), which quantise the sum again.
+//! ONNX: [MatMulInteger](https://onnx.ai/onnx/operators/onnx__MatMulInteger.html) (10) and
+//! [ConvInteger](https://onnx.ai/onnx/operators/onnx__ConvInteger.html) (10); of `com.microsoft` MatMulIntegerToFloat and
+//! DynamicQuantizeMatMul. `Σ (a - za)(b - zb)` becomes a product of bytes and, where `b` is constant, a correction by sums of its
+//! columns: `Σ a·b' - za·Σ b'` with `b' = b - zb`.
 
-use super::conv::convolution;
+use super::conv::{Conv, convolution};
 use super::matmul::product;
-use super::quantize::Quantize;
-use super::util::{apply, cast, reshape};
+use super::quantized::{Along, broadcasting};
+use super::reduce::{Kind, Reduce};
+use super::util::{apply, cast, number};
 use crate::ops::*;
-use tenon_base::Shape;
+use tenon_base::Scalar;
 
 pub(super) fn onnx() -> Vec<OnnxName> {
-    let on = |name, versions| OnnxName { domain: "", name, versions };
+    let on = |domain, name, versions| OnnxName { domain, name, versions };
     vec![
-        on("ConvInteger", &[10]),
-        on("MatMulInteger", &[10]),
-        on("QLinearConv", &[10]),
-        on("QLinearMatMul", &[10, 21]),
+        on("", "ConvInteger", &[10]),
+        on("", "MatMulInteger", &[10]),
+        on("com.microsoft", "MatMulIntegerToFloat", &[1]),
+        on("com.microsoft", "DynamicQuantizeMatMul", &[1]),
     ]
 }
 
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    let y = match node.op_type() {
+    Ok(vec![match node.op_type() {
         "MatMulInteger" => {
-            let (a, b) = (node.input(0)?, node.input(1)?);
-            let a = centred(cx, a, node.opt_input(2), Along::Rows)?;
-            let b = centred(cx, b, node.opt_input(3), Along::Columns)?;
-            product(cx, a, b)?
+            matmul_integer(cx, node.input(0)?, node.opt_input(2), node.input(1)?, node.opt_input(3))?
         }
-        "ConvInteger" => {
-            let (x, w) = (node.input(0)?, node.input(1)?);
-            let x = centred(cx, x, node.opt_input(2), Along::Columns)?;
-            let w = centred(cx, w, node.opt_input(3), Along::First)?;
-            convolution(node, cx, x, w, None)?
-        }
-        "QLinearMatMul" => {
-            let (a, b) = (node.input(0)?, node.input(3)?);
-            let a_ = centred(cx, a, node.opt_input(2), Along::Rows)?;
-            let b_ = centred(cx, b, node.opt_input(5), Along::Columns)?;
-            let y = product(cx, a_, b_)?;
-            let rank = cx.rank(y);
-            let (a_scale, b_scale) = (node.input(1)?, node.input(4)?);
-            let a_scale = broadcasting(cx, a_scale, Along::Rows, rank)?;
-            let b_scale = broadcasting(cx, b_scale, Along::Columns, rank)?;
-            requantised(cx, y, a_scale, b_scale, node.input(6)?, node.input(7)?)?
+        "ConvInteger" => conv_integer(node, cx)?,
+        "MatMulIntegerToFloat" => {
+            let y = matmul_integer(cx, node.input(0)?, node.opt_input(4), node.input(1)?, node.opt_input(5))?;
+            scaled(cx, y, node.input(2)?, node.input(3)?, node.opt_input(6))?
         }
         _ => {
-            let (x, w) = (node.input(0)?, node.input(3)?);
-            let x_ = centred(cx, x, node.opt_input(2), Along::Columns)?;
-            let w_ = centred(cx, w, node.opt_input(5), Along::First)?;
-            let y = convolution(node, cx, x_, w_, node.opt_input(8))?;
-            let rank = cx.rank(y);
-            let x_scale = node.input(1)?;
-            let x_scale = broadcasting(cx, x_scale, Along::Columns, rank)?;
-            let w_scale = node.input(4)?;
-            // One a kernel is one an output channel.
-            let w_scale = broadcasting(cx, w_scale, Along::Channels, rank)?;
-            requantised(cx, y, x_scale, w_scale, node.input(6)?, node.input(7)?)?
+            let quantized = super::dynamic_quantize::quantize(cx, node.input(0)?)?;
+            let [a, a_scale, a_zero] = quantized;
+            let y = matmul_integer(cx, a, Some(a_zero), node.input(1)?, node.opt_input(3))?;
+            scaled(cx, y, a_scale, node.input(2)?, node.opt_input(4))?
         }
-    };
-    Ok(vec![y])
+    }])
 }
 
-/// Which axis a list of scales or zero points belongs to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Along {
-    /// The axis before the last.
-    Rows,
-    /// The last axis.
-    Columns,
-    /// Axis 0.
-    First,
-    /// Axis 1.
-    Channels,
-}
-
-/// `v`, one value or one for every element of an axis, in a shape that broadcasts to an operand of `rank` axes.
-fn broadcasting(cx: &mut Importer<'_>, v: ValueId, along: Along, rank: usize) -> Result<ValueId, ImportError> {
-    let shape = cx.shape(v).clone();
-    if shape.numel() == Dim::Const(1) {
-        return reshape(cx, v, Shape(vec![]));
-    }
-    if shape.rank() != 1 {
-        // Already one a row of every matrix.
-        return Ok(v);
-    }
-    let axis = match along {
-        Along::Rows if rank >= 2 => rank - 2,
-        Along::Channels if rank >= 2 => 1,
-        Along::First => 0,
-        _ => rank.saturating_sub(1),
-    };
-    let mut to = vec![Dim::Const(1); rank.max(1)];
-    to[axis] = shape.0[0].clone();
-    reshape(cx, v, Shape(to))
-}
-
-/// `x - zero` as `i32`.
-fn centred(cx: &mut Importer<'_>, x: ValueId, zero: Option<ValueId>, along: Along) -> Result<ValueId, ImportError> {
-    if !matches!(cx.dtype(x), DType::U8 | DType::I8) {
-        return Err(ImportError::new(format!("expected an operand of u8 or i8, found {}", cx.fact(x))));
-    }
-    let rank = cx.rank(x);
-    let wide = cast(cx, x, DType::I32)?;
-    let Some(zero) = zero else { return Ok(wide) };
-    if cx.known(zero).is_some_and(|t| t.scalars().all(|z| z.as_int() == 0)) {
-        return Ok(wide);
-    }
-    let zero = broadcasting(cx, zero, along, rank)?;
-    let zero = cast(cx, zero, DType::I32)?;
-    apply(cx, "sub", &[wide, zero])
-}
-
-/// `saturate(round(y · a_scale · b_scale / scale) + zero)`
-fn requantised(
+/// `y · a_scale · b_scale + bias` in `f32`.
+fn scaled(
     cx: &mut Importer<'_>,
     y: ValueId,
     a_scale: ValueId,
     b_scale: ValueId,
-    scale: ValueId,
-    zero: ValueId,
+    bias: Option<ValueId>,
 ) -> Result<ValueId, ImportError> {
     let rank = cx.rank(y);
-    let both = [a_scale, b_scale].map(|s| cast(cx, s, DType::F32));
-    let [a, b] = both;
-    let factor = apply(cx, "mul", &[a?, b?])?;
-    let scale = broadcasting(cx, scale, Along::Rows, rank)?;
-    let scale = cast(cx, scale, DType::F32)?;
-    let zero = broadcasting(cx, zero, Along::Rows, rank)?;
-    let to = cx.dtype(zero);
+    let a_scale = broadcasting(cx, a_scale, Along::Rows, rank)?;
+    let b_scale = broadcasting(cx, b_scale, Along::Columns, rank)?;
+    let scale = apply(cx, "mul", &[a_scale, b_scale])?;
     let y = cast(cx, y, DType::F32)?;
-    let y = apply(cx, "mul", &[y, factor])?;
-    cx.op(Quantize { to }, &[y, scale, zero])
+    let y = apply(cx, "mul", &[y, scale])?;
+    match bias {
+        Some(b) => apply(cx, "add", &[y, b]),
+        None => Ok(y),
+    }
+}
+
+/// `zero` unless it is known to be 0.
+fn nonzero(cx: &Importer<'_>, zero: Option<ValueId>) -> Option<ValueId> {
+    zero.filter(|z| cx.known(*z).is_none_or(|t| t.scalars().any(|z| z.as_int() != 0)))
+}
+
+/// `x - zero`: itself where there is no zero point, else as `i16`, of few bytes where the result is a constant.
+fn centred(cx: &mut Importer<'_>, x: ValueId, zero: Option<ValueId>, along: Along) -> Result<ValueId, ImportError> {
+    if !matches!(cx.dtype(x), DType::U8 | DType::I8) {
+        return Err(ImportError::new(format!("expected an operand of u8 or i8, found {}", cx.fact(x))));
+    }
+    let Some(zero) = nonzero(cx, zero) else { return Ok(x) };
+    let rank = cx.rank(x);
+    let zero = broadcasting(cx, zero, along, rank)?;
+    if let (Some(x), Some(z)) = (cx.known(x), cx.known(zero)) {
+        let t = narrow_difference(x, z)?;
+        return Ok(cx.weight(t));
+    }
+    let (x, zero) = (cast(cx, x, DType::I16)?, cast(cx, zero, DType::I16)?);
+    apply(cx, "sub", &[x, zero])
+}
+
+/// `x - zero` of bytes in the narrowest dtype that holds it: `i8`, `u8`, else `i16`.
+pub fn narrow_difference(x: &Tensor, zero: &Tensor) -> Result<Tensor, String> {
+    let fact = Fact::of(DType::I16, x.shape());
+    let wide = super::util::map_broadcast(&fact, &[x.clone(), zero.clone()], |v| {
+        Scalar::of_int(DType::I16, v[0].as_int() - v[1].as_int())
+    })?;
+    let (lo, hi) = wide.scalars().fold((0, 0), |(lo, hi), v| (v.as_int().min(lo), v.as_int().max(hi)));
+    let fits = |d: &DType| d.int_range().is_some_and(|(a, b)| a <= lo && hi <= b);
+    let to = [DType::I8, DType::U8].into_iter().find(fits).unwrap_or(DType::I16);
+    let values = wide.scalars().map(|v| Scalar::of_int(to, v.as_int()));
+    Ok(Tensor::from_scalars(to, x.shape(), values))
+}
+
+/// Both operands as `i16` where one is.
+fn alike(cx: &mut Importer<'_>, a: ValueId, b: ValueId) -> Result<(ValueId, ValueId), ImportError> {
+    if cx.dtype(a) != DType::I16 && cx.dtype(b) != DType::I16 {
+        return Ok((a, b));
+    }
+    Ok((cast(cx, a, DType::I16)?, cast(cx, b, DType::I16)?))
+}
+
+/// `Σ_k (a - za)(b - zb)` in `i32`.
+fn matmul_integer(
+    cx: &mut Importer<'_>,
+    a: ValueId,
+    a_zero: Option<ValueId>,
+    b: ValueId,
+    b_zero: Option<ValueId>,
+) -> Result<ValueId, ImportError> {
+    let constant = cx.known(b).is_some() && b_zero.is_none_or(|z| cx.known(z).is_some());
+    let b_ = centred(cx, b, b_zero, Along::Columns)?;
+    let a_zero = nonzero(cx, a_zero);
+    if !constant || cx.rank(b) < 2 {
+        let a = centred(cx, a, a_zero, Along::Rows)?;
+        let (a, b) = alike(cx, a, b_)?;
+        return product(cx, a, b);
+    }
+    let raw = centred(cx, a, None, Along::Rows)?;
+    let (a, b) = alike(cx, raw, b_)?;
+    let y = product(cx, a, b)?;
+    let Some(zero) = a_zero else { return Ok(y) };
+    let zero = broadcasting(cx, zero, Along::Rows, cx.rank(a))?;
+    let zero = cast(cx, zero, DType::I32)?;
+    let wide = cast(cx, b_, DType::I32)?;
+    let sums = cx.op(Reduce { kind: Kind::Sum, axes: vec![cx.rank(b_) - 2] }, &[wide])?;
+    let sums = if cx.rank(a) == 1 { super::util::reshape(cx, sums, cx.shape(y).clone())? } else { sums };
+    let correction = apply(cx, "mul", &[sums, zero])?;
+    apply(cx, "sub", &[y, correction])
+}
+
+/// `Σ (x - zx)(w - zw)` over windows, in `i32`; the padding counts as `zx`.
+fn conv_integer(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<ValueId, ImportError> {
+    let (x, w) = (node.input(0)?, node.input(1)?);
+    let w_ = centred(cx, w, node.opt_input(3), Along::First)?;
+    let zero = nonzero(cx, node.opt_input(2));
+    let known = zero.and_then(|z| cx.known(z)).filter(|t| t.len() == 1).map(|t| t.get(0).as_int());
+    let Some(zero) = known.filter(|_| cx.known(w_).is_some()) else {
+        let x = centred(cx, x, zero, Along::Columns)?;
+        let (x, w) = alike(cx, x, w_)?;
+        return convolution(node, cx, x, w, None);
+    };
+    let x = centred(cx, x, None, Along::Columns)?;
+    let (x, w) = alike(cx, x, w_)?;
+    let y = convolution(node, cx, x, w, None)?;
+    let Some(Op::Conv(conv)) = cx.graph().op(y.node).cloned() else { return Ok(y) };
+    let axes: Vec<usize> = (1..cx.rank(w)).collect();
+    let wide = cast(cx, w, DType::I32)?;
+    let sums = cx.op(Reduce { kind: Kind::Sum, axes }, &[wide])?;
+    let sums = super::util::reshape(cx, sums, tenon_base::Shape(vec![cx.shape(w).0[0].clone()]))?;
+    let factor = number(cx, DType::I32, -(zero as f64));
+    let bias = apply(cx, "mul", &[sums, factor])?;
+    cx.op(Conv { fill: Some(zero as i64), ..conv }, &[x, w, bias])
 }

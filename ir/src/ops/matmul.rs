@@ -5,9 +5,10 @@
 //! that fuse back as an epilogue.
 
 use super::util::{broadcast_offset, for_each_index};
+use super::conv::{as_dtype, product_dtype};
 use super::{binary::Binary, reshape::Reshape};
 use crate::lower::{broadcast_index, flatten, wide};
-use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
+use crate::op::expect_operands;
 use crate::ops::*;
 use tenon_base::{Scalar, Shape};
 use tenon_kernel::{Contract, Type};
@@ -67,8 +68,8 @@ impl Operator for MatMul {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=2)?;
-        expect_same_dtype(ins, 0, 1)?;
-        expect_dtype(ins, 0, |d| d != DType::Bool, "a number dtype")?;
+        // Integers of 8 or 16 bits are summed in `i32`.
+        let result = product_dtype(ins, |d| d != DType::Bool, "a number dtype")?;
         let (a, b) = (&ins[0].shape, &ins[1].shape);
         if a.rank() < 2 || b.rank() < 2 {
             return Err(InferError::new(format!("expected operands of rank 2 or more, found {a} and {b}")));
@@ -89,7 +90,7 @@ impl Operator for MatMul {
             .map_err(|(x, y)| InferError::new(format!("the batch axes of {a} and {b} do not broadcast: {x} against {y}")))?;
         let mut shape = batch;
         shape.0.extend([m, n]);
-        Ok(vec![Fact::new(ins[0].dtype, shape)])
+        Ok(vec![Fact::new(result, shape)])
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
@@ -170,7 +171,8 @@ impl Operator for MatMul {
             });
             return Ok(());
         }
-        let (a, b) = (cx.load_wide(0, &a), cx.load_wide(1, &b));
+        let (a, b) = (cx.load(0, &a), cx.load(1, &b));
+        let (a, b) = (as_dtype(a, cx.in_dtype(0), dtype), as_dtype(b, cx.in_dtype(1), dtype));
         cx.k.contract(Contract { dims, reduce: vec![dk], acc, init, a, b, out, out_index, value });
         Ok(())
     }
@@ -190,6 +192,12 @@ impl Operator for MatMul {
             Sample::new(mm(true, true), &[(DType::F64, &[6, 4]), (DType::F64, &[1, 6])]),
             Sample::new(mm(false, false), &[(DType::I32, &[4, 5]), (DType::I32, &[5, 6])]),
             Sample::new(mm(false, false), &[(DType::F16, &[4, 5]), (DType::F16, &[5, 6])]),
+            Sample::new(mm(false, false), &[(DType::U8, &[7, 33]), (DType::I8, &[33, 18])])
+                .with_range(&[(0.0, 256.0), (-128.0, 128.0)]),
+            Sample::new(mm(false, true), &[(DType::I8, &[2, 5, 16]), (DType::I8, &[2, 9, 16])])
+                .with_range(&[(-128.0, 128.0), (-128.0, 128.0)]),
+            Sample::new(mm(false, false), &[(DType::I16, &[3, 6]), (DType::I16, &[6, 10])])
+                .with_range(&[(-255.0, 256.0), (-255.0, 256.0)]),
             Sample::new(mm(false, false), &[(DType::F32, &[4, 0]), (DType::F32, &[0, 6])]),
         ]
     }

@@ -30,7 +30,10 @@ impl Operator for Quantize {
     }
 
     fn onnx() -> Vec<OnnxName> {
-        vec![OnnxName { domain: "", name: "QuantizeLinear", versions: &[10, 13, 19, 21, 23, 24, 25] }]
+        vec![
+            OnnxName { domain: "", name: "QuantizeLinear", versions: &[10, 13, 19, 21, 23, 24, 25] },
+            OnnxName { domain: "com.microsoft", name: "QuantizeLinear", versions: &[1] },
+        ]
     }
 
     fn name(&self) -> &'static str {

@@ -54,6 +54,13 @@ pub struct Rewrite<'g> {
     loc: Loc,
 }
 
+impl<'g> Rewrite<'g> {
+    /// On `graph`; what is added is located at `loc`.
+    pub(crate) fn new(graph: &'g mut Graph, loc: Loc) -> Rewrite<'g> {
+        Rewrite { graph, loc }
+    }
+}
+
 impl Rewrite<'_> {
     /// Adds an operator with one result; `None` if it cannot take its operands (then the rule does not apply).
     pub fn op(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Option<ValueId> {

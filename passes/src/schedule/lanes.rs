@@ -88,7 +88,12 @@ impl Lanes<'_> {
                 Some(1) => Expr::Load { buf: *buf, index: Box::new(self.at(index, 0)), lanes: self.lanes },
                 _ => all(&|l| Expr::load(*buf, self.at(index, l))),
             },
-            Expr::Load { .. } | Expr::Splat(..) | Expr::Lanes(_) | Expr::Extract(..) | Expr::Reduce(..) => {
+            Expr::Load { .. }
+            | Expr::Splat(..)
+            | Expr::Lanes(_)
+            | Expr::Extract(..)
+            | Expr::Reduce(..)
+            | Expr::Dot(_) => {
                 return None;
             }
             e => {

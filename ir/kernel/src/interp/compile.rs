@@ -198,6 +198,14 @@ impl Compiler<'_> {
                 let ([a, b, c], ty) = self.same("fma", [&xyz[0], &xyz[1], &xyz[2]])?;
                 (self.map(value::fma(ty.elem, self.fused), ty, "fma", a, b, c)?, ty)
             }
+            Expr::Dot(xyz) => {
+                let [(a, x), (b, y), (c, sum)] = [self.expr(&xyz[0])?, self.expr(&xyz[1])?, self.expr(&xyz[2])?];
+                let lanes = crate::verify::dot_group(x.elem, y.elem).and_then(|g| sum.lanes.checked_mul(g));
+                if x.lanes != y.lanes || lanes != Some(x.lanes) || sum.elem != DType::I32 {
+                    return self.malformed("the operands of dot do not fit each other");
+                }
+                (self.map(value::dot(x.elem, y.elem), sum, "dot", a, b, c)?, sum)
+            }
             Expr::Cast(to, x) => {
                 let (a, ty) = self.expr(x)?;
                 let r = self.emit(Op::Cast(value::cast(ty.elem, *to)), ty.lanes, a, 0, 0);
@@ -212,11 +220,12 @@ impl Compiler<'_> {
             }
             Expr::Splat(n, x) => {
                 let (a, ty) = self.expr(x)?;
-                if ty.lanes != 1 {
-                    return self.malformed("splat of a vector");
+                if !n.is_multiple_of(ty.lanes) {
+                    return self.malformed("splat to lanes that are no multiple of the operand's");
                 }
+                let period = usize::from(ty.lanes);
                 let ty = Type::vector(ty.elem, *n);
-                (self.map(Some(value::splat), ty, "splat", a, 0, 0)?, ty)
+                (self.map(Some(value::splat), ty, "splat", a, 0, period)?, ty)
             }
             Expr::Lanes(es) => {
                 let lanes = u16::try_from(es.len()).unwrap_or(0);

@@ -295,10 +295,30 @@ pub(super) fn select(r: &mut [u64], o: Operands) {
     }
 }
 
-/// Lane `a` in every lane.
+/// Lanes `a..a + c`, over and over.
 pub(super) fn splat(r: &mut [u64], o: Operands) {
-    let v = r[o.a];
-    r[o.d..o.d + o.n].fill(v);
+    for k in 0..o.n {
+        r[o.d + k] = r[o.a + k % o.c];
+    }
+}
+
+/// Dot products of `g` neighbouring lanes of `a` and `b`, added to the lanes of `c`.
+pub(super) fn dot(a: DType, b: DType) -> Option<Lanewise> {
+    fn dot<A: Lane + Into<i32>, B: Lane + Into<i32>, const G: usize>(r: &mut [u64], o: Operands) {
+        for k in 0..o.n {
+            let product = |j: usize| A::of(r[o.a + G * k + j]).into().wrapping_mul(B::of(r[o.b + G * k + j]).into());
+            let sum = (0..G).fold(i32::of(r[o.c + k]), |s, j| s.wrapping_add(product(j)));
+            r[o.d + k] = sum.bits();
+        }
+    }
+    Some(match (a, b) {
+        (DType::U8, DType::U8) => dot::<u8, u8, 4>,
+        (DType::U8, DType::I8) => dot::<u8, i8, 4>,
+        (DType::I8, DType::U8) => dot::<i8, u8, 4>,
+        (DType::I8, DType::I8) => dot::<i8, i8, 4>,
+        (DType::I16, DType::I16) => dot::<i16, i16, 2>,
+        _ => return None,
+    })
 }
 
 /// The same lanes.

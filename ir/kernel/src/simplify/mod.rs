@@ -74,6 +74,7 @@ impl Simplifier<'_, '_> {
             Expr::Var(v) => self.kernel.and_then(|k| k.vars.get(v.0 as usize)).map_or(1, |v| v.ty.lanes),
             Expr::Load { lanes, .. } | Expr::Splat(lanes, _) => *lanes,
             Expr::Lanes(v) => v.len() as u16,
+            Expr::Dot(b) => self.lanes(&b[2]),
             e => e.children().first().map_or(1, |e| self.lanes(e)),
         }
     }

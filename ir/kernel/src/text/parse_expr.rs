@@ -281,9 +281,10 @@ fn apply(f: &str, args: Vec<Expr>) -> Result<Expr, String> {
         let want = m.arity();
         return if n == want { Ok(Expr::Math(*m, args)) } else { wrong(&format!("{want} operand(s)")) };
     }
-    if matches!(f, "select" | "fma") {
+    if matches!(f, "select" | "fma" | "dot") {
         return match <[Expr; 3]>::try_from(args) {
             Ok(abc) if f == "fma" => Ok(Expr::Fma(Box::new(abc))),
+            Ok(abc) if f == "dot" => Ok(Expr::Dot(Box::new(abc))),
             Ok(abc) => Ok(Expr::Select(Box::new(abc))),
             Err(_) => wrong("3 operands"),
         };

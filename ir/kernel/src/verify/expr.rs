@@ -86,6 +86,21 @@ impl Checker<'_> {
                 let t = same(&b[..], "fma")?;
                 require(number(t) && t.elem.is_float(), t, "fma")
             }
+            Expr::Dot(b) => {
+                let (x, y, sum) = (of(&b[0])?, of(&b[1])?, of(&b[2])?);
+                let group = dot_group(x.elem, y.elem)
+                    .ok_or_else(|| format!("dot of {} and {}, expected bytes or i16", show(x), show(y)))?;
+                let lanes = sum.lanes.checked_mul(group);
+                if sum.elem != DType::I32 || x.lanes != y.lanes || lanes != Some(x.lanes) {
+                    return Err(format!(
+                        "dot of {} and {} adds to i32 of their lanes / {group}, found {}",
+                        show(x),
+                        show(y),
+                        show(sum)
+                    ));
+                }
+                Ok(sum)
+            }
             Expr::Cast(d, x) => Ok(Type::vector(*d, of(x)?.lanes)),
             Expr::Bitcast(d, x) => {
                 let t = of(x)?;
@@ -95,8 +110,8 @@ impl Checker<'_> {
             }
             Expr::Splat(n, x) => match of(x)? {
                 _ if *n == 0 => Err("splat to no lanes".into()),
-                t if t.lanes == 1 => Ok(Type::vector(t.elem, *n)),
-                t => Err(format!("splat of {}, which is a vector", show(t))),
+                t if n.is_multiple_of(t.lanes) => Ok(Type::vector(t.elem, *n)),
+                t => Err(format!("splat of {} to {n} lanes, which is no multiple", show(t))),
             },
             Expr::Lanes(v) => {
                 let t = same(v, "lanes")?;
@@ -132,6 +147,16 @@ impl Checker<'_> {
                 require(number(t) && t.elem.is_float(), t, &what)
             }
         }
+    }
+}
+
+/// How many neighbouring elements of `a` and `b` a lane of [`Expr::Dot`] adds up; `None` where it is not defined.
+pub fn dot_group(a: DType, b: DType) -> Option<u16> {
+    let byte = |d| matches!(d, DType::U8 | DType::I8);
+    match (a, b) {
+        (DType::I16, DType::I16) => Some(2),
+        (a, b) if byte(a) && byte(b) => Some(4),
+        _ => None,
     }
 }
 

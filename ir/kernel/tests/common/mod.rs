@@ -300,6 +300,11 @@ impl Gen {
                 let index = Box::new(self.index(BUFFERS[b].2, ty.lanes));
                 Expr::Load { buf: Buf(b as u32), index, lanes: ty.lanes }
             }
+            2 if d == DType::I32 && self.s.below(2) == 1 => {
+                let (e, group) = self.s.one(&[(DType::I8, 4), (DType::U8, 4), (DType::I16, 2)]);
+                let narrow = Type::vector(e, ty.lanes * group);
+                Expr::dot(self.expr(narrow, next), self.expr(narrow, next), self.expr(ty, next))
+            }
             2 => {
                 let mask = self.expr(Type::vector(DType::Bool, ty.lanes), next);
                 mask.select(self.expr(ty, next), self.expr(ty, next))
@@ -308,7 +313,10 @@ impl Gen {
                 let from = self.s.one(&DType::ALL);
                 self.expr(Type::vector(from, ty.lanes), next).cast(d)
             }
-            4 if ty.lanes > 1 => match self.s.below(2) {
+            4 if ty.lanes > 1 => match self.s.below(3) {
+                1 if ty.lanes.is_multiple_of(2) => {
+                    Expr::Splat(ty.lanes, Box::new(self.expr(Type::vector(d, ty.lanes / 2), next)))
+                }
                 0 => Expr::Lanes((0..ty.lanes).map(|_| self.expr(Type::scalar(d), 0)).collect()),
                 _ => Expr::Splat(ty.lanes, Box::new(self.expr(Type::scalar(d), next))),
             },

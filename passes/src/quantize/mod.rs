@@ -1,0 +1,119 @@
+//! Integer operators in place of regions that dequantise, compute in floats and quantise.
+//!
+//! Models come as `QLinear…` operators or as quantise-dequantise pairs around float operators; the importer makes the second of
+//! the first. Here both end in the same few operators: convolutions and products of bytes summed in `i32`, moves of
+//! bytes, tables, and [`Requantize`](tenon_ir::ops::requantize::Requantize), pointwise, which fuses into what produces its operand.
+//! The rules are local and run to a fixpoint:
+//!
+//! - [`product`]: `conv(DQ x, DQ w, b) → DQ(conv of bytes)`, zero points folded into the bias; the same for matrix products;
+//! - [`pointwise`]: `Q(clip(DQ x)) → requantize`, sums of two, products, means;
+//! - [`moves`]: `f(DQ x) → DQ(f x)` for what only moves elements or picks the largest, and `Q(f x) → f(Q x)`;
+//! - [`table`]: `Q(f(DQ x)) →` 256 entries, for any other function of one element.
+//!
+//! What is left is folded (constants) or computed in floats. A result differs from the region's by one step at most,
+//! where a value lies within the rounding of `f32` of a tie.
+
+mod moves;
+mod params;
+mod pointwise;
+mod product;
+mod table;
+
+use crate::PassError;
+use crate::normalize::Rewrite;
+use std::collections::BTreeSet;
+use tenon_ir::{Graph, NodeId, Op, Operator, ValueId};
+
+/// A rule: looks at one node; gives the value that replaces its result.
+pub(crate) type Rule = fn(&mut Rewrite<'_>, NodeId) -> Option<ValueId>;
+
+/// All rules, in the order tried.
+pub(crate) const RULES: &[(&str, Rule)] = &[
+    ("integer-conv", product::conv),
+    ("integer-matmul", product::matmul),
+    ("integer-bias", product::bias),
+    ("scale-of-scale", product::scale),
+    ("pooled-mean", pointwise::pooled_mean),
+    ("integer-mean", pointwise::mean),
+    ("integer-mul", pointwise::multiply),
+    ("requantize", pointwise::requantize),
+    ("requantize-sum", pointwise::sum),
+    ("requantize-concat", moves::concat),
+    ("dequantize-down", moves::down),
+    ("quantize-up", moves::up),
+    ("lookup", table::lookup),
+];
+
+/// Rounds after which the rules are taken to loop: a bug, reported as such.
+const MAX_ROUNDS: usize = 200;
+
+/// Applies the rules until none applies, then folds what is left of quantised constants; gives how often one did.
+pub fn integers(graph: &mut Graph) -> Result<usize, PassError> {
+    integers_watched(graph, &mut |_, _| {})
+}
+
+/// The same, telling `watch` the rule and the place each time.
+pub fn integers_watched(
+    graph: &mut Graph,
+    watch: &mut dyn FnMut(&'static str, &tenon_base::Loc),
+) -> Result<usize, PassError> {
+    let internal = |message: String| PassError::Internal { pass: "integers".into(), message };
+    let quantised = |g: &Graph| g.nodes().any(|n| matches!(g.op(n), Some(Op::Dequantize(_) | Op::Quantize(_))));
+    if !quantised(graph) {
+        return Ok(0);
+    }
+    let mut fired = 0;
+    for _ in 0..MAX_ROUNDS {
+        let mut changed = false;
+        for id in graph.topological().map_err(|e| internal(e.to_string()))? {
+            if graph.op(id).is_none() {
+                continue;
+            }
+            let old = ValueId { node: id, port: 0 };
+            for &(name, rule) in RULES {
+                let loc = graph.node(id).loc.clone();
+                let Some(new) = rule(&mut Rewrite::new(graph, loc.clone()), id) else { continue };
+                if new == old {
+                    return Err(internal(format!("rule `{name}` replaces {loc} by itself")));
+                }
+                graph.replace(old, new).map_err(|e| internal(format!("rule `{name}` at {loc}: {e}")))?;
+                watch(name, &loc);
+                changed = true;
+                fired += 1;
+                break;
+            }
+        }
+        graph.remove_dead();
+        crate::fold::fold(graph)?;
+        if !changed {
+            fold_constants(graph)?;
+            return Ok(fired);
+        }
+    }
+    Err(internal(format!("the rules did not end within {MAX_ROUNDS} rounds")))
+}
+
+/// Dequantises the constants that no integer operator took.
+fn fold_constants(graph: &mut Graph) -> Result<(), PassError> {
+    let internal = |message: String| PassError::Internal { pass: "integers".into(), message };
+    let mut folded = BTreeSet::new();
+    for id in graph.topological().map_err(|e| internal(e.to_string()))? {
+        let Some(Op::Dequantize(op)) = graph.op(id).cloned() else { continue };
+        let operands = graph.operands(id);
+        let Some(ins) = operands.iter().map(|v| graph.weight(*v).cloned()).collect::<Option<Vec<_>>>() else {
+            continue;
+        };
+        let Ok(outs) = op.eval(&ins) else { continue };
+        let loc = graph.node(id).loc.clone();
+        for t in outs {
+            let new = graph.add_weight("", t);
+            graph.set_loc(new.node, loc.clone());
+            graph.replace(ValueId { node: id, port: 0 }, new).map_err(|e| internal(e.to_string()))?;
+        }
+        folded.insert(id);
+    }
+    if !folded.is_empty() {
+        crate::fold::fold(graph)?;
+    }
+    Ok(())
+}
