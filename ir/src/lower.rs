@@ -164,6 +164,21 @@ impl<'a> LowerCx<'a> {
         (self.writers[i])(flat, value)
     }
 
+    /// A loop over `0..n` whose iterations are independent; `f` writes its body, given the loop variable, and may read
+    /// operands meanwhile.
+    pub fn parfor(&mut self, name: &str, n: impl Into<Expr>, f: impl FnOnce(&mut Self, Expr)) {
+        self.any_loop(name, Expr::int(0), n.into(), true, f);
+    }
+
+    /// The same over `lo..hi`, in order unless `parallel`.
+    pub fn any_loop(&mut self, name: &str, lo: Expr, hi: Expr, parallel: bool, f: impl FnOnce(&mut Self, Expr)) {
+        let var = self.k.fresh(name, tenon_kernel::Type::INDEX);
+        self.k.open();
+        f(self, Expr::Var(var));
+        let body = self.k.close();
+        self.k.push(tenon_kernel::Stmt::For { var, lo, hi, step: 1, parallel, body });
+    }
+
     /// A buffer whose contents live only during the kernel.
     pub fn scratch(&mut self, name: &str, dtype: DType, len: usize) -> Buf {
         self.k.buffer(name, dtype, len, Access::Scratch)

@@ -91,9 +91,19 @@ impl KernelBuilder {
 
     /// Runs `f` with a new open block and gives its statements.
     pub fn block(&mut self, f: impl FnOnce(&mut Self)) -> Vec<Stmt> {
-        self.blocks.push(vec![]);
+        self.open();
         f(self);
-        self.blocks.pop().expect("the block opened above")
+        self.close()
+    }
+
+    /// Opens a block; what is appended goes there until [`KernelBuilder::close`]. For callers that closures do not suit.
+    pub fn open(&mut self) {
+        self.blocks.push(vec![]);
+    }
+
+    /// Closes the innermost open block and gives its statements.
+    pub fn close(&mut self) -> Vec<Stmt> {
+        self.blocks.pop().expect("a block that was opened")
     }
 
     /// A loop over `lo..hi` whose iterations run in order.

@@ -11,6 +11,7 @@ use crate::{Attrs, ValueId};
 use tenon_base::{DType, Dim, Fact, Tensor};
 use tenon_kernel::Expr;
 
+mod cook_toom;
 mod recurrent_layer;
 mod util;
 
@@ -159,7 +160,9 @@ ops! {
     transpose::Transpose,
     trilu::Trilu,
     unary::Unary,
-    where_::Where;
+    where_::Where,
+    winograd_conv::WinogradConv,
+    winograd_weight::WinogradWeight;
 
     // ONNX operators that become others at import: `onnx()` and `import()`, nothing else.
     functions:

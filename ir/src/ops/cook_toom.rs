@@ -1,0 +1,212 @@
+//! Transforms of minimal filtering: `y = Aᵀ[(G g) ⊙ (Bᵀ d)]` computes `m` outputs of a filter of `r` taps with
+//! `α = m + r - 1` products instead of `m · r`.
+//!
+//! The matrices come from the Toom-Cook construction at the points 0, ±1, ±2, … and ∞; for `F(2,3)` and `F(4,3)` they are those of
+//! A. Lavin and S. Gray, *Fast Algorithms for Convolutional Neural Networks* (2016). All entries of `Aᵀ` and `Bᵀ` are small
+//! integers, exact in `f32`; what is divided goes into `G`, which is applied to constants when compiling.
+
+use crate::lower::LowerCx;
+use tenon_base::DType;
+use tenon_kernel::{Expr, UnOp};
+
+/// A matrix by rows.
+pub(super) type Matrix = Vec<Vec<f64>>;
+
+/// The finite points, in the order in which they are taken: small ones keep the rounding errors small.
+const POINTS: [f64; 5] = [0.0, 1.0, -1.0, 2.0, -2.0];
+
+/// The most products along one axis that there are points for.
+pub(super) const MAX_ALPHA: usize = POINTS.len() + 1;
+
+/// The three matrices of `F(m, r)`.
+#[derive(Clone, Debug)]
+pub(super) struct CookToom {
+    /// `Aᵀ`, `m × α`: products to outputs.
+    pub(super) output: Matrix,
+    /// `Bᵀ`, `α × α`: data to factors.
+    pub(super) input: Matrix,
+    /// `G`, `α × r`: taps to factors.
+    pub(super) weight: Matrix,
+}
+
+impl CookToom {
+    /// `F(m, r)`; both at least 1 and `m + r - 1` at most [`MAX_ALPHA`]. `F(1, 1)` is the identity.
+    pub(super) fn new(m: usize, r: usize) -> CookToom {
+        let alpha = m + r - 1;
+        let points = &POINTS[..alpha - 1];
+        let power = |p: f64, e: usize| p.powi(e as i32);
+        let others = |j: usize| points.iter().enumerate().filter(move |(l, _)| *l != j).map(|(_, p)| *p);
+        let mut output = vec![vec![0.0; alpha]; m];
+        let mut weight = vec![vec![0.0; r]; alpha];
+        let mut input = vec![vec![0.0; alpha]; alpha];
+        for (j, &p) in points.iter().enumerate() {
+            let scale: f64 = others(j).map(|q| p - q).product();
+            output.iter_mut().enumerate().for_each(|(i, row)| row[j] = power(p, i));
+            weight[j].iter_mut().enumerate().for_each(|(k, w)| *w = power(p, k) / scale);
+            polynomial(others(j), &mut input[j]);
+        }
+        output[m - 1][alpha - 1] = 1.0;
+        weight[alpha - 1][r - 1] = 1.0;
+        polynomial(points.iter().copied(), &mut input[alpha - 1]);
+        CookToom { output, input, weight }
+    }
+
+    /// Products along the axis.
+    pub(super) fn alpha(&self) -> usize {
+        self.input.len()
+    }
+}
+
+/// The coefficients of `Π (x - root)`, lowest first; `out` is long enough and zero.
+fn polynomial(roots: impl Iterator<Item = f64>, out: &mut [f64]) {
+    out[0] = 1.0;
+    for root in roots {
+        for k in (0..out.len()).rev() {
+            let below = if k == 0 { 0.0 } else { out[k - 1] };
+            out[k] = below - root * out[k];
+        }
+    }
+}
+
+/// `matrix · x` for every vector `x` along `axis` of `data`, of extents `dims`, which change with it.
+pub(super) fn apply(matrix: &Matrix, axis: usize, data: &[f64], dims: &mut [usize]) -> Vec<f64> {
+    let (from, to) = (dims[axis], matrix.len());
+    let inner: usize = dims[axis + 1..].iter().product();
+    let outer: usize = dims[..axis].iter().product();
+    let mut out = vec![0.0; outer * to * inner];
+    for o in 0..outer {
+        for (i, row) in matrix.iter().enumerate() {
+            let target = &mut out[(o * to + i) * inner..][..inner];
+            for (k, &c) in row.iter().enumerate().filter(|(_, c)| **c != 0.0) {
+                let source = &data[(o * from + k) * inner..][..inner];
+                target.iter_mut().zip(source).for_each(|(t, s)| *t += c * s);
+            }
+        }
+    }
+    dims[axis] = to;
+    out
+}
+
+/// Statements for `matrix · x`, where `x` are variables or constants; the results are variables.
+///
+/// The points come in pairs `±p`, so two rows, or two columns, of a transform differ in some signs only: what they share is
+/// computed once.
+pub(super) fn emit(cx: &mut LowerCx<'_>, dtype: DType, matrix: &Matrix, x: &[Expr]) -> Vec<Expr> {
+    let (matrix, x) = share_columns(cx, matrix, x);
+    let mut out: Vec<Option<Expr>> = vec![None; matrix.len()];
+    for i in 0..matrix.len() {
+        if out[i].is_some() {
+            continue;
+        }
+        let partner = (i + 1..matrix.len()).find(|&j| out[j].is_none() && signs(&matrix[i], &matrix[j]).is_some());
+        let Some((j, same)) = partner.and_then(|j| Some((j, signs(&matrix[i], &matrix[j])?))) else {
+            let sum = sum(dtype, &matrix[i], &x, |_| true);
+            out[i] = Some(cx.k.bind("s", sum));
+            continue;
+        };
+        let even = sum(dtype, &matrix[i], &x, |k| same[k]);
+        let odd = sum(dtype, &matrix[i], &x, |k| !same[k]);
+        let (even, odd) = (cx.k.bind("e", even), cx.k.bind("o", odd));
+        out[i] = Some(cx.k.bind("s", even.clone() + odd.clone()));
+        out[j] = Some(cx.k.bind("s", even - odd));
+    }
+    out.into_iter().flatten().collect()
+}
+
+/// Where `a` and `b` have equal entries, if all others are each other's negatives and there are some of both kinds.
+fn signs(a: &[f64], b: &[f64]) -> Option<Vec<bool>> {
+    let same: Vec<bool> = a.iter().zip(b).map(|(x, y)| x == y).collect();
+    let pairs = || a.iter().zip(b).zip(&same);
+    let negated = pairs().filter(|((x, _), s)| !**s && **x != 0.0).count();
+    let equal = pairs().filter(|((x, _), s)| **s && **x != 0.0).count();
+    let all = pairs().all(|((x, y), s)| *s || *x == -*y);
+    (all && negated > 0 && equal > 0).then_some(same)
+}
+
+/// Replaces two operands whose columns differ in some signs only by their sum and difference.
+fn share_columns(cx: &mut LowerCx<'_>, matrix: &Matrix, x: &[Expr]) -> (Matrix, Vec<Expr>) {
+    let mut matrix = matrix.clone();
+    let mut x = x.to_vec();
+    // Square transforms share along their rows.
+    if matrix.len() >= x.len() {
+        return (matrix, x);
+    }
+    for a in 0..x.len() {
+        let column = |m: &Matrix, k: usize| m.iter().map(|row| row[k]).collect::<Vec<f64>>();
+        let partner = (a + 1..x.len()).find(|&b| signs(&column(&matrix, a), &column(&matrix, b)).is_some());
+        let Some((b, same)) =
+            partner.and_then(|b| Some((b, signs(&column(&matrix, a), &column(&matrix, b))?)))
+        else {
+            continue;
+        };
+        let (p, q) = (x[a].clone(), x[b].clone());
+        x[a] = cx.k.bind("p", p.clone() + q.clone());
+        x[b] = cx.k.bind("m", p - q);
+        for (row, same) in matrix.iter_mut().zip(same) {
+            // c·(p + q) where both columns say c, c·(p - q) where the second says -c.
+            if same {
+                row[b] = 0.0;
+            } else {
+                row[b] = row[a];
+                row[a] = 0.0;
+            }
+        }
+    }
+    (matrix, x)
+}
+
+/// `Σ row[k] · x[k]` over the `k` that `take` accepts.
+fn sum(dtype: DType, row: &[f64], x: &[Expr], take: impl Fn(usize) -> bool) -> Expr {
+    let mut terms: Vec<(f64, Expr)> =
+        row.iter().zip(x).enumerate().filter(|(k, (c, _))| take(*k) && **c != 0.0).map(|(_, (c, x))| (*c, x.clone())).collect();
+    // A term without a factor starts the sum, so that all others are multiply-adds.
+    let first = terms.iter().position(|(c, _)| *c == 1.0).unwrap_or(0);
+    if terms.is_empty() {
+        return Expr::constant(dtype, 0.0);
+    }
+    let (c, start) = terms.remove(first);
+    let constant = |c: f64| Expr::constant(dtype, c);
+    let start = match c {
+        1.0 => start,
+        -1.0 => start.unary(UnOp::Neg),
+        c => start * constant(c),
+    };
+    terms.into_iter().fold(start, |sum, (c, x)| match c {
+        1.0 => sum + x,
+        -1.0 => sum - x,
+        c => Expr::fma(x, constant(c), sum),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f_4_3_is_the_published_one() {
+        let t = CookToom::new(4, 3);
+        assert_eq!(t.input[0], [4.0, 0.0, -5.0, 0.0, 1.0, 0.0]);
+        assert_eq!(t.input[3], [0.0, -2.0, -1.0, 2.0, 1.0, 0.0]);
+        assert_eq!(t.input[5], [0.0, 4.0, 0.0, -5.0, 0.0, 1.0]);
+        assert_eq!(t.weight[0], [0.25, 0.0, 0.0]);
+        assert_eq!(t.weight[1], [-1.0 / 6.0; 3]);
+        assert_eq!(t.weight[3], [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0]);
+        assert_eq!(t.output[3], [0.0, 1.0, -1.0, 8.0, -8.0, 1.0]);
+    }
+
+    #[test]
+    fn every_filter_is_correlation() {
+        for (m, r) in [(1, 1), (2, 3), (4, 3), (2, 5), (3, 4), (5, 2), (3, 3), (6, 1)] {
+            let t = CookToom::new(m, r);
+            let d: Vec<f64> = (0..t.alpha()).map(|i| (i * i) as f64 - 3.5).collect();
+            let g: Vec<f64> = (0..r).map(|i| 1.25 - i as f64 * 0.75).collect();
+            let along = |matrix: &Matrix, x: &[f64]| apply(matrix, 0, x, &mut [x.len()]);
+            let (u, v) = (along(&t.weight, &g), along(&t.input, &d));
+            let products: Vec<f64> = u.iter().zip(&v).map(|(a, b)| a * b).collect();
+            for (i, y) in along(&t.output, &products).into_iter().enumerate() {
+                let expected: f64 = (0..r).map(|k| d[i + k] * g[k]).sum();
+                assert!((y - expected).abs() < 1e-12 * 100.0, "F({m},{r})[{i}]: {y} for {expected}");
+            }
+        }
+    }
+}
