@@ -173,6 +173,15 @@ fn macs(c: &Compiled) -> u64 {
                     let w = g.fact(ins[1]).dims().unwrap_or_default();
                     out() * w.iter().skip(1).product::<usize>() as u64
                 }
+                // By what it stands for, so that the count does not depend on the algorithm.
+                Some(Op::WinogradConv(w)) => {
+                    let c = g.fact(ins[1]).dims().unwrap_or_default()[1];
+                    out() * (c * w.kernel.iter().product::<usize>()) as u64
+                }
+                Some(Op::ConvTranspose(_)) => {
+                    let w = g.fact(ins[1]).dims().unwrap_or_default();
+                    len(ins[0]) * w.iter().skip(1).product::<usize>() as u64
+                }
                 Some(Op::MatMul(m)) => {
                     let a = g.fact(ins[0]).dims().unwrap_or_default();
                     let k = if m.trans_a { a.len() - 2 } else { a.len() - 1 };

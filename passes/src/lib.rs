@@ -1,9 +1,10 @@
 //! Graph → graph, graph → kernel IR, kernel IR → kernel IR: the flat pipeline of the compiler.
 //!
-//! [`pipeline::PIPELINE`] is the table of contents. Beside `schedule`, nothing here reads the target; nothing here reads
+//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm` and `schedule` read the target; nothing here reads
 //! the environment, the clock or the host.
 #![forbid(unsafe_code)]
 
+pub mod algorithm;
 pub mod fold;
 pub mod group;
 pub mod layout;

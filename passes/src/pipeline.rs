@@ -1,6 +1,6 @@
 //! The compiler's table of contents: every pass, in order.
 
-use crate::{fold, group, layout, lower, normalize, plan, quantize, schedule};
+use crate::{algorithm, fold, group, layout, lower, normalize, plan, quantize, schedule};
 use std::collections::BTreeSet;
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
@@ -210,6 +210,12 @@ pub const PIPELINE: &[Pass] = &[
         phase: Phase::Optimized,
         doc: "rewrites that the layout made possible",
         run: |s, x| normalize::normalize(&mut s.graph, x.math),
+    },
+    Pass {
+        name: "algorithms",
+        phase: Phase::Optimized,
+        doc: "convolutions by minimal filtering where the target gains from it",
+        run: |s, x| algorithm::choose(&mut s.graph, x),
     },
     Pass {
         name: "group",

@@ -1,0 +1,207 @@
+//! Algorithms of convolutions: the direct sum, or minimal filtering (Winograd) where that is cheaper on the target.
+//!
+//! The choice is by an estimate of cycles. Minimal filtering saves multiplications and pays with transforms, with weights that
+//! are several times larger, and with results that are thrown away where tiles reach beyond the image.
+
+use crate::PassError;
+use crate::pipeline::{Math, Settings};
+use tenon_base::DType;
+use tenon_ir::ops::conv::{Conv, Layout};
+use tenon_ir::ops::winograd_conv::WinogradConv;
+use tenon_ir::ops::winograd_weight::WinogradWeight;
+use tenon_ir::{Graph, NodeId, Op, Operator, ValueId};
+use tenon_target::Target;
+
+/// How much cheaper the estimate must be before an algorithm with larger rounding errors is taken.
+const GAIN: f64 = 1.25;
+
+/// Rows of a register tile of the product.
+const ROWS: usize = 6;
+
+/// Output tiles that are tried, by the extent of the kernel along an axis.
+const TILES: &[(usize, &[usize])] = &[(3, &[4, 2]), (5, &[2]), (2, &[4])];
+
+/// Replaces direct convolutions where `settings` allow another order of sums; gives how many.
+pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError> {
+    if settings.math == Math::Strict {
+        return Ok(0);
+    }
+    let internal = |message: String| PassError::Internal { pass: "algorithms".into(), message };
+    let mut changed = 0;
+    for id in graph.topological().map_err(|e| internal(e.to_string()))? {
+        let Some(conv) = Conv2::of(graph, id) else { continue };
+        let Some(op) = conv.best(&settings.target) else { continue };
+        let operands = graph.operands(id);
+        let Some(w) = graph.weight(operands[1]).cloned() else { continue };
+        let u = WinogradWeight { tile: op.tile.clone() }.eval(&[w]).map_err(internal)?.swap_remove(0);
+        let u = graph.add_weight("", u);
+        let mut ins = operands;
+        ins[1] = u;
+        let loc = graph.node(id).loc.clone();
+        graph.set_loc(u.node, loc.clone());
+        let y = graph.add_op(op, &ins, loc).map_err(|e| internal(e.to_string()))?;
+        graph.replace(ValueId { node: id, port: 0 }, y[0]).map_err(|e| internal(e.to_string()))?;
+        changed += 1;
+    }
+    graph.remove_dead();
+    Ok(changed)
+}
+
+/// A convolution to which minimal filtering applies, with its extents.
+struct Conv2 {
+    kernel: Vec<usize>,
+    pads: Vec<usize>,
+    images: usize,
+    /// Spatial extents of the result.
+    out: Vec<usize>,
+    c: usize,
+    o: usize,
+}
+
+impl Conv2 {
+    fn of(graph: &Graph, id: NodeId) -> Option<Conv2> {
+        let Some(Op::Conv(Conv { kernel, strides, dilations, pads, group: 1, layout: Layout::ChannelsLast })) = graph.op(id)
+        else {
+            return None;
+        };
+        let steps_of_one = strides.iter().chain(dilations).all(|s| *s == 1);
+        let fact = &graph.node(id).facts[0];
+        if !steps_of_one || kernel.len() > 2 || fact.dtype != DType::F32 {
+            return None;
+        }
+        let y = fact.dims()?;
+        let c = *graph.fact(graph.operands(id)[0]).dims()?.last()?;
+        let (o, out) = (*y.last()?, y[1..y.len() - 1].to_vec());
+        if y.contains(&0) || c == 0 {
+            return None;
+        }
+        Some(Conv2 { kernel: kernel.clone(), pads: pads.clone(), images: y[0], out, c, o })
+    }
+
+    /// The cheapest form of minimal filtering, if it is worth while.
+    fn best(&self, target: &Target) -> Option<WinogradConv> {
+        let mut best: Option<(f64, Vec<usize>, usize)> = None;
+        for tile in self.tiles() {
+            for block in self.blocks(&tile) {
+                let cost = self.filtered(&tile, block, target);
+                if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
+                    best = Some((cost, tile.clone(), block));
+                }
+            }
+        }
+        let (cost, tile, block) = best?;
+        let op = || WinogradConv { kernel: self.kernel.clone(), tile, pads: self.pads.clone(), block };
+        (cost * GAIN < self.direct(target)).then(op)
+    }
+
+    /// The tiles that can be made: along every axis longer than one element the same choice.
+    fn tiles(&self) -> Vec<Vec<usize>> {
+        let options = |r: usize| TILES.iter().find(|(k, _)| *k == r).map_or(&[][..], |(_, t)| *t);
+        let longest = self.kernel.iter().copied().max().unwrap_or(1);
+        let all_known = self.kernel.iter().all(|&r| r == 1 || r == longest);
+        let tile = |m: usize| self.kernel.iter().map(|&r| if r == 1 { 1 } else { m }).collect();
+        if all_known { options(longest).iter().map(|&m| tile(m)).collect() } else { vec![] }
+    }
+
+    fn count(&self, tile: &[usize]) -> usize {
+        self.images * self.out.iter().zip(tile).map(|(y, m)| y.div_ceil(*m)).product::<usize>()
+    }
+
+    fn places(&self, tile: &[usize]) -> usize {
+        self.kernel.iter().zip(tile).map(|(r, m)| r + m - 1).product()
+    }
+
+    /// How many tiles may go through all steps together: all of them cut into ever more blocks of nearly equal size, and
+    /// whole register tiles of rows where that does not leave a smaller block at the end.
+    fn blocks(&self, tile: &[usize]) -> Vec<usize> {
+        let count = self.count(tile);
+        let mut all = vec![];
+        for blocks in 1..=64 {
+            let even = count.div_ceil(blocks);
+            let rows = even.next_multiple_of(ROWS);
+            all.push(if count.div_ceil(rows) == count.div_ceil(even) { rows.min(count) } else { even });
+        }
+        all.dedup();
+        all
+    }
+
+    /// Cycles of `macs` multiply-adds on full vectors.
+    fn multiply(macs: f64, target: &Target) -> f64 {
+        2.0 * macs / target.peak_ops_per_cycle(DType::F32)
+    }
+
+    /// Cycles to read `bytes` that are used again after `between` bytes of other data, which says where they are then; at
+    /// first they are wherever a whole model's weights are.
+    fn read(bytes: f64, between: f64, target: &Target) -> f64 {
+        const FROM_L2: f64 = 32.0;
+        const FROM_L3: f64 = 12.0;
+        const FROM_MEMORY: f64 = 5.0;
+        let caches = &target.caches;
+        let per_cycle = if between * 1.5 < caches.l2 as f64 {
+            FROM_L2
+        } else if between * 1.5 < caches.l3 as f64 {
+            FROM_L3
+        } else {
+            FROM_MEMORY
+        };
+        bytes / per_cycle
+    }
+
+    /// Cycles of the direct sum.
+    fn direct(&self, target: &Target) -> f64 {
+        let taps: usize = self.kernel.iter().product();
+        let weights = (taps * self.c * self.o) as f64;
+        let points = (self.images * self.out.iter().product::<usize>()) as f64;
+        let model = target.caches.l2 as f64 + 4.0 * weights;
+        Self::multiply(points * weights, target).max(Self::read(4.0 * weights, model, target))
+    }
+
+    /// Cycles of minimal filtering with `tile`, in blocks of `block` tiles.
+    fn filtered(&self, tile: &[usize], block: usize, target: &Target) -> f64 {
+        // Instructions a transformed vector: its load, its store, and the sums along both axes, two of them a cycle.
+        const STEPS: f64 = 5.0;
+        let (places, count, block) = (self.places(tile) as f64, self.count(tile) as f64, block as f64);
+        let blocks = (count / block).ceil();
+        // Few rows in a product leave accumulators idle.
+        let rows = (block / ROWS as f64).ceil() * ROWS as f64 / block;
+        let weights = places * (self.c * self.o) as f64;
+        let product = Self::multiply(count * rows * weights, target);
+        // What lies between the steps of a block, written and read once each.
+        let between = 4.0 * block * places * (self.c + self.o) as f64;
+        let model = target.caches.l2 as f64 + 4.0 * weights;
+        let loads = Self::read(4.0 * weights, model, target)
+            + (blocks - 1.0) * Self::read(4.0 * weights, 4.0 * weights + between, target);
+        let passing = blocks * Self::read(between, between, target);
+        let lanes = target.vector_bytes.max(4) as f64 / 4.0;
+        let transforms = count * places * (self.c + self.o) as f64 / lanes * STEPS / 2.0;
+        product.max(loads) + passing + transforms
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn conv(side: usize, c: usize, o: usize, kernel: usize) -> Conv2 {
+        Conv2 { kernel: vec![kernel; 2], pads: vec![kernel / 2; 4], images: 1, out: vec![side; 2], c, o }
+    }
+
+    #[test]
+    fn large_layers_are_filtered_and_thin_ones_are_not() {
+        let target = Target::parse("x86_64-linux/x86-64-v3").expect("a known target");
+        let tile = |c: Conv2| c.best(&target).map(|op| op.tile);
+        assert_eq!(tile(conv(56, 64, 64, 3)), Some(vec![4, 4]));
+        assert_eq!(tile(conv(28, 128, 128, 3)), Some(vec![4, 4]));
+        assert_eq!(tile(conv(224, 3, 32, 3)), None, "the transforms cost more than they save");
+        assert_eq!(tile(conv(56, 64, 64, 1)), None);
+    }
+
+    #[test]
+    fn few_tiles_share_one_pass_over_the_weights() {
+        let target = Target::parse("x86_64-linux/x86-64-v3").expect("a known target");
+        let block = conv(14, 256, 256, 3).best(&target).map(|op| op.block);
+        assert_eq!(block, Some(16));
+        let block = conv(56, 64, 64, 3).best(&target).map_or(0, |op| op.block);
+        assert!((12..=48).contains(&block), "what lies between the steps stays in the cache: {block}");
+    }
+}
