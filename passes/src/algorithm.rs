@@ -174,7 +174,8 @@ impl Conv2 {
         let passing = blocks * Self::read(between, between, target);
         let lanes = target.vector_bytes.max(4) as f64 / 4.0;
         let transforms = count * places * (self.c + self.o) as f64 / lanes * STEPS / 2.0;
-        product.max(loads) + passing + transforms
+        // Reading ahead hides most of the shorter of the two.
+        product.max(loads) + product.min(loads) / 4.0 + passing + transforms
     }
 }
 
