@@ -134,8 +134,7 @@ fn share_columns(cx: &mut LowerCx<'_>, matrix: &Matrix, x: &[Expr]) -> (Matrix, 
     for a in 0..x.len() {
         let column = |m: &Matrix, k: usize| m.iter().map(|row| row[k]).collect::<Vec<f64>>();
         let partner = (a + 1..x.len()).find(|&b| signs(&column(&matrix, a), &column(&matrix, b)).is_some());
-        let Some((b, same)) =
-            partner.and_then(|b| Some((b, signs(&column(&matrix, a), &column(&matrix, b))?)))
+        let Some((b, same)) = partner.and_then(|b| Some((b, signs(&column(&matrix, a), &column(&matrix, b))?)))
         else {
             continue;
         };
@@ -157,8 +156,13 @@ fn share_columns(cx: &mut LowerCx<'_>, matrix: &Matrix, x: &[Expr]) -> (Matrix, 
 
 /// `Σ row[k] · x[k]` over the `k` that `take` accepts.
 fn sum(dtype: DType, row: &[f64], x: &[Expr], take: impl Fn(usize) -> bool) -> Expr {
-    let mut terms: Vec<(f64, Expr)> =
-        row.iter().zip(x).enumerate().filter(|(k, (c, _))| take(*k) && **c != 0.0).map(|(_, (c, x))| (*c, x.clone())).collect();
+    let mut terms: Vec<(f64, Expr)> = row
+        .iter()
+        .zip(x)
+        .enumerate()
+        .filter(|(k, (c, _))| take(*k) && **c != 0.0)
+        .map(|(_, (c, x))| (*c, x.clone()))
+        .collect();
     // A term without a factor starts the sum, so that all others are multiply-adds.
     let first = terms.iter().position(|(c, _)| *c == 1.0).unwrap_or(0);
     if terms.is_empty() {
