@@ -60,8 +60,15 @@ struct Conv2 {
 
 impl Conv2 {
     fn of(graph: &Graph, id: NodeId) -> Option<Conv2> {
-        let Some(Op::Conv(Conv { kernel, strides, dilations, pads, group: 1, layout: Layout::ChannelsLast })) =
-            graph.op(id)
+        let Some(Op::Conv(Conv {
+            kernel,
+            strides,
+            dilations,
+            pads,
+            group: 1,
+            layout: Layout::ChannelsLast,
+            fill: None,
+        })) = graph.op(id)
         else {
             return None;
         };
