@@ -22,6 +22,34 @@ pub(crate) enum Plan {
     Scalar,
 }
 
+/// Instructions for dot products of four bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dot {
+    /// x86 with VNNI: unsigned by signed.
+    Vnni,
+    /// x86 without: pairs of 16-bit elements.
+    Pairs,
+    /// Arm: signed by signed, and unsigned by signed where `mixed`.
+    Arm {
+        /// Whether the machine has the mixed form.
+        mixed: bool,
+    },
+    /// Widening multiplications and pairwise sums.
+    Widen,
+}
+
+impl Dot {
+    fn of(target: &Target) -> Dot {
+        let vnni = target.has(Feature::AvxVnni) || target.has(Feature::Avx512vnni) && target.has(Feature::Avx512vl);
+        match target.arch {
+            Arch::X86_64 if vnni => Dot::Vnni,
+            Arch::X86_64 => Dot::Pairs,
+            Arch::Aarch64 if target.has(Feature::Dotprod) => Dot::Arm { mixed: target.has(Feature::I8mm) },
+            _ => Dot::Widen,
+        }
+    }
+}
+
 /// The facts about a target that the lowering asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Machine {
@@ -34,6 +62,8 @@ pub(crate) struct Machine {
     pub(crate) aligned_operands: bool,
     /// Whether `fma` rounds once.
     pub(crate) fused: bool,
+    /// How the products of bytes in [`tenon_kernel::Expr::Dot`] are made.
+    pub(crate) dot: Dot,
     /// Induction pointers of one loop that fit the integer registers.
     pub(crate) max_pointers: usize,
 }
@@ -48,6 +78,7 @@ impl Machine {
             rounds: target.arch != Arch::X86_64 || target.has(Feature::Sse41),
             aligned_operands: target.arch == Arch::X86_64 && !target.has(Feature::Avx),
             fused,
+            dot: Dot::of(target),
             max_pointers: if target.arch == Arch::X86_64 { 8 } else { 16 },
         }
     }

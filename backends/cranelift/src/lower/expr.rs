@@ -46,6 +46,10 @@ impl Lower<'_> {
                 let free = [self.is_free(&xyz[0]), self.is_free(&xyz[1])];
                 self.fma(&x, &y, &z, free)
             }
+            Expr::Dot(xyz) => {
+                let [x, y, z] = [0, 1, 2].map(|i| self.expr(&xyz[i]));
+                self.dot(&x, &y, &z)
+            }
             Expr::Cast(to, x) => {
                 let x = self.expr(x);
                 self.cast(&x, *to)
@@ -116,6 +120,9 @@ impl Lower<'_> {
                 let scalar = self.constant(*s);
                 return Val { ty, lane: size, regs: vec![reg; self.registers(n, size)], splat: Some(scalar) };
             }
+        }
+        if self.kernel.type_of(x).lanes > 1 {
+            return self.repeat_expr(n, x);
         }
         let x = self.expr(x);
         self.splat(x.ty.elem, x.regs[0], n, x.ty.elem.size())

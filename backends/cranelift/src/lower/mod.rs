@@ -5,6 +5,7 @@
 
 mod address;
 mod cast;
+mod dot;
 pub(crate) mod entry;
 mod expr;
 mod guard;
@@ -134,7 +135,7 @@ pub(crate) fn optimisation(kernel: &Kernel, machine: &Machine) -> Opt {
 fn is_multiply_add(acc: Var, value: &Expr) -> bool {
     let is_product = |e: &Expr| matches!(e, Expr::Binary(BinOp::Mul, _));
     match value {
-        Expr::Fma(args) => args[2] == Expr::Var(acc),
+        Expr::Fma(args) | Expr::Dot(args) => args[2] == Expr::Var(acc),
         Expr::Binary(BinOp::Add, ab) => {
             (ab[0] == Expr::Var(acc) && is_product(&ab[1])) || (ab[1] == Expr::Var(acc) && is_product(&ab[0]))
         }

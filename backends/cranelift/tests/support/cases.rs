@@ -97,11 +97,39 @@ pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
     if float {
         push("Fma".into(), 0, |o, _| Expr::fma(o.a.clone(), o.b.clone(), o.c.clone()));
     }
+    let byte = matches!(d, DType::U8 | DType::I8);
+    if byte || d == DType::I16 {
+        // As many lanes of sums as there are groups of operands; the rest of the block is filled by repetition.
+        for (i, other) in [DType::U8, DType::I8, DType::I16].into_iter().enumerate().filter(|(_, o)| dots(d, *o)) {
+            if lanes.is_multiple_of(if byte { 4 } else { 2 }) {
+                push(format!("Dot with {other}"), i, |o, i| {
+                    let other = [DType::U8, DType::I8, DType::I16][i];
+                    let sums = o.lanes / if o.dtype == DType::I16 { 2 } else { 4 };
+                    let sum = Expr::constant(DType::I32, -7.0).splat(sums);
+                    let dot = Expr::dot(o.a.clone(), o.b.clone().bitcast(other), sum);
+                    Expr::Splat(o.lanes, Box::new(dot))
+                });
+            }
+        }
+    }
+    for (i, parts) in [2u16, 4].into_iter().enumerate() {
+        if lanes > parts && lanes.is_multiple_of(parts) {
+            push(format!("Splat of a vector of {parts}"), i, |o, i| {
+                let part = (0..[2u16, 4][i]).map(|l| Expr::Extract(Box::new(o.a.clone()), l)).collect();
+                Expr::Splat(o.lanes, Box::new(Expr::Lanes(part)))
+            });
+        }
+    }
     push("Splat of Extract".into(), 0, |o, _| Expr::Extract(Box::new(o.a.clone()), o.lanes - 1).splat(o.lanes));
     push("Lanes".into(), 0, |o, _| {
         Expr::Lanes((0..o.lanes).rev().map(|i| Expr::Extract(Box::new(o.a.clone()), i)).collect())
     });
     out
+}
+
+/// Whether `Dot` is defined for elements of `a` and `b`.
+fn dots(a: DType, b: DType) -> bool {
+    tenon_kernel::verify::dot_group(a, b).is_some()
 }
 
 /// A kernel that evaluates `cases` on blocks of `lanes` elements, each case into a buffer of its own.
