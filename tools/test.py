@@ -31,10 +31,12 @@ digits_mlp digits_cnn mnist_lenet mnist_dscnn breast_cancer_mlp mobilenet_v2 mob
 resnet50 squeezenet1_1 shufflenet_v2_x1_0 efficientnet_b0 efficientnet_lite0 dscnn_kws mobilenet_v1_025_vww
 ad_autoencoder vit_tiny gpt2_small_stack mtcnn_pnet mtcnn_rnet mtcnn_onet ppocr_cls_mobile attacut_sc deepcut
 brainmaze_spindle_eeg atspm_pair_cnn yolov8n_like
+sk_gbr_diabetes sk_logreg_digits sk_rf_breast_cancer sk_svc_digits surfaces_gbr_mlp surfaces_knn_validity_trees
+atspm_trees_function mnist_lenet_fp16 lstm_small atspm_head_attn gpt2_kv_step magika_v3_3 basic_pitch lac_gru
 """.split()
 
 # Of ONNX's own operator cases, at least this many pass on every engine. Raise it when more do.
-NODE_CASES = 1400
+NODE_CASES = 1690
 
 passed, failed, notes = [], [], []
 
@@ -297,6 +299,16 @@ def step_node(_):
     run("onnx operator cases: the ledger", test, env={"TENON_ONNX_CASES": str(made)})
 
 
+def step_contrib(_):
+    """Operators of com.microsoft and ai.onnx.ml against ONNX Runtime."""
+    made = TARGET / "contrib"
+    shutil.rmtree(made, ignore_errors=True)
+    if not run("contrib: writing cases", [python(), ROOT / "tools/contrib_cases.py", made]):
+        return
+    for c in verify("contrib", [made], "--engine", "reference,jit,object", minutes=10, case_seconds=60) or []:
+        report(f"contrib: {c['name']}", c["status"] == "pass", c["message"] or "")
+
+
 STEPS = {
     "format": step_format,
     "lint": step_lint,
@@ -307,8 +319,9 @@ STEPS = {
     "foreign": step_foreign,
     "zoo": step_zoo,
     "node": step_node,
+    "contrib": step_contrib,
 }
-NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "node"}
+NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "node", "contrib"}
 
 
 def main():

@@ -18,8 +18,8 @@ use tenon_ir::{Graph, ImportError};
 
 /// Versions of the file format that are known.
 const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
-/// Versions of `ai.onnx` that are known.
-const OPSETS: std::ops::RangeInclusive<i64> = 7..=28;
+/// The newest version of `ai.onnx` that is known.
+const NEWEST_OPSET: i64 = 28;
 
 /// What a user fixes at import.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -218,13 +218,8 @@ fn check_header(model: &ModelProto, report: &mut Report) {
         }
     }
     match all.get("") {
-        Some(v) if v < OPSETS.start() => {
-            let (a, b) = (OPSETS.start(), OPSETS.end());
-            let e = ImportError::new(format!("the model uses opset {v}; {a} to {b} are supported"));
-            report.error("", "", e.with_help("convert it: onnx.version_converter.convert_version(model, 17)"));
-        }
-        Some(v) if v > OPSETS.end() => {
-            let newest = OPSETS.end();
+        Some(v) if *v > NEWEST_OPSET => {
+            let newest = NEWEST_OPSET;
             let e = ImportError::new(format!("the model uses opset {v}; the newest known one is {newest}"));
             report.warning(
                 "",
@@ -373,7 +368,7 @@ fn outputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, pins: &Pins) {
             Slot::Value(id) => {
                 let found = session.graph.fact(id).clone();
                 session.graph.add_output(v.name.clone(), id);
-                compare(&mut session.report, v, &found, pins);
+                compare(&mut session.report, g, v, &found, pins);
             }
             Slot::Missing if !session.stopped => {
                 let e = ImportError::new("no node, input or initializer gives this output");
@@ -384,12 +379,31 @@ fn outputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, pins: &Pins) {
     }
 }
 
+/// What an output of classifiers is here, whose declared type is none of a tensor's.
+fn stands_for(g: &GraphProto, v: &ValueInfoProto) -> Option<&'static str> {
+    let n = g.node.iter().find(|n| n.output.contains(&v.name))?;
+    match n.op_type.as_str() {
+        "ZipMap" => Some(
+            "this output would be a list of dictionaries; its scores stay one row each, in the order of the class labels",
+        ),
+        "TreeEnsembleClassifier" | "LinearClassifier" | "SVMClassifier" if n.output.first() == Some(&v.name) => {
+            Some("this output would be texts; it is the position of each label in `classlabels_strings`")
+        }
+        _ => None,
+    }
+}
+
 /// A wrong element type is an error; a wrong shape is common (shapes outlive edits of a model) and only told.
-fn compare(report: &mut Report, v: &ValueInfoProto, found: &Fact, pins: &Pins) {
+fn compare(report: &mut Report, g: &GraphProto, v: &ValueInfoProto, found: &Fact, pins: &Pins) {
     let d = match declared(v) {
         Ok(Some(d)) => d,
         Ok(None) => return,
-        Err(e) => return report.error(&v.name, "", e),
+        Err(e) => {
+            return match stands_for(g, v) {
+                Some(told) => report.warning(&v.name, "", ImportError::new(format!("{told}: it is {found}"))),
+                None => report.error(&v.name, "", e),
+            };
+        }
     };
     if d.dtype != found.dtype {
         let e = ImportError::new(format!("this output is declared as {}, but it is {found}", d.dtype));

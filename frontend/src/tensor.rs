@@ -71,13 +71,13 @@ pub(crate) fn to_tensor(p: &TensorProto, external: &mut DataFiles) -> Result<Ten
     let n = bytes / dtype.size();
     let typed = typed_len(p);
     let data = match (p.data_location, &p.raw_data) {
-        (1, _) => from_external(p, bytes, external)?,
+        (1, _) => unpacked(from_external(p, packed_len(dtype, n), external)?, dtype, n),
         (0, Some(raw)) if typed == 0 => {
-            expect_bytes(bytes, raw.len(), dtype, &p.dims)?;
-            raw.clone()
+            expect_bytes(packed_len(dtype, n), raw.len(), dtype, &p.dims)?;
+            unpacked(raw.clone(), dtype, n)
         }
         (0, Some(_)) => return Err(ImportError::new("it has both raw and typed data")),
-        (0, None) => from_typed(p, dtype, n)?,
+        (0, None) => unpacked(from_typed(p, dtype, n)?, dtype, n),
         (other, _) => return Err(ImportError::new(format!("data location {other} is not known"))),
     };
     let data = if dtype == DType::Bool { normalised(data) } else { data };
@@ -106,6 +106,26 @@ fn expect_bytes(expected: usize, found: usize, dtype: DType, dims: &[i64]) -> Re
     Err(ImportError::new(format!("expected {expected} bytes of data for {dtype}{dims:?}, found {found}")))
 }
 
+/// Bytes of `n` elements in the file, where several of less than a byte share one.
+fn packed_len(dtype: DType, n: usize) -> usize {
+    if dtype.bits() < 8 { (n * dtype.bits()).div_ceil(8) } else { n * dtype.size() }
+}
+
+/// One element a byte, from bytes that hold several, the first in the low bits.
+fn unpacked(data: Bytes, dtype: DType, n: usize) -> Bytes {
+    let bits = dtype.bits();
+    if bits >= 8 {
+        return data;
+    }
+    let unsigned = !dtype.is_signed_int();
+    let element = |i: usize| {
+        let code = data[i * bits / 8] >> (i * bits % 8) & ((1 << bits) - 1);
+        let sign = code >> (bits - 1) != 0 && !unsigned;
+        if sign { code | (0xffu8 << bits) } else { code }
+    };
+    (0..n).map(element).collect()
+}
+
 /// Booleans are stored as 0 and 1; other bytes count as true.
 fn normalised(data: Bytes) -> Bytes {
     if data.iter().all(|b| *b <= 1) { data } else { data.iter().map(|b| u8::from(*b != 0)).collect() }
@@ -120,6 +140,8 @@ fn from_typed(p: &TensorProto, dtype: DType, n: usize) -> Result<Bytes, ImportEr
         DType::U32 | DType::U64 => ("uint64_data", p.uint64_data.len()),
         _ => ("int32_data", p.int32_data.len()),
     };
+    // Each number holds a byte of the packed form.
+    let n = if dtype.bits() < 8 { packed_len(dtype, n) } else { n };
     if found != n {
         let other = typed_len(p) - found;
         let note = if other > 0 { format!(" (and {other} in fields of other types)") } else { String::new() };
@@ -137,6 +159,9 @@ fn from_typed(p: &TensorProto, dtype: DType, n: usize) -> Result<Bytes, ImportEr
         // The bits of the half, in the low 16 bits.
         DType::F16 => narrow(&p.int32_data, DType::U16, &mut out)?,
         DType::Bool => out.extend(p.int32_data.iter().map(|v| u8::from(*v != 0))),
+        // Bits as well; a packed byte may be written as a signed one.
+        DType::BF16 => narrow(&p.int32_data, DType::U16, &mut out)?,
+        d if d.is_stored() => out.extend(p.int32_data.iter().map(|v| *v as u8)),
         _ => narrow(&p.int32_data, dtype, &mut out)?,
     }
     Ok(out.into())

@@ -146,6 +146,20 @@ impl<'a> OnnxNode<'a> {
         &self.raw.op_type
     }
 
+    /// `""` is `ai.onnx`.
+    pub fn domain(&self) -> &'a str {
+        &self.raw.domain
+    }
+
+    /// The same node with other operands.
+    #[must_use]
+    pub fn with_inputs<'b>(&self, inputs: &'b [Option<ValueId>]) -> OnnxNode<'b>
+    where
+        'a: 'b,
+    {
+        OnnxNode { raw: self.raw, opset: self.opset, inputs }
+    }
+
     /// How many results the node lists, wanted or not.
     pub fn output_count(&self) -> usize {
         self.raw.outputs.len()
@@ -390,6 +404,18 @@ impl<'g> Importer<'g> {
     /// Adds an operator and gives all its results.
     pub fn ops(&mut self, op: impl Into<Op>, operands: &[ValueId]) -> Result<Vec<ValueId>, ImportError> {
         let op = op.into();
+        // Sums of products are of numbers that a kernel can load as they are, or convert in one step.
+        let contracts = matches!(op, Op::MatMul(_) | Op::Conv(_) | Op::ConvTranspose(_) | Op::Recurrent(_));
+        if contracts && let Some(d) = operands.iter().map(|v| self.dtype(*v)).find(|d| d.is_stored() && d.is_float())
+        {
+            let mut wide = vec![];
+            for v in operands {
+                let float = self.dtype(*v).is_float();
+                wide.push(if float { self.op(crate::ops::cast::Cast::to(DType::F32), &[*v])? } else { *v });
+            }
+            let outs = self.ops(op, &wide)?;
+            return outs.into_iter().map(|v| self.op(crate::ops::cast::Cast::to(d), &[v])).collect();
+        }
         if let Some(tensors) = self.eager(&op, operands)? {
             return Ok(tensors.into_iter().map(|t| self.weight(t)).collect());
         }
@@ -457,18 +483,22 @@ pub fn dtype_of_code(code: i64) -> Result<DType, ImportError> {
         11 => DType::F64,
         12 => DType::U32,
         13 => DType::U64,
+        16 => DType::BF16,
+        17 => DType::F8E4M3,
+        18 => DType::F8E4M3Uz,
+        19 => DType::F8E5M2,
+        20 => DType::F8E5M2Uz,
+        21 => DType::U4,
+        22 => DType::I4,
+        23 => DType::F4E2M1,
+        24 => DType::F8E8M0,
+        25 => DType::U2,
+        26 => DType::I2,
         other => {
             let name = match other {
                 8 => "string",
                 14 => "complex64",
                 15 => "complex128",
-                16 => "bfloat16",
-                17..=20 | 24 => "float8",
-                21 => "uint4",
-                22 => "int4",
-                23 => "float4e2m1",
-                25 => "uint2",
-                26 => "int2",
                 _ => return Err(ImportError::new(format!("{other} is not an ONNX element type"))),
             };
             return Err(ImportError::new(format!("elements of type {name} are not supported")));

@@ -9,6 +9,7 @@ pub mod eval;
 pub mod graph;
 pub mod import;
 pub mod lower;
+pub mod narrow;
 pub mod op;
 pub mod ops;
 pub mod text;

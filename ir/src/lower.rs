@@ -79,12 +79,12 @@ impl<'a> LowerCx<'a> {
         let len = |f: &Fact| f.dims().map_or(0, |d| d.iter().product());
         let mut readers: Vec<Reader<'a>> = vec![];
         for (i, f) in ins.iter().enumerate() {
-            let b = k.buffer(&format!("x{i}"), f.dtype, len(f), Access::In);
+            let b = k.buffer(&format!("x{i}"), f.dtype.carrier(), len(f), Access::In);
             readers.push(Box::new(move |index| Expr::load(b, index)));
         }
         let mut writers: Vec<Writer<'a>> = vec![];
         for (i, f) in outs.iter().enumerate() {
-            let b = k.buffer(&format!("y{i}"), f.dtype, len(f), Access::Out);
+            let b = k.buffer(&format!("y{i}"), f.dtype.carrier(), len(f), Access::Out);
             writers.push(Box::new(move |index, value| (b, index, value)));
         }
         LowerCx::new(op, ins, outs, readers, writers, Ranges::default(), k)
@@ -130,7 +130,7 @@ impl<'a> LowerCx<'a> {
         Fact::of(self.outs[i].1, &self.outs[i].0)
     }
 
-    /// The element of operand `i` at row-major index `flat`, in the operand's dtype.
+    /// The element of operand `i` at row-major index `flat`, in the carrier of the operand's dtype.
     pub fn load_flat(&self, i: usize, flat: Expr) -> Expr {
         (self.readers[i])(flat)
     }
@@ -140,13 +140,13 @@ impl<'a> LowerCx<'a> {
         self.load_flat(i, flatten(index, &self.ins[i].0))
     }
 
-    /// The same, converted to the type computed in: `f16` becomes `f32`, all else stays.
+    /// The same, converted to the type computed in: see [`widen`].
     pub fn load_wide(&self, i: usize, index: &[Expr]) -> Expr {
         widen(self.load(i, index), self.ins[i].1)
     }
 
-    /// Stores the element of result `i` at row-major index `flat`; `value` is of the result's dtype, or `f32` for a
-    /// result of `f16`.
+    /// Stores the element of result `i` at row-major index `flat`; `value` is of the carrier of the result's dtype or of the
+    /// type computed in.
     pub fn store_flat(&mut self, i: usize, flat: Expr, value: Expr) {
         let (buf, index, value) = self.write(i, flat, value);
         self.k.store(buf, index, value);
@@ -185,18 +185,26 @@ impl<'a> LowerCx<'a> {
     }
 }
 
-/// The type arithmetic is done in: `f32` for `f16`, else the dtype itself.
+/// The type arithmetic is done in: `f32` for `f16` and smaller floats, a carrier that holds it for small integers, else the
+/// dtype itself.
 pub fn wide(dtype: DType) -> DType {
-    if dtype == DType::F16 { DType::F32 } else { dtype }
+    if dtype == DType::F16 { DType::F32 } else { crate::narrow::wide(dtype) }
 }
 
-/// `e` of `dtype` in the type arithmetic is done in.
+/// `e`, of the carrier of `dtype`, in the type arithmetic is done in.
 pub fn widen(e: Expr, dtype: DType) -> Expr {
-    if dtype == DType::F16 { e.cast(DType::F32) } else { e }
+    if dtype == DType::F16 { e.cast(DType::F32) } else { crate::narrow::widen(e, dtype) }
 }
 
+/// `e`, of the type arithmetic is done in, in the carrier of `dtype`.
+fn narrowed(e: Expr, dtype: DType) -> Expr {
+    if dtype == DType::F16 { e.cast(DType::F16) } else { crate::narrow::narrow(e, dtype) }
+}
+
+/// The same for a value that may be of the carrier already.
 fn narrow(e: Expr, k: &KernelBuilder, dtype: DType) -> Expr {
-    if dtype == DType::F16 && k.kernel().type_of(&e).elem == DType::F32 { e.cast(DType::F16) } else { e }
+    // Where carrier and computed type are one, narrowing again changes nothing.
+    if wide(dtype) != dtype && k.kernel().type_of(&e).elem == wide(dtype) { narrowed(e, dtype) } else { e }
 }
 
 /// Row-major strides of `dims`, in elements.
@@ -234,7 +242,7 @@ pub fn broadcast_index(index: &[Expr], out: &[usize], dims: &[usize]) -> Vec<Exp
 }
 
 /// The element of a pointwise operator's result at `index` (per axis), from `load(operand, its flat index)`.
-/// Operands and result of `f16` are computed in `f32`; the value given has the result's dtype.
+/// Operands and result are computed in the type that [`wide`] gives; the value has the carrier of the result's dtype.
 pub fn pointwise_element(
     op: &Op,
     ins: &[Fact],
@@ -251,14 +259,14 @@ pub fn pointwise_element(
     }
     let dtypes: Vec<DType> = ins.iter().map(|f| wide(f.dtype)).collect();
     let value = op.scalar(&dtypes, wide(out.dtype), &args)?;
-    Some(if out.dtype == DType::F16 { value.cast(DType::F16) } else { value })
+    Some(if wide(out.dtype) == out.dtype { value } else { narrowed(value, out.dtype) })
 }
 
 /// The element of a moving operator's result at `index`, from `load(flat index of operand 0)`.
 pub fn move_element(op: &Op, ins: &[Fact], out: &Fact, index: &[Expr], load: &dyn Fn(Expr) -> Expr) -> Option<Expr> {
     let dims = ins[0].dims()?;
     let source = op.source(ins, out, index)?;
-    let fill = Expr::Const(Scalar::of_f64(out.dtype, source.fill));
+    let fill = Expr::Const(crate::narrow::carried(Scalar::of_f64(out.dtype, source.fill)));
     // An operand without elements has none to load, not even one that is then not selected.
     if source.inside.is_some() && dims.contains(&0) {
         return Some(fill);

@@ -37,7 +37,7 @@ pub fn lower(graph: &Graph, groups: &[Group], name: &str) -> Result<Program, Pas
         let NodeKind::Input(name) = &graph.node(id).kind else { continue };
         let v = ValueId { node: id, port: 0 };
         let fact = graph.fact(v).clone();
-        buffers.insert(v, p.add_buffer(name, fact.dtype, elements(&fact), BufferKind::Input(i)));
+        buffers.insert(v, p.add_buffer(name, fact.dtype.carrier(), elements(&fact), BufferKind::Input(i)));
         p.inputs.push(Io { name: name.clone(), fact });
     }
     let homes = output_homes(graph);
@@ -57,7 +57,7 @@ pub fn lower(graph: &Graph, groups: &[Group], name: &str) -> Result<Program, Pas
                 Some(k) => graph.outputs()[*k].0.clone(),
                 None => format!("t{}", p.buffers.len()),
             };
-            let id = p.add_buffer(&label, fact.dtype, elements(fact), kind);
+            let id = p.add_buffer(&label, fact.dtype.carrier(), elements(fact), kind);
             buffers.insert(v, id);
             args.push(id);
         }
@@ -100,10 +100,11 @@ fn finish_outputs(
         }
         let from = buffer_of(graph, p, buffers, root(graph, *v));
         let n = elements(&fact);
-        let to = p.add_buffer(name, fact.dtype, n, BufferKind::Output(k));
+        let dtype = fact.dtype.carrier();
+        let to = p.add_buffer(name, dtype, n, BufferKind::Output(k));
         let mut b = KernelBuilder::new("copy");
-        let x = b.buffer("x", fact.dtype, n, Access::In);
-        let y = b.buffer("y", fact.dtype, n, Access::Out);
+        let x = b.buffer("x", dtype, n, Access::In);
+        let y = b.buffer("y", dtype, n, Access::Out);
         b.parfor("i", n, |b, i| b.store(y, i.clone(), Expr::load(x, i)));
         let kernel = share(p, seen, b.finish());
         p.calls.push(Call { kernel, args: vec![from, to], loc: Loc::new(name) });
@@ -118,13 +119,13 @@ fn buffer_of(graph: &Graph, p: &mut Program, buffers: &mut BTreeMap<ValueId, Buf
     let fact = graph.fact(v);
     let (label, kind) = match &graph.node(v.node).kind {
         NodeKind::Weight(name, t) if name.is_empty() => {
-            (format!("w{}", p.buffers.len()), BufferKind::Const(t.clone()))
+            (format!("w{}", p.buffers.len()), BufferKind::Const(t.carried()))
         }
-        NodeKind::Weight(name, t) => (name.clone(), BufferKind::Const(t.clone())),
+        NodeKind::Weight(name, t) => (name.clone(), BufferKind::Const(t.carried())),
         // Groups come in an order in which they can run, so this is a value nobody makes: the verifier reports it.
         _ => (format!("t{}", p.buffers.len()), BufferKind::Arena(None)),
     };
-    let id = p.add_buffer(&label, fact.dtype, elements(fact), kind);
+    let id = p.add_buffer(&label, fact.dtype.carrier(), elements(fact), kind);
     buffers.insert(v, id);
     id
 }
@@ -185,13 +186,13 @@ fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassE
     let mut params = Params::default();
     for (i, v) in reads.iter().enumerate() {
         let f = graph.fact(*v);
-        let b = k.buffer(&format!("x{i}"), f.dtype, elements(f), Access::In);
+        let b = k.buffer(&format!("x{i}"), f.dtype.carrier(), elements(f), Access::In);
         params.reads.push((*v, b));
     }
     let last = g.last();
     let mut outs = vec![];
     for (i, f) in graph.node(last).facts.iter().enumerate() {
-        outs.push(k.buffer(&format!("y{i}"), f.dtype, elements(f), Access::Out));
+        outs.push(k.buffer(&format!("y{i}"), f.dtype.carrier(), elements(f), Access::Out));
     }
     let problem: Rc<RefCell<Option<String>>> = Rc::default();
     let ranges = Ranges::default();
@@ -305,7 +306,7 @@ impl Fuse<'_> {
         if let Some(buf) = self.params.of(v) {
             return Expr::load(buf, flat);
         }
-        let dtype = self.graph.fact(v).dtype;
+        let dtype = self.graph.fact(v).dtype.carrier();
         let element = if self.group.inlined.contains(&v.node) { self.compute(v.node, &flat) } else { None };
         element.unwrap_or_else(|| {
             let op = self.graph.op(v.node).map_or("?", |o| o.name());

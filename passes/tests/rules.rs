@@ -132,11 +132,11 @@ const CASES: &[Case] = &[
         rule: "cast-noop",
         fires: |n| {
             let x = n.input(&[3]);
-            n.op(Cast { to: DType::F32 }, &[x])
+            n.op(Cast::to(DType::F32), &[x])
         },
         near_miss: |n| {
             let x = n.input(&[3]);
-            n.op(Cast { to: DType::F64 }, &[x])
+            n.op(Cast::to(DType::F64), &[x])
         },
     },
     Case {

@@ -1,5 +1,6 @@
 //! Element types and scalar constants.
 
+use crate::narrow::{SmallFloat, of_bf16, of_e8m0, to_bf16, to_e8m0};
 use half::f16;
 use std::fmt;
 use std::str::FromStr;
@@ -31,10 +32,32 @@ pub enum DType {
     U64,
     /// One byte, 0 or 1.
     Bool,
+    /// The upper half of an `f32`. This and all that follow are only stored: see [`crate::narrow`].
+    BF16,
+    /// 8-bit float with 4 bits of exponent, without infinity.
+    F8E4M3,
+    /// The same without negative zero.
+    F8E4M3Uz,
+    /// 8-bit float with 5 bits of exponent.
+    F8E5M2,
+    /// The same without infinity and negative zero.
+    F8E5M2Uz,
+    /// A power of two.
+    F8E8M0,
+    /// 4-bit float, one a byte.
+    F4E2M1,
+    /// 4-bit signed, one a byte.
+    I4,
+    /// 4-bit unsigned, one a byte.
+    U4,
+    /// 2-bit signed, one a byte.
+    I2,
+    /// 2-bit unsigned, one a byte.
+    U2,
 }
 
 impl DType {
-    /// Every dtype, in declaration order.
+    /// Every dtype that kernels know, in declaration order.
     pub const ALL: [DType; 12] = [
         DType::F32,
         DType::F64,
@@ -50,11 +73,67 @@ impl DType {
         DType::Bool,
     ];
 
+    /// The dtypes that are only stored, in declaration order.
+    pub const STORED: [DType; 11] = [
+        DType::BF16,
+        DType::F8E4M3,
+        DType::F8E4M3Uz,
+        DType::F8E5M2,
+        DType::F8E5M2Uz,
+        DType::F8E8M0,
+        DType::F4E2M1,
+        DType::I4,
+        DType::U4,
+        DType::I2,
+        DType::U2,
+    ];
+
+    /// The dtype that kernels see of it: its bits, for one that is only stored; else itself.
+    pub const fn carrier(self) -> DType {
+        match self {
+            DType::BF16 => DType::U16,
+            DType::F8E4M3 | DType::F8E4M3Uz | DType::F8E5M2 | DType::F8E5M2Uz | DType::F8E8M0 | DType::F4E2M1 => {
+                DType::U8
+            }
+            DType::I4 | DType::U4 | DType::I2 | DType::U2 => DType::I8,
+            d => d,
+        }
+    }
+
+    /// Whether it is only stored.
+    pub const fn is_stored(self) -> bool {
+        matches!(
+            self,
+            DType::BF16
+                | DType::F8E4M3
+                | DType::F8E4M3Uz
+                | DType::F8E5M2
+                | DType::F8E5M2Uz
+                | DType::F8E8M0
+                | DType::F4E2M1
+                | DType::I4
+                | DType::U4
+                | DType::I2
+                | DType::U2
+        )
+    }
+
+    /// Bits that an element has of its bytes.
+    pub const fn bits(self) -> usize {
+        match self {
+            DType::F4E2M1 | DType::I4 | DType::U4 => 4,
+            DType::I2 | DType::U2 => 2,
+            d => d.size() * 8,
+        }
+    }
+
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
             DType::I8 | DType::U8 | DType::Bool => 1,
-            DType::F16 | DType::I16 | DType::U16 => 2,
+            DType::F8E4M3 | DType::F8E4M3Uz | DType::F8E5M2 | DType::F8E5M2Uz | DType::F8E8M0 => 1,
+            DType::F4E2M1 | DType::I4 | DType::U4 | DType::I2 | DType::U2 => 1,
+            DType::F16 | DType::BF16 | DType::I16 | DType::U16 => 2,
             DType::F32 | DType::I32 | DType::U32 => 4,
             DType::F64 | DType::I64 | DType::U64 => 8,
         }
@@ -75,22 +154,33 @@ impl DType {
             DType::U32 => "u32",
             DType::U64 => "u64",
             DType::Bool => "bool",
+            DType::BF16 => "bf16",
+            DType::F8E4M3 => "f8e4m3fn",
+            DType::F8E4M3Uz => "f8e4m3fnuz",
+            DType::F8E5M2 => "f8e5m2",
+            DType::F8E5M2Uz => "f8e5m2fnuz",
+            DType::F8E8M0 => "f8e8m0",
+            DType::F4E2M1 => "f4e2m1",
+            DType::I4 => "i4",
+            DType::U4 => "u4",
+            DType::I2 => "i2",
+            DType::U2 => "u2",
         }
     }
 
-    /// `f16`, `f32` or `f64`.
+    /// A floating-point number of any size.
     pub const fn is_float(self) -> bool {
-        matches!(self, DType::F32 | DType::F64 | DType::F16)
+        self.int_range().is_none()
     }
 
     /// A signed integer.
     pub const fn is_signed_int(self) -> bool {
-        matches!(self, DType::I8 | DType::I16 | DType::I32 | DType::I64)
+        matches!(self, DType::I8 | DType::I16 | DType::I32 | DType::I64 | DType::I4 | DType::I2)
     }
 
     /// An unsigned integer (not `bool`).
     pub const fn is_unsigned_int(self) -> bool {
-        matches!(self, DType::U8 | DType::U16 | DType::U32 | DType::U64)
+        matches!(self, DType::U8 | DType::U16 | DType::U32 | DType::U64 | DType::U4 | DType::U2)
     }
 
     /// An integer of either sign (not `bool`).
@@ -110,7 +200,11 @@ impl DType {
             DType::U16 => (0, u16::MAX as i128),
             DType::U32 => (0, u32::MAX as i128),
             DType::U64 => (0, u64::MAX as i128),
-            DType::F32 | DType::F64 | DType::F16 => return None,
+            DType::I4 => (-8, 7),
+            DType::U4 => (0, 15),
+            DType::I2 => (-2, 1),
+            DType::U2 => (0, 3),
+            _ => return None,
         })
     }
 }
@@ -124,7 +218,11 @@ impl fmt::Display for DType {
 impl FromStr for DType {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        DType::ALL.into_iter().find(|d| d.name() == s).ok_or_else(|| format!("unknown dtype `{s}`"))
+        DType::ALL
+            .into_iter()
+            .chain(DType::STORED)
+            .find(|d| d.name() == s)
+            .ok_or_else(|| format!("unknown dtype `{s}`"))
     }
 }
 
@@ -189,7 +287,7 @@ impl Element for bool {
 /// One constant with its dtype: floats as the `f64` that holds them exactly, integers and `bool` as `i128`.
 #[derive(Clone, Copy, Debug)]
 pub enum Scalar {
-    /// `f16`, `f32` or `f64`.
+    /// Any float.
     Float(DType, f64),
     /// Any integer, or `bool` as 0 and 1.
     Int(DType, i128),
@@ -222,6 +320,13 @@ impl Scalar {
             DType::F64 => Scalar::Float(dtype, v),
             DType::F32 => Scalar::Float(dtype, f64::from(v as f32)),
             DType::F16 => Scalar::Float(dtype, f64::from(f16::from_f64(v))),
+            DType::BF16 => Scalar::Float(dtype, of_bf16(to_bf16(v))),
+            DType::F8E8M0 => Scalar::Float(dtype, of_e8m0(to_e8m0(v))),
+            d if d.is_float() => {
+                // By way of `f32`, as kernels do.
+                let stored = SmallFloat::of(d).map_or(0.0, |f| f.decode(f.encode(f64::from(v as f32))));
+                Scalar::Float(d, stored)
+            }
             DType::Bool => Scalar::Int(dtype, i128::from(v != 0.0)),
             _ => Scalar::of_int(dtype, v as i128),
         }
@@ -230,10 +335,10 @@ impl Scalar {
     /// The integer `v` wrapped to `dtype` (or rounded, for floats).
     pub fn of_int(dtype: DType, v: i128) -> Scalar {
         match dtype {
-            DType::F32 | DType::F64 | DType::F16 => Scalar::of_f64(dtype, v as f64),
+            d if d.is_float() => Scalar::of_f64(dtype, v as f64),
             DType::Bool => Scalar::Int(dtype, i128::from(v != 0)),
             _ => {
-                let bits = dtype.size() as u32 * 8;
+                let bits = dtype.bits() as u32;
                 let masked = v & ((1i128 << bits) - 1);
                 let wrapped = if dtype.is_signed_int() && masked >> (bits - 1) != 0 {
                     masked - (1i128 << bits)
@@ -273,6 +378,9 @@ impl Scalar {
         match self {
             Scalar::Float(DType::F32, v) => (v as f32).to_le_bytes().to_vec(),
             Scalar::Float(DType::F16, v) => f16::from_f64(v).to_le_bytes().to_vec(),
+            Scalar::Float(DType::BF16, v) => to_bf16(v).to_le_bytes().to_vec(),
+            Scalar::Float(DType::F8E8M0, v) => vec![to_e8m0(v)],
+            Scalar::Float(d, v) if d.is_stored() => vec![SmallFloat::of(d).map_or(0, |f| f.encode(v))],
             Scalar::Float(_, v) => v.to_le_bytes().to_vec(),
             Scalar::Int(d, v) => v.to_le_bytes()[..d.size()].to_vec(),
         }
@@ -293,6 +401,13 @@ impl Scalar {
             DType::U32 => u32::read_le(b).to_scalar(),
             DType::U64 => u64::read_le(b).to_scalar(),
             DType::Bool => bool::read_le(b).to_scalar(),
+            DType::BF16 => Scalar::Float(dtype, of_bf16(u16::read_le(b))),
+            DType::F8E8M0 => Scalar::Float(dtype, of_e8m0(b[0])),
+            d => match SmallFloat::of(d) {
+                Some(f) => Scalar::Float(d, f.decode(b[0])),
+                // A byte that holds more than the dtype is wrapped.
+                None => Scalar::of_int(d, i128::from(b[0] as i8)),
+            },
         }
     }
 }
@@ -306,7 +421,7 @@ impl fmt::Display for Scalar {
             Scalar::Float(_, v) if v.is_nan() => f.write_str("nan"),
             Scalar::Float(_, v) if v.is_infinite() => f.write_str(if *v > 0.0 { "inf" } else { "-inf" }),
             // Rust prints the shortest digits that read back as the same value of the printed type.
-            Scalar::Float(DType::F32 | DType::F16, v) => write!(f, "{:?}", *v as f32),
+            Scalar::Float(d, v) if *d != DType::F64 => write!(f, "{:?}", *v as f32),
             Scalar::Float(_, v) => write!(f, "{v:?}"),
         }
     }

@@ -8,6 +8,7 @@ mod dim;
 mod dtype;
 mod fact;
 mod loc;
+pub mod narrow;
 mod tensor;
 pub mod text;
 

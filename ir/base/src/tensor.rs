@@ -139,6 +139,12 @@ impl Tensor {
         Tensor { dtype: self.dtype, shape: shape.to_vec(), data: self.data.clone() }
     }
 
+    /// The same bytes under the dtype that kernels know: see [`DType::carrier`].
+    #[must_use]
+    pub fn carried(&self) -> Tensor {
+        Tensor { dtype: self.dtype.carrier(), shape: self.shape.clone(), data: self.data.clone() }
+    }
+
     /// All elements as `T`.
     ///
     /// # Panics

@@ -124,6 +124,13 @@ static ROWS: &[Row] = &[
 ];
 
 impl Activation {
+    /// The function that ONNX calls `onnx`, with its parameters or their defaults.
+    pub(crate) fn of(onnx: &str, alpha: Option<f64>, beta: Option<f64>) -> Option<Activation> {
+        let row = ROWS.iter().position(|r| r.onnx == onnx)?;
+        let [a, b] = ROWS[row].params;
+        Some(Activation { row, alpha: Real(alpha.unwrap_or(a.1)), beta: Real(beta.unwrap_or(b.1)) })
+    }
+
     fn row(&self) -> &'static Row {
         &ROWS[self.row]
     }

@@ -22,9 +22,6 @@ pub(super) fn onnx() -> Vec<OnnxName> {
 
 /// Operands: Q, K, V, mask, past key, past value, valid lengths. Results: Y, present key, present value, scores.
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    if node.opt_input(6).is_some() {
-        return Err(ImportError::new("`nonpad_kv_seqlen` is not supported").with_help("mask the padding with attn_mask"));
-    }
     let (q, k, v) = (node.input(0)?, node.input(1)?, node.input(2)?);
     let packed = cx.rank(q) == 3;
     let heads = |name: &str, cx: &Importer<'_>, x: ValueId| -> Result<Dim, ImportError> {
@@ -110,9 +107,9 @@ fn softmax_in(cx: &mut Importer<'_>, x: ValueId, wide: DType, dtype: DType) -> R
     if wide == dtype || !wide.is_float() {
         return cx.op(softmax, &[x]);
     }
-    let x = cx.op(Cast { to: wide }, &[x])?;
+    let x = cx.op(Cast::to(wide), &[x])?;
     let y = cx.op(softmax, &[x])?;
-    cx.op(Cast { to: dtype }, &[y])
+    cx.op(Cast::to(dtype), &[y])
 }
 
 /// `[B, L, H·E]` → `[B, H, L, E]`
@@ -130,7 +127,7 @@ fn to_heads(cx: &mut Importer<'_>, x: ValueId, heads: &Dim) -> Result<ValueId, I
 }
 
 /// Every key head serves `hq / hk` query heads in a row.
-fn repeat_heads(cx: &mut Importer<'_>, x: ValueId, hq: &Dim, hk: &Dim) -> Result<ValueId, ImportError> {
+pub(super) fn repeat_heads(cx: &mut Importer<'_>, x: ValueId, hq: &Dim, hk: &Dim) -> Result<ValueId, ImportError> {
     if hq == hk {
         return Ok(x);
     }
@@ -159,15 +156,24 @@ fn mask(
         } else {
             m
         };
-        bias = Some(m);
+        bias = Some(lengthened(cx, m, fact.shape.0.get(3))?);
     }
     let bound = |name: &str| -> Result<Option<i64>, ImportError> { Ok(node.opt_int(name)?.filter(|w| *w >= 0)) };
     let (left, mut right) = (bound("left_window_size")?, bound("right_window_size")?);
     if node.int("is_causal", 0)? != 0 {
         right = Some(0);
     }
-    if left.is_some() || right.is_some() {
+    if let Some(lengths) = node.opt_input(6) {
+        let hidden = hidden(cx, &fact, lengths, left, right)?;
+        let (low, zero) = (constant(cx, fact.dtype, f64::NEG_INFINITY), constant(cx, fact.dtype, 0.0));
+        let padding = cx.op(super::where_::Where {}, &[hidden, low, zero])?;
+        bias = Some(match bias {
+            Some(b) => cx.op(named("add")?, &[b, padding])?,
+            None => padding,
+        });
+    } else if left.is_some() || right.is_some() {
         let dims = fact.dims().ok_or_else(|| ImportError::new(format!("a causal mask needs known extents, found {fact}")))?;
+        super::util::table_size(&dims[2..], "a causal mask")?;
         let (l, s) = (dims[2] as i64, dims[3] as i64);
         // Queries come after the past keys.
         let before = match past {
@@ -189,4 +195,52 @@ fn mask(
         });
     }
     Ok(bias)
+}
+
+/// A mask for fewer keys than there are hides the others.
+fn lengthened(cx: &mut Importer<'_>, m: ValueId, keys: Option<&Dim>) -> Result<ValueId, ImportError> {
+    let rank = cx.rank(m);
+    let last = cx.shape(m).0.last().and_then(Dim::as_const);
+    let (Some(n), Some(keys)) = (last, keys.and_then(Dim::as_const)) else { return Ok(m) };
+    if n <= 1 || n >= keys {
+        return Ok(m);
+    }
+    let mut pads = vec![0; 2 * rank];
+    pads[2 * rank - 1] = keys - n;
+    let value = tenon_base::Real(f64::NEG_INFINITY);
+    cx.op(super::pad::Pad { mode: super::pad::Mode::Constant, pads, value }, &[m])
+}
+
+/// Where keys `[B, 1, L, S]` are hidden: beyond the `lengths` `[B]` of the keys that are valid, the last of which the last query
+/// stands at, and outside each query's window.
+fn hidden(
+    cx: &mut Importer<'_>,
+    scores: &tenon_base::Fact,
+    lengths: ValueId,
+    left: Option<i64>,
+    right: Option<i64>,
+) -> Result<ValueId, ImportError> {
+    let dims = scores.dims().filter(|d| d.len() == 4);
+    let dims = dims.ok_or_else(|| ImportError::new(format!("valid lengths need known extents, found {scores}")))?;
+    let (l, s) = (dims[2], dims[3]);
+    let keys = super::util::counted(cx, 0, &[1, 1, 1, s])?;
+    let queries = super::util::counted(cx, 0, &[1, 1, l, 1])?;
+    let to = Shape(vec![cx.shape(lengths).numel(), Dim::Const(1), Dim::Const(1), Dim::Const(1)]);
+    let lengths = super::util::cast(cx, lengths, DType::I64)?;
+    let lengths = cx.op(Reshape { to }, &[lengths])?;
+    let mut hidden = cx.op(named("greater_or_equal")?, &[keys, lengths])?;
+    if left.is_none() && right.is_none() {
+        return Ok(hidden);
+    }
+    let places = cx.op(named("add")?, &[queries, lengths])?;
+    let places = super::util::with_constant(cx, "sub", places, l as f64)?;
+    let distance = cx.op(named("sub")?, &[keys, places])?;
+    for (bound, name, sign) in [(left, "less", -1), (right, "greater", 1)] {
+        if let Some(w) = bound {
+            let w = cx.weight(Tensor::scalar(sign * w));
+            let far = cx.op(named(name)?, &[distance, w])?;
+            hidden = cx.op(named("or")?, &[hidden, far])?;
+        }
+    }
+    Ok(hidden)
 }

@@ -266,6 +266,9 @@ impl Operator for Binary {
                 let (a, mut b) = (node.input(0)?, node.input(1)?);
                 if node.opset < 7 && let Some(axis) = node.opt_int("axis")? {
                     b = align_axis(cx, a, b, axis)?;
+                } else if node.opset < 7 && onnx == "PRelu" && cx.rank(b) == 1 && cx.rank(a) > 1 {
+                    // One slope a channel.
+                    b = align_axis(cx, a, b, 1)?;
                 }
                 Ok(vec![cx.op(Binary(row), &[a, b])?])
             }

@@ -39,6 +39,10 @@ impl Operator for BitCast {
         if cx.dtype(x) == to {
             return Ok(vec![x]);
         }
+        // The byte of a `bool` is 0 or 1: its value.
+        if cx.dtype(x) == DType::Bool && to.size() == 1 && !to.is_stored() {
+            return Ok(vec![super::util::cast(cx, x, to)?]);
+        }
         Ok(vec![cx.op(BitCast { to }, &[x])?])
     }
 
@@ -46,7 +50,7 @@ impl Operator for BitCast {
         expect_operands(ins, 1..=1)?;
         let from = ins[0].dtype;
         // A `bool` has two values, not 256; half floats are computed as `f32`, which would change their bits.
-        let plain = |d: DType| d != DType::Bool && d != DType::F16;
+        let plain = |d: DType| d != DType::Bool && d != DType::F16 && !d.is_stored();
         if from.size() != self.to.size() || !plain(from) || !plain(self.to) {
             return Err(InferError::new(format!("cannot reinterpret {from} as {}", self.to)));
         }

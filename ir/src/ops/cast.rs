@@ -1,24 +1,29 @@
 //! Cast: converts elements. ONNX: [Cast](https://onnx.ai/onnx/operators/onnx__Cast.html) and CastLike.
 //!
+//! To an 8-bit float it rounds to nearest, ties to even, and saturates unless it is told not to; integers of less than a byte wrap.
 //! Float to integer truncates towards 0 and saturates, NaN becomes 0; integer to a narrower integer wraps; to `bool`: `x != 0`.
 
 use super::util::map_broadcast;
 use crate::op::expect_operands;
 use crate::ops::*;
 use tenon_base::Scalar;
+use tenon_base::narrow::SmallFloat;
+use tenon_kernel::CmpOp;
 
 crate::attributes! {
     /// Conversion to `to`.
     pub struct Cast {
         /// The result's dtype.
         pub to: DType,
+        /// `false`, for 8-bit floats: what is beyond their range becomes infinite or NaN, instead of their largest number.
+        pub saturate: Option<bool>,
     }
 }
 
 impl Cast {
     /// Conversion to `to`.
     pub fn to(to: DType) -> Cast {
-        Cast { to }
+        Cast { to, saturate: None }
     }
 }
 
@@ -48,12 +53,20 @@ impl Operator for Cast {
         let x = node.input(0)?;
         let to = match node.op_type() {
             "CastLike" => cx.dtype(node.input(1)?),
-            _ => crate::import::dtype_of_code(node.int("to", 0)?)?,
+            _ => match node.attr("to") {
+                // Before opset 6 it was a name.
+                Some(crate::OnnxAttr::Str(name)) => named(name)?,
+                _ => crate::import::dtype_of_code(node.int("to", 0)?)?,
+            },
         };
         if cx.dtype(x) == to {
             return Ok(vec![x]);
         }
-        Ok(vec![cx.op(Cast { to }, &[x])?])
+        let saturate = (SmallFloat::of(to).is_some_and(SmallFloat::has_nan) && node.int("saturate", 1)? == 0).then_some(false);
+        if to == DType::F8E8M0 && (node.str("round_mode", "up")? != "up" || node.int("saturate", 1)? == 0) {
+            return Err(ImportError::new("round_mode: only up, with saturation, is supported for f8e8m0"));
+        }
+        Ok(vec![cx.op(Cast { to, saturate }, &[x])?])
     }
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
@@ -67,7 +80,23 @@ impl Operator for Cast {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = Fact::of(self.to, ins[0].shape());
-        Ok(vec![map_broadcast(&out, ins, |x| convert(x[0], self.to))?])
+        let limited = |x: Scalar| match (x, SmallFloat::of(self.to).filter(|f| f.has_nan())) {
+            (Scalar::Float(d, v), Some(f)) => {
+                let (limit, reached) = f.limit;
+                let beyond = v.abs() > limit || (reached && v.abs() == limit);
+                Scalar::Float(
+                    d,
+                    match self.saturate {
+                        Some(false) if beyond => f64::INFINITY.copysign(v),
+                        Some(false) => v,
+                        _ if v.is_nan() => v,
+                        _ => v.clamp(-f.max, f.max),
+                    },
+                )
+            }
+            (x, _) => x,
+        };
+        Ok(vec![map_broadcast(&out, ins, |x| convert(limited(x[0]), self.to))?])
     }
 
     fn class(&self) -> OpClass {
@@ -76,18 +105,57 @@ impl Operator for Cast {
 
     fn scalar(&self, ins: &[DType], out: DType, args: &[Expr]) -> Option<Expr> {
         // An `f16` operand arrives as `f32` and an `f16` result leaves as one: nothing to do between them.
-        Some(if ins[0] == out { args[0].clone() } else { args[0].clone().cast(out) })
+        let x = if ins[0] == out { args[0].clone() } else { args[0].clone().cast(out) };
+        let Some(f) = SmallFloat::of(self.to).filter(|f| f.has_nan()) else { return Some(x) };
+        let c = |v| Expr::constant(out, v);
+        if self.saturate != Some(false) {
+            // NaN passes: it is the second operand of both.
+            return Some(c(f.max).min(c(-f.max).max(x)));
+        }
+        let (limit, reached) = f.limit;
+        let beyond = |a: Expr| a.compare(if reached { CmpOp::Ge } else { CmpOp::Gt }, c(limit));
+        let low = beyond(-x.clone()).select(c(f64::NEG_INFINITY), x.clone());
+        Some(beyond(x).select(c(f64::INFINITY), low))
     }
 
     fn samples() -> Vec<Sample> {
         let mut all = vec![];
         for from in DType::ALL {
             for to in DType::ALL {
-                all.push(Sample::new(Cast { to }, &[(from, &[3, 5])]).with_range(&[(-300.0, 300.0)]));
+                all.push(Sample::new(Cast::to(to), &[(from, &[3, 5])]).with_range(&[(-300.0, 300.0)]));
             }
         }
+        for to in DType::STORED {
+            for from in [DType::F32, DType::F16, DType::I32, DType::U8] {
+                all.push(Sample::new(Cast::to(to), &[(from, &[3, 37])]).with_range(&[(-700.0, 700.0)]));
+                all.push(Sample::new(Cast::to(from), &[(to, &[3, 37])]).with_range(&[(-20.0, 20.0)]));
+            }
+            all.push(Sample::new(Cast::to(to), &[(DType::F32, &[111])]).with_range(&[(-0.1, 0.1)]));
+            let open = Cast { to, saturate: Some(false) };
+            all.push(Sample::new(open, &[(DType::F32, &[111])]).with_range(&[(-1e5, 1e5)]));
+        }
+        all.push(Sample::new(Cast::to(DType::F8E5M2), &[(DType::BF16, &[37])]).with_range(&[(-9.0, 9.0)]));
         all
     }
+}
+
+/// The dtype that ONNX's `TensorProto.DataType` calls `name`.
+fn named(name: &str) -> Result<DType, ImportError> {
+    Ok(match name {
+        "FLOAT" => DType::F32,
+        "DOUBLE" => DType::F64,
+        "FLOAT16" => DType::F16,
+        "BOOL" => DType::Bool,
+        "INT8" => DType::I8,
+        "INT16" => DType::I16,
+        "INT32" => DType::I32,
+        "INT64" => DType::I64,
+        "UINT8" => DType::U8,
+        "UINT16" => DType::U16,
+        "UINT32" => DType::U32,
+        "UINT64" => DType::U64,
+        other => return Err(ImportError::new(format!("to: elements of type {other} are not supported"))),
+    })
 }
 
 /// One element converted.
@@ -95,7 +163,9 @@ pub(crate) fn convert(x: Scalar, to: DType) -> Scalar {
     match (x, to.int_range()) {
         (_, _) if to == DType::Bool => Scalar::Int(to, i128::from(x.as_f64() != 0.0)),
         (Scalar::Float(_, v), Some((lo, hi))) => {
-            Scalar::Int(to, if v.is_nan() { 0 } else { (v as i128).clamp(lo, hi) })
+            // Less than a byte saturates as a byte and wraps from there.
+            let (lo, hi) = if to.is_stored() { (-128, 127) } else { (lo, hi) };
+            Scalar::of_int(to, if v.is_nan() { 0 } else { (v as i128).clamp(lo, hi) })
         }
         // Integers up to 64 bits round once, directly to the float type.
         (Scalar::Int(_, v), None) if to == DType::F32 => Scalar::Float(to, f64::from(v as f32)),

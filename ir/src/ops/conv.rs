@@ -220,7 +220,7 @@ impl Operator for Conv {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=3)?;
-        let result = product_dtype(ins, |d| d.is_float() || d == DType::I32, "a float dtype, i32 or an integer of 8 or 16 bits")?;
+        let result = product_dtype(ins, |d| (d.is_float() && !d.is_stored()) || d == DType::I32, "a float dtype, i32 or an integer of 8 or 16 bits")?;
         if ins.len() > 2 {
             expect_dtype(ins, 2, |d| d == result, &format!("a bias of {result}"))?;
         }

@@ -317,7 +317,7 @@ impl Operator for ConvTranspose {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=3)?;
-        expect_dtype(ins, 0, DType::is_float, "a float dtype")?;
+        expect_dtype(ins, 0, |d| d.is_float() && !d.is_stored(), "f32, f64 or f16")?;
         (1..ins.len()).try_for_each(|i| expect_same_dtype(ins, 0, i))?;
         let window = self.window();
         window.check()?;

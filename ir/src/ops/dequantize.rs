@@ -41,16 +41,27 @@ impl Operator for Dequantize {
     }
 
     fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-        let x = node.input(0)?;
+        let mut x = node.input(0)?;
         let scale = node.input(1)?;
+        let stored = cx.dtype(x);
+        if stored.is_stored() {
+            // Small integers are held by bytes; small floats are numbers like others.
+            x = cast(cx, x, if stored.is_int() { DType::I8 } else { cx.dtype(scale) })?;
+        }
         let mut operands = vec![x, spread(node, cx, x, scale)?];
         if let Some(z) = node.opt_input(2) {
             let all_zero = cx.known(z).is_some_and(|t| t.scalars().all(|z| z.as_int() == 0));
             if !all_zero {
+                let z = cast(cx, z, cx.dtype(x))?;
                 operands.push(spread(node, cx, x, z)?);
             }
         }
-        let y = cx.op(Dequantize {}, &operands)?;
+        let y = if cx.dtype(x).is_float() {
+            let x = if let Some(z) = operands.get(2) { super::util::apply(cx, "sub", &[x, *z])? } else { x };
+            super::util::apply(cx, "mul", &[x, operands[1]])?
+        } else {
+            cx.op(Dequantize {}, &operands)?
+        };
         Ok(vec![match node.int("output_dtype", 0)? {
             0 => y,
             code => cast(cx, y, crate::import::dtype_of_code(code)?)?,

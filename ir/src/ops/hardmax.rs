@@ -41,5 +41,5 @@ fn hardmax(cx: &mut Importer<'_>, x: ValueId, axis: usize) -> Result<ValueId, Im
     let positions: Vec<i64> = (0..n as i64).collect();
     let positions = cx.weight(Tensor::new(&dims, &positions));
     let hit = apply(cx, "equal", &[positions, first])?;
-    cx.op(Cast { to: dtype }, &[hit])
+    cx.op(Cast::to(dtype), &[hit])
 }

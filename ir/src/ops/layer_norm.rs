@@ -271,9 +271,9 @@ fn import_layer(node: &OnnxNode<'_>, cx: &mut Importer<'_>, rms: bool) -> Result
     operands.extend(node.opt_input(2));
     // Half floats are normalised in `f32` anyway; only the statistics' dtype tells the difference.
     if stats && stash != dtype {
-        let wide = operands.iter().map(|v| cx.op(Cast { to: stash }, &[*v])).collect::<Result<Vec<_>, _>>()?;
+        let wide = operands.iter().map(|v| cx.op(Cast::to(stash), &[*v])).collect::<Result<Vec<_>, _>>()?;
         let mut all = cx.ops(op, &wide)?;
-        all[0] = cx.op(Cast { to: dtype }, &[all[0]])?;
+        all[0] = cx.op(Cast::to(dtype), &[all[0]])?;
         return Ok(all);
     }
     cx.ops(op, &operands)

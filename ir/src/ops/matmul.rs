@@ -69,7 +69,7 @@ impl Operator for MatMul {
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=2)?;
         // Integers of 8 or 16 bits are summed in `i32`.
-        let result = product_dtype(ins, |d| d != DType::Bool, "a number dtype")?;
+        let result = product_dtype(ins, |d| d != DType::Bool && !d.is_stored(), "a number dtype")?;
         let (a, b) = (&ins[0].shape, &ins[1].shape);
         if a.rank() < 2 || b.rank() < 2 {
             return Err(InferError::new(format!("expected operands of rank 2 or more, found {a} and {b}")));
@@ -230,7 +230,7 @@ pub(super) fn product(cx: &mut Importer<'_>, mut a: ValueId, mut b: ValueId) -> 
 }
 
 /// `alpha · A' · B' + beta · C`
-fn import_gemm(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+pub(super) fn import_gemm(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     let (a, b) = (node.input(0)?, node.input(1)?);
     let op = MatMul { trans_a: node.int("transA", 0)? != 0, trans_b: node.int("transB", 0)? != 0 };
     for (v, what) in [(a, "A"), (b, "B")] {

@@ -19,6 +19,34 @@ crate::attributes! {
     }
 }
 
+/// Quantisation to a dtype that is only stored: small integers are rounded and kept in range, small floats are a conversion.
+fn to_stored(node: &OnnxNode<'_>, cx: &mut Importer<'_>, to: DType, operands: &[ValueId]) -> Result<ValueId, ImportError> {
+    use super::util::{apply, cast};
+    let wide = crate::lower::wide(cx.dtype(operands[1]));
+    let wide = if wide == DType::F64 { wide } else { DType::F32 };
+    let (x, scale) = (cast(cx, operands[0], wide)?, cast(cx, operands[1], wide)?);
+    let mut y = apply(cx, "div", &[x, scale])?;
+    let range = to.int_range();
+    if range.is_some() {
+        y = apply(cx, "round", &[y])?;
+    }
+    if let Some(z) = operands.get(2) {
+        let z = cast(cx, *z, wide)?;
+        y = apply(cx, "add", &[y, z])?;
+    }
+    match range {
+        Some((lo, hi)) => {
+            let bound = |v: i128| Some(tenon_base::Real(v as f64));
+            y = cx.op(super::clip::Clip { min: bound(lo), max: bound(hi) }, &[y])?;
+            cast(cx, y, to)
+        }
+        None => {
+            let saturate = (node.int("saturate", 1)? == 0).then_some(false);
+            cx.op(super::cast::Cast { to, saturate }, &[y])
+        }
+    }
+}
+
 /// Dtypes of quantised elements that are narrow enough for `f32` to hold any sum of two.
 pub(super) fn is_narrow(d: DType) -> bool {
     matches!(d, DType::U8 | DType::I8 | DType::U16 | DType::I16)
@@ -65,6 +93,9 @@ impl Operator for Quantize {
         let mut operands = vec![x, spread(node, cx, x, scale)?];
         if let Some(z) = zero {
             operands.push(spread(node, cx, x, z)?);
+        }
+        if to.is_stored() {
+            return Ok(vec![to_stored(node, cx, to, &operands)?]);
         }
         Ok(vec![cx.op(Quantize { to }, &operands)?])
     }

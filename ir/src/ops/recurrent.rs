@@ -262,7 +262,7 @@ impl Operator for Recurrent {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, self.operands()..=self.operands())?;
-        expect_dtype(ins, 0, DType::is_float, "a float dtype")?;
+        expect_dtype(ins, 0, |d| d.is_float() && !d.is_stored(), "f32, f64 or f16")?;
         let [c, p, b, lengths] = self.positions();
         let d = ins[0].dtype;
         for i in (1..ins.len()).filter(|i| Some(*i) != lengths) {

@@ -43,7 +43,7 @@ fn direction(cx: &mut Importer<'_>, v: ValueId, d: usize, count: usize) -> Resul
 
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     let cell = match node.op_type() {
-        "LSTM" => Cell::Lstm,
+        "LSTM" | "DynamicQuantizeLSTM" => Cell::Lstm,
         "GRU" => Cell::Gru,
         _ => Cell::Rnn,
     };

@@ -326,15 +326,15 @@ fn accumulate(op: BinOp, acc: Expr, term: Expr, d: DType) -> Expr {
 fn reduce(cx: &mut Importer<'_>, x: ValueId, kind: Kind, axes: Vec<usize>) -> Result<ValueId, ImportError> {
     let dtype = cx.dtype(x);
     if dtype == DType::Bool && matches!(kind, Kind::Max | Kind::Min) {
-        let x = cx.op(Cast { to: DType::U8 }, &[x])?;
+        let x = cx.op(Cast::to(DType::U8), &[x])?;
         let y = cx.op(Reduce { kind, axes }, &[x])?;
-        return cx.op(Cast { to: DType::Bool }, &[y]);
+        return cx.op(Cast::to(DType::Bool), &[y]);
     }
     let float_only = matches!(kind, Kind::L2 | Kind::LogSum | Kind::LogSumExp);
     if float_only && dtype.is_int() {
-        let x = cx.op(Cast { to: DType::F64 }, &[x])?;
+        let x = cx.op(Cast::to(DType::F64), &[x])?;
         let y = cx.op(Reduce { kind, axes }, &[x])?;
-        return cx.op(Cast { to: dtype }, &[y]);
+        return cx.op(Cast::to(dtype), &[y]);
     }
     cx.op(Reduce { kind, axes }, &[x])
 }

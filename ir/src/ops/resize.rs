@@ -261,7 +261,7 @@ fn interpolate(cx: &mut Importer<'_>, x: ValueId, method: &Method, axes: &[Axis]
     let dtype = cx.dtype(x);
     // Between two axes nothing is rounded to less than `f32`.
     let computed = if dtype.is_float() { wide(dtype) } else { DType::F32 };
-    let mut y = if computed == dtype { x } else { cx.op(Cast { to: computed }, &[x])? };
+    let mut y = if computed == dtype { x } else { cx.op(Cast::to(computed), &[x])? };
     for a in axes {
         let filters: Vec<(usize, Vec<f64>)> = (0..a.to).map(|o| method.inner_filter(a, o)).collect();
         let taps = filters.iter().map(|(_, w)| w.len()).max().unwrap_or(1);
@@ -283,7 +283,7 @@ fn interpolate(cx: &mut Importer<'_>, x: ValueId, method: &Method, axes: &[Axis]
         let round = Unary::named("round").ok_or_else(|| ImportError::new("no round"))?;
         y = cx.op(round, &[y])?;
     }
-    cx.op(Cast { to: dtype }, &[y])
+    cx.op(Cast::to(dtype), &[y])
 }
 
 /// Elements whose position lies outside the operand become `value`.

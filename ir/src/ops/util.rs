@@ -1,9 +1,9 @@
 //! What several operators share: reference evaluation, composition at import, loops.
 
-use super::{binary::Binary, cast::Cast, reshape::Reshape, unary::Unary};
+use super::{binary::Binary, cast::Cast, reshape::Reshape, slice::Slice, unary::Unary};
 use crate::import::{ImportError, Importer};
 use crate::{Op, ValueId};
-use tenon_base::{DType, Fact, Scalar, Shape, Tensor};
+use tenon_base::{DType, Dim, Fact, Scalar, Shape, Tensor};
 use tenon_kernel::{CmpOp, Expr, Stmt, Var};
 
 /// Row-major strides of `dims`, in elements.
@@ -107,6 +107,52 @@ pub(crate) fn cast(cx: &mut Importer<'_>, v: ValueId, dtype: DType) -> Result<Va
 /// `v` under another shape; itself where it has it.
 pub(crate) fn reshape(cx: &mut Importer<'_>, v: ValueId, to: Shape) -> Result<ValueId, ImportError> {
     if *cx.shape(v) == to { Ok(v) } else { cx.op(Reshape { to }, &[v]) }
+}
+
+/// Tables made at import have at most this many elements.
+pub(crate) const LARGEST_TABLE: usize = 1 << 25;
+
+/// Fails where a table of these extents, `what`, would be too large to be made at import; else the number of its elements.
+pub(crate) fn table_size(dims: &[usize], what: &str) -> Result<usize, ImportError> {
+    let n = dims.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| *n <= LARGEST_TABLE);
+    n.ok_or_else(|| ImportError::new(format!("{what}: a table of {dims:?} has more than {LARGEST_TABLE} elements")))
+}
+
+/// The constant `from, from + 1, …` of `dims`, which has one extent that is not 1.
+pub(crate) fn counted(cx: &mut Importer<'_>, from: i64, dims: &[usize]) -> Result<ValueId, ImportError> {
+    let n = table_size(dims, "positions")? as i64;
+    Ok(cx.weight(Tensor::new(dims, &(from..from.saturating_add(n)).collect::<Vec<i64>>())))
+}
+
+/// `count` elements of axis `axis` from `from` on; itself where that is all.
+pub(crate) fn part(
+    cx: &mut Importer<'_>,
+    v: ValueId,
+    axis: usize,
+    from: usize,
+    count: usize,
+) -> Result<ValueId, ImportError> {
+    if from == 0 && cx.shape(v).0.get(axis) == Some(&Dim::from(count)) {
+        return Ok(v);
+    }
+    strided(cx, v, axis, from, 1, count)
+}
+
+/// `count` elements of axis `axis`, every `step`th from `from` on.
+pub(crate) fn strided(
+    cx: &mut Importer<'_>,
+    v: ValueId,
+    axis: usize,
+    from: usize,
+    step: usize,
+    count: usize,
+) -> Result<ValueId, ImportError> {
+    let mut to = cx.shape(v).clone();
+    let (mut starts, mut steps) = (vec![0; to.rank()], vec![1; to.rank()]);
+    let extent = to.0.get_mut(axis).ok_or_else(|| ImportError::new(format!("expected an axis {axis} of a value")))?;
+    *extent = Dim::from(count);
+    (starts[axis], steps[axis]) = (from as i64, step as i64);
+    cx.op(Slice { starts, steps, to }, &[v])
 }
 
 /// The loop `for var in 0..n { body }`.

@@ -61,7 +61,7 @@ fn uniform(t: &Tensor) -> Option<Scalar> {
 
 fn cast_noop(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let v = ValueId { node: id, port: 0 };
-    let (to, ins) = cx.operands_if(v, |op| if let Op::Cast(Cast { to }) = op { Some(*to) } else { None })?;
+    let (to, ins) = cx.operands_if(v, |op| if let Op::Cast(Cast { to, .. }) = op { Some(*to) } else { None })?;
     (cx.graph.fact(ins[0]).dtype == to).then_some(ins[0])
 }
 

@@ -19,6 +19,8 @@ impl Tolerance {
     pub(crate) fn default_for(dtype: DType) -> Tolerance {
         match dtype {
             DType::F16 => Tolerance { absolute: 1e-6, of_scale: 2e-3, relative: 1e-2 },
+            // Two steps of its 8 bits.
+            DType::BF16 => Tolerance { absolute: 1e-6, of_scale: 1.6e-2, relative: 2e-2 },
             _ => Tolerance::DEFAULT,
         }
     }

@@ -162,7 +162,8 @@ fn row_major(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
 }
 
 fn write_npy(mut w: impl Write, t: &Tensor) -> Result<(), String> {
-    let kind = NUMPY.iter().find(|(d, _)| *d == t.dtype()).map(|(_, k)| *k).unwrap_or_default();
+    // numpy has no names for what is only stored: the bits are written.
+    let kind = NUMPY.iter().find(|(d, _)| *d == t.dtype().carrier()).map(|(_, k)| *k).unwrap_or_default();
     let order = if t.dtype().size() == 1 { '|' } else { '<' };
     let descr = format!("{order}{kind}").parse().map_err(|e| format!("dtype: {e}"))?;
     let shape: Vec<u64> = t.shape().iter().map(|&d| d as u64).collect();

@@ -10,7 +10,7 @@ use tenon_target::Target;
 
 /// The header of `program`'s artifact: C99 and C++, nothing but `<stddef.h>` and `<stdint.h>`.
 ///
-/// `half` floats are `uint16_t` bits, `bool`s are `uint8_t` 0 or 1.
+/// `half` and `bf16` floats are `uint16_t` bits, smaller ones `uint8_t`, `bool`s are `uint8_t` 0 or 1.
 pub fn c_header(program: &Program, target: &Target) -> String {
     c_header_of(program, target, &Interface::default())
 }
@@ -35,6 +35,9 @@ fn c_type(d: DType) -> &'static str {
         DType::U8 | DType::Bool => "uint8_t",
         DType::U32 => "uint32_t",
         DType::U64 => "uint64_t",
+        // Less than a byte: one element a byte, sign-extended where there is a sign.
+        DType::U4 | DType::U2 => "uint8_t",
+        stored => c_type(stored.carrier()),
     }
 }
 

@@ -34,8 +34,8 @@ pub fn rust_module_of(program: &Program, target: &Target, interface: &Interface)
 fn rust_type(d: DType) -> &'static str {
     match d {
         DType::F16 => "u16",
-        DType::Bool => "u8",
-        d => d.name(),
+        DType::Bool | DType::U4 | DType::U2 => "u8",
+        d => d.carrier().name(),
     }
 }
 

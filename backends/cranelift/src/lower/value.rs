@@ -48,6 +48,7 @@ pub(super) fn scalar_type(elem: DType) -> Clif {
         DType::F16 | DType::I16 | DType::U16 => types::I16,
         DType::I32 | DType::U32 => types::I32,
         DType::I64 | DType::U64 => types::I64,
+        stored => scalar_type(stored.carrier()),
     }
 }
 

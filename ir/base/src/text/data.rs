@@ -103,7 +103,8 @@ pub fn literal(d: DType, digits: &str, negative: bool) -> Option<Scalar> {
     let v = match d {
         DType::F64 => digits.parse::<f64>().ok()?,
         DType::F32 => f64::from(digits.parse::<f32>().ok()?),
-        _ => f64::from(f16::from_f32(digits.parse::<f32>().ok()?)),
+        DType::F16 => f64::from(f16::from_f32(digits.parse::<f32>().ok()?)),
+        _ => Scalar::of_f64(d, f64::from(digits.parse::<f32>().ok()?)).as_f64(),
     };
     v.is_finite().then_some(Scalar::Float(d, if negative { -v } else { v }))
 }

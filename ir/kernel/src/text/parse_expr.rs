@@ -30,7 +30,7 @@ fn numbered(word: &str, prefix: &str) -> Option<u16> {
 
 /// `f32`, `i64`, … `bool`.
 pub(super) fn dtype(word: &str) -> Option<DType> {
-    word.parse().ok()
+    word.parse().ok().filter(|d: &DType| !d.is_stored())
 }
 
 /// `f32` or `f32x8`.

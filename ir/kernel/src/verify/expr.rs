@@ -36,7 +36,10 @@ impl Checker<'_> {
             if ok { Ok(t) } else { Err(format!("{what} is not defined for {}", t.elem)) }
         };
         match e {
-            Expr::Const(s) if is_representable(*s) => Ok(Type::scalar(s.dtype())),
+            Expr::Const(s) if is_representable(*s) && !s.dtype().is_stored() => Ok(Type::scalar(s.dtype())),
+            Expr::Cast(d, _) | Expr::Bitcast(d, _) if d.is_stored() => {
+                Err(format!("there are no values of {d} in kernels"))
+            }
             Expr::Const(s) => Err(format!("{s} is not a value of {}", s.dtype())),
             Expr::Var(v) => match self.scope.get(v.0 as usize) {
                 Some(State::Fixed | State::Mutable) => Ok(self.kernel.var(*v).ty),

@@ -73,7 +73,7 @@ fn buffer(p: &Program, b: &ProgramBuffer) -> Result<(), String> {
             let is_input = matches!(b.kind, BufferKind::Input(_));
             let (list, what) = if is_input { (&p.inputs, "input") } else { (&p.outputs, "output") };
             let io = list.get(*k).ok_or_else(|| format!("there is no {what} {k}"))?;
-            if io.fact.dtype != b.dtype || elements(io) != Some(b.len) {
+            if io.fact.dtype.carrier() != b.dtype || elements(io) != Some(b.len) {
                 return Err(format!("{}[{}] is not the size of {what} \"{}\": {}", b.dtype, b.len, io.name, io.fact));
             }
         }

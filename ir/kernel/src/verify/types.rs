@@ -66,6 +66,9 @@ impl Checker<'_> {
             if b.len.checked_mul(b.dtype.size()).is_none_or(|n| isize::try_from(n).is_err()) {
                 self.error(format!("%{} is larger than the address space", b.name));
             }
+            if b.dtype.is_stored() {
+                self.error(format!("%{} holds {}, which kernels see as {}", b.name, b.dtype, b.dtype.carrier()));
+            }
         }
         let mut names = BTreeSet::new();
         for v in &self.kernel.vars {

@@ -1,0 +1,115 @@
+//! Operators of com.microsoft with weights of 8 bits or less, computed on the numbers that they stand for.
+//!
+//! [MatMulNBits, DynamicQuantizeLSTM](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). Activations are not
+//! quantised, where DynamicQuantizeLSTM would: results are closer to those of the model that was quantised.
+
+use super::matmul::MatMul;
+use super::transpose::Transpose;
+use super::util::{apply, cast, number, part, reshape, with_constant};
+use crate::ops::*;
+use tenon_base::Shape;
+
+pub(super) fn onnx() -> Vec<OnnxName> {
+    ["MatMulNBits", "DynamicQuantizeLSTM"].map(|name| OnnxName { domain: "com.microsoft", name, versions: &[1] }).to_vec()
+}
+
+pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    if node.op_type() == "MatMulNBits" { matmul(node, cx) } else { lstm(node, cx) }
+}
+
+/// The `bits`-wide elements of bytes, low bits first, as `u8`: a last axis of `n` becomes one of `n·8/bits`.
+fn unpacked(cx: &mut Importer<'_>, x: ValueId, bits: usize) -> Result<ValueId, ImportError> {
+    if bits == 8 {
+        return Ok(x);
+    }
+    let mut to = cx.shape(x).clone();
+    to.0.push(Dim::Const(1));
+    let x = reshape(cx, x, to.clone())?;
+    let shifts: Vec<u8> = (0..8 / bits).map(|i| (i * bits) as u8).collect();
+    let shifts = cx.weight(Tensor::new(&[shifts.len()], &shifts));
+    let moved = apply(cx, "shift_right", &[x, shifts])?;
+    let y = with_constant(cx, "bitwise_and", moved, f64::from((1u32 << bits) - 1))?;
+    to.0.pop();
+    if let Some(last) = to.0.last_mut() {
+        *last = last.mul(&Dim::from(8 / bits));
+    }
+    reshape(cx, y, to)
+}
+
+/// `A · dequantised(B)ᵀ`, B by blocks along K.
+fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let attr = |name: &str, default: i64| -> Result<usize, ImportError> {
+        let v = node.int(name, default)?;
+        let n = usize::try_from(v).ok().filter(|n| (1..1 << 30).contains(n));
+        n.ok_or_else(|| ImportError::new(format!("{name}: expected a positive integer, found {v}")))
+    };
+    let (k, n, bits, block) = (attr("K", 0)?, attr("N", 0)?, attr("bits", 4)?, attr("block_size", 32)?);
+    if ![2, 4, 8].contains(&bits) || block * bits % 8 != 0 {
+        return Err(ImportError::new(format!("expected 2, 4 or 8 bits in blocks of whole bytes, found {bits} in blocks of {block}")));
+    }
+    if node.opt_input(4).is_some() {
+        return Err(ImportError::new("`g_idx`: reordered columns are not supported"));
+    }
+    let a = node.input(0)?;
+    let dtype = cx.dtype(a);
+    let blocks = k.div_ceil(block);
+    let b = node.input(1)?;
+    let b = reshape(cx, b, Shape::of(&[n, blocks, block * bits / 8]))?;
+    let b = unpacked(cx, b, bits)?;
+    let b = cast(cx, b, dtype)?;
+    let scales = cast(cx, node.input(2)?, dtype)?;
+    let scales = reshape(cx, scales, Shape::of(&[n, blocks, 1]))?;
+    let zeros = match node.opt_input(3) {
+        None => number(cx, dtype, f64::from(1u32 << (bits - 1))),
+        Some(z) if cx.dtype(z).is_float() => {
+            let z = cast(cx, z, dtype)?;
+            reshape(cx, z, Shape::of(&[n, blocks, 1]))?
+        }
+        Some(z) => {
+            // Packed along the blocks of a row, with unused bits at its end.
+            let bytes = (blocks * bits).div_ceil(8);
+            let z = reshape(cx, z, Shape::of(&[n, bytes]))?;
+            let z = unpacked(cx, z, bits)?;
+            let z = part(cx, z, 1, 0, blocks)?;
+            let z = cast(cx, z, dtype)?;
+            reshape(cx, z, Shape::of(&[n, blocks, 1]))?
+        }
+    };
+    let w = apply(cx, "sub", &[b, zeros])?;
+    let w = apply(cx, "mul", &[w, scales])?;
+    let w = reshape(cx, w, Shape::of(&[n, blocks * block]))?;
+    let w = part(cx, w, 1, 0, k)?;
+    let y = cx.op(MatMul { trans_a: false, trans_b: true }, &[a, w])?;
+    Ok(vec![match node.opt_input(5) {
+        Some(bias) => apply(cx, "add", &[y, bias])?,
+        None => y,
+    }])
+}
+
+/// An LSTM whose weights are dequantised first.
+fn lstm(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let mut inputs: Vec<Option<ValueId>> = (0..8).map(|i| node.opt_input(i)).collect();
+    for (weight, scale) in [(1, 8), (2, 10)] {
+        let (w, s) = (node.input(weight)?, node.input(scale)?);
+        let shape = cx.shape(w).clone();
+        if shape.rank() != 3 {
+            return Err(ImportError::new(format!("operand {weight}: expected weights of rank 3, found {shape}")));
+        }
+        let mut w = cast(cx, w, DType::F32)?;
+        // One number for each direction, or for each of its columns.
+        let per = |cx: &mut Importer<'_>, v: ValueId| -> Result<ValueId, ImportError> {
+            let s = cx.shape(v).0.clone();
+            let columns = s.get(1).cloned().unwrap_or(Dim::Const(1));
+            reshape(cx, v, Shape(vec![s.first().cloned().unwrap_or(Dim::Const(1)), Dim::Const(1), columns]))
+        };
+        if let Some(z) = node.opt_input(scale + 1) {
+            let z = cast(cx, z, DType::F32)?;
+            let z = per(cx, z)?;
+            w = apply(cx, "sub", &[w, z])?;
+        }
+        let s = per(cx, s)?;
+        w = apply(cx, "mul", &[w, s])?;
+        inputs[weight] = Some(cx.op(Transpose { perm: vec![0, 2, 1] }, &[w])?);
+    }
+    super::recurrent_layer::import(&node.with_inputs(&inputs), cx)
+}
