@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tenon_base::{Diagnostics, Tensor};
 use tenon_cranelift::Object;
-use tenon_frontend::{ImportOptions, Imported, ModelInfo};
+use tenon_frontend::{Given, ImportOptions, Imported, ModelInfo};
 use tenon_ir::Graph;
 use tenon_kernel::{Call, Program};
 use tenon_passes::pipeline::{Math, Phase, Settings, State};
@@ -24,6 +24,11 @@ pub struct Options {
     /// What a run will be given: pins dimensions that nothing else pins, and sets inputs whose value the compile needs (see
     /// [`ImportOptions::data`]).
     pub data: BTreeMap<String, Tensor>,
+    /// Inputs that are sequences or optionals: see [`ImportOptions::given`].
+    pub given: BTreeMap<String, Given>,
+    /// Pairs of an input and an output that are kept in the arena from run to run: neither is an input or output of the
+    /// compiled model any more.
+    pub states: Vec<(String, String)>,
     /// Which rewrites of floating-point arithmetic are allowed.
     pub math: Math,
     /// The model's name in symbols and files; by default from the file's name.
@@ -34,7 +39,8 @@ impl Options {
     /// For `target`, with nothing pinned.
     pub fn new(target: Target) -> Options {
         let (dims, set, data) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Options { target, dims, set, data, math: Math::default(), name: None }
+        let (given, states) = (BTreeMap::new(), vec![]);
+        Options { target, dims, set, data, given, states, math: Math::default(), name: None }
     }
 
     /// For this machine.
@@ -56,6 +62,13 @@ impl Options {
     #[must_use]
     pub fn set(mut self, name: impl Into<String>, value: Tensor) -> Options {
         self.set.insert(name.into(), value);
+        self
+    }
+
+    /// Keeps what a run gives as `output` for the next run to find as `input`.
+    #[must_use]
+    pub fn state(mut self, input: impl Into<String>, output: impl Into<String>) -> Options {
+        self.states.push((input.into(), output.into()));
         self
     }
 
@@ -96,8 +109,8 @@ impl Compiler {
     }
 
     fn import_options(&self) -> ImportOptions {
-        let Options { dims, set, data, .. } = &self.options;
-        ImportOptions { dims: dims.clone(), set: set.clone(), data: data.clone() }
+        let Options { dims, set, data, given, .. } = &self.options;
+        ImportOptions { dims: dims.clone(), set: set.clone(), data: data.clone(), given: given.clone() }
     }
 
     /// Reads a model without compiling it.
@@ -144,7 +157,8 @@ impl Compiler {
     }
 
     fn settings(&self, name: &str) -> Settings {
-        Settings { target: self.options.target.clone(), math: self.options.math, name: artifact::c_identifier(name) }
+        let Options { target, math, states, .. } = &self.options;
+        Settings { target: target.clone(), math: *math, name: artifact::c_identifier(name), states: states.clone() }
     }
 
     fn compile(
@@ -164,6 +178,7 @@ impl Compiler {
             })?;
         Ok(Compiled {
             graph,
+            states: self.options.states.clone(),
             optimized: state.graph,
             program: state.program,
             target: self.options.target.clone(),
@@ -179,6 +194,8 @@ impl Compiler {
 pub struct Compiled {
     /// As imported: what the reference interpreter runs.
     pub graph: Graph,
+    /// Inputs and outputs of the graph that are kept from run to run.
+    pub states: Vec<(String, String)>,
     /// After the graph passes.
     pub optimized: Graph,
     /// The kernels: what every other engine runs.
@@ -228,7 +245,7 @@ impl Compiled {
 
     /// All kernel calls, in order.
     pub fn calls(&self) -> Vec<&Call> {
-        self.program.calls.iter().collect()
+        self.program.calls()
     }
 
     /// Machine code in this process.

@@ -1,6 +1,7 @@
 //! The ways to execute a compiled model: the same case on all of them names the layer at fault.
 
 use crate::{Compiled, Error, jit};
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
 use tenon_base::Tensor;
@@ -53,11 +54,12 @@ impl FromStr for Engine {
     }
 }
 
-/// A compiled model, ready to run on one engine.
+/// A compiled model, ready to run on one engine. What it keeps from run to run begins as zeros.
 #[derive(Debug)]
 pub struct Session<'a> {
     compiled: &'a Compiled,
     kind: Kind,
+    states: RefCell<Vec<Tensor>>,
 }
 
 #[derive(Debug)]
@@ -83,7 +85,12 @@ impl<'a> Session<'a> {
             Engine::Object if runs_here(&compiled.target)? => Kind::Object(object::Linked::new(compiled)?),
             Engine::Object => Kind::Emulated(foreign::Emulated::new(compiled)?),
         };
-        Ok(Session { compiled, kind })
+        Ok(Session { compiled, kind, states: RefCell::new(compiled.program.initial_states()) })
+    }
+
+    /// Makes what is kept from run to run what a first run finds.
+    pub fn reset(&self) {
+        *self.states.borrow_mut() = self.compiled.program.initial_states();
     }
 
     /// Runs the model on `inputs`, in the model's order.
@@ -93,12 +100,52 @@ impl<'a> Session<'a> {
     pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
         jit::check_inputs(&self.compiled.program, inputs)?;
         match &self.kind {
-            Kind::Reference => Ok(tenon_ir::eval::run(&self.compiled.graph, inputs)?),
-            Kind::Kernel => Ok(tenon_kernel::run_program(&self.compiled.program, inputs)?),
-            Kind::Jit(m) => m.run(inputs),
-            Kind::Object(l) => l.run(&self.compiled.program, inputs),
+            Kind::Reference => self.reference(inputs),
+            Kind::Kernel => {
+                Ok(tenon_kernel::run_program_on(&self.compiled.program, inputs, &mut self.states.borrow_mut())?)
+            }
+            Kind::Jit(m) => {
+                let mut runner = m.runner();
+                let mut states = self.states.borrow_mut();
+                runner.set_states(&states)?;
+                let outputs = runner.run(inputs)?;
+                *states = runner.states()?;
+                Ok(outputs)
+            }
+            Kind::Object(l) => l.run(&self.compiled.program, inputs, &mut self.states.borrow_mut()),
+            Kind::Emulated(_) if !self.compiled.program.states.is_empty() => Err(Error::Run(
+                "the model keeps state from run to run, but every run of the emulator is a process of its own".into(),
+            )),
             Kind::Emulated(e) => e.run(&self.compiled.program, inputs),
         }
+    }
+
+    /// The graph has the states among its inputs and outputs.
+    fn reference(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+        let Compiled { graph, program, states: pairs, .. } = self.compiled;
+        let mut states = self.states.borrow_mut();
+        let mut given = inputs.iter();
+        let all = graph.inputs().iter().map(|id| {
+            let kept = match &graph.node(*id).kind {
+                tenon_ir::NodeKind::Input(name) => program.states.iter().position(|s| s.name == *name),
+                _ => None,
+            };
+            match kept {
+                Some(k) => Some(states[k].clone()),
+                None => given.next().cloned(),
+            }
+        });
+        let all = all.collect::<Option<Vec<_>>>().ok_or_else(|| Error::Input("an input is missing".into()))?;
+        let found = tenon_ir::eval::run(graph, &all)?;
+        let mut outputs = vec![];
+        for ((name, _), t) in graph.outputs().iter().zip(found) {
+            let input = pairs.iter().find(|(_, o)| o == name).map(|(i, _)| i);
+            match input.and_then(|i| program.states.iter().position(|s| s.name == *i)) {
+                Some(k) => states[k] = t,
+                None => outputs.push(t),
+            }
+        }
+        Ok(outputs)
     }
 }
 

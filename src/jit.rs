@@ -37,6 +37,7 @@ impl Model {
             name: c.program.name.clone(),
             inputs: c.program.inputs.clone(),
             outputs: c.program.outputs.clone(),
+            states: c.program.states.clone(),
             arena_bytes: c.program.arena_bytes,
             ..Program::default()
         };
@@ -115,6 +116,33 @@ impl Runner<'_> {
         to_tensors(&self.model.program, &self.outputs)
     }
 
+    /// Sets what the model keeps from run to run to what a first run finds: zeros.
+    pub fn reset(&mut self) {
+        let n = self.model.program.state_bytes();
+        self.arena.as_mut_slice()[..n].fill(0);
+    }
+
+    /// What the model keeps from run to run, in the order in which the states were named.
+    ///
+    /// # Errors
+    /// Never, for a program that passed the verifier.
+    pub fn states(&self) -> Result<Vec<Tensor>, Error> {
+        get_states(&self.model.program, self.arena.as_slice())
+    }
+
+    /// Brings back what [`Runner::states`] gave.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if they are not of this model.
+    pub fn set_states(&mut self, states: &[Tensor]) -> Result<(), Error> {
+        let program = &self.model.program;
+        if !program.states.iter().map(|s| &s.fact).eq(&states.iter().map(Tensor::fact).collect::<Vec<_>>()) {
+            return Err(Error::Input("the states are not those of this model".into()));
+        }
+        put_states(program, states, self.arena.as_mut_slice());
+        Ok(())
+    }
+
     /// [`Runner::set_inputs`], [`Runner::run_once`], [`Runner::outputs`].
     ///
     /// # Errors
@@ -143,6 +171,24 @@ pub(crate) fn check_inputs(program: &Program, inputs: &[Tensor]) -> Result<(), E
         }
     }
     Ok(())
+}
+
+/// Copies states to where the program has them.
+pub(crate) fn put_states(program: &Program, states: &[Tensor], arena: &mut [u8]) {
+    for (at, t) in program.state_offsets().into_iter().zip(states) {
+        arena[at..at + t.bytes().len()].copy_from_slice(t.bytes());
+    }
+}
+
+/// Copies states from where the program has them.
+pub(crate) fn get_states(program: &Program, arena: &[u8]) -> Result<Vec<Tensor>, Error> {
+    let tensor = |(at, s): (usize, &tenon_kernel::State)| {
+        let dims = s.fact.dims().unwrap_or_default();
+        let bytes = dims.iter().product::<usize>() * s.fact.dtype.size();
+        Tensor::from_bytes(s.fact.dtype, &dims, arena[at..at + bytes].to_vec().into())
+            .map_err(|e| Error::Internal(format!("state \"{}\": {e}", s.name)))
+    };
+    program.state_offsets().into_iter().zip(&program.states).map(tensor).collect()
 }
 
 pub(crate) fn bytes_of(io: &Io) -> usize {

@@ -122,7 +122,7 @@ impl Report {
                 .collect()
         };
         let mut calls_by_kernel = BTreeMap::new();
-        for call in &p.calls {
+        for call in p.calls() {
             let name = &p.kernels[call.kernel].name;
             let stem = name.rsplit_once('_').map_or(name.as_str(), |(s, _)| s);
             *calls_by_kernel.entry(stem.to_string()).or_insert(0) += 1;
@@ -134,7 +134,7 @@ impl Report {
             inputs: io(&p.inputs),
             outputs: io(&p.outputs),
             nodes: c.graph.nodes().filter(|n| c.graph.op(*n).is_some()).count(),
-            calls: p.calls.len(),
+            calls: p.calls().len(),
             kernels: p.kernels.len(),
             weight_bytes: p.weight_bytes(),
             arena_bytes: p.arena_bytes,
@@ -148,11 +148,10 @@ impl Report {
 
 fn memory(p: &Program) -> Vec<MemoryReport> {
     let mut all = vec![];
+    let lives = p.timeline().lives(p.buffers.len());
     for (i, b) in p.buffers.iter().enumerate() {
         let BufferKind::Arena(Some(offset)) = b.kind else { continue };
-        let uses = |c: &tenon_kernel::Call| c.args.iter().any(|a| a.0 as usize == i);
-        let Some(first) = p.calls.iter().position(uses) else { continue };
-        let last = p.calls.iter().rposition(uses).unwrap_or(first);
+        let Some((first, last)) = lives[i] else { continue };
         all.push(MemoryReport { name: b.name.clone(), offset, bytes: b.bytes(), first, last });
     }
     all

@@ -1,10 +1,13 @@
 //! The nodes of a graph, in order: names become values, nodes become operators.
 
 use crate::attr::{self, Passed, domain, resolved};
+use crate::control::BUILT_IN;
 use crate::files::DataFiles;
 use crate::import::{op_label, opsets};
 use crate::info::{Known, Table};
+use crate::level::Level;
 use crate::limits::{MAX_FOLDED_BYTES, MAX_INLINED, MAX_NODES, check_dims, check_fact};
+use crate::lists::value;
 use crate::order::order;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use crate::report::{Report, shortened};
@@ -12,15 +15,22 @@ use crate::tensor::{to_tensor, typed_len};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
-use tenon_base::{Dim, Loc, Tensor};
+use tenon_base::{Dim, Tensor};
 use tenon_ir::ops::ImportFn;
-use tenon_ir::{Graph, ImportError, Importer, OnnxNode, ValueId};
+use tenon_ir::{ImportError, OnnxNode, ValueId};
+
+/// What the results of a node stand for; `None` when something has a problem that is already reported.
+pub(crate) type Made<'p> = Result<Option<Vec<Slot<'p>>>, ImportError>;
 
 /// What a name stands for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Slot<'p> {
-    /// A value.
+    /// A value of the graph of the frame.
     Value(ValueId),
+    /// A sequence: a position in [`Session::lists`].
+    List(usize),
+    /// An optional that is empty.
+    Nothing,
     /// An initializer that nothing has used yet.
     Initializer(&'p TensorProto),
     /// A sparse initializer.
@@ -37,14 +47,16 @@ pub(crate) enum Slot<'p> {
 #[derive(Debug, Default)]
 pub(crate) struct Frame<'p> {
     names: BTreeMap<&'p str, Slot<'p>>,
+    /// How many graphs are around the one that its values are in.
+    level: usize,
     /// Whether names that are not here are looked up in the frame below: so in branches, but not in functions.
     sees_outer: bool,
 }
 
 impl Frame<'_> {
     /// Without names.
-    pub(crate) fn new(sees_outer: bool) -> Self {
-        Frame { names: BTreeMap::new(), sees_outer }
+    pub(crate) fn new(sees_outer: bool, level: usize) -> Self {
+        Frame { names: BTreeMap::new(), level, sees_outer }
     }
 }
 
@@ -75,8 +87,8 @@ pub(crate) enum Meaning<'p> {
     Import(ImportFn),
     /// `Constant`
     Constant,
-    /// `If`
-    If,
+    /// One of [`BUILT_IN`].
+    Control,
     /// A function of the model.
     Function(&'p FunctionProto),
     /// Nothing: why, and what to try.
@@ -86,8 +98,12 @@ pub(crate) enum Meaning<'p> {
 /// The import of one model.
 #[derive(Debug)]
 pub(crate) struct Session<'p> {
-    /// What has been imported.
-    pub(crate) graph: Graph,
+    /// The graph that nodes are imported into.
+    pub(crate) top: Level,
+    /// The graphs around it, outermost first.
+    pub(crate) outer: Vec<Level>,
+    /// All sequences.
+    pub(crate) lists: Vec<Vec<Slot<'p>>>,
     /// What has gone wrong.
     pub(crate) report: Report,
     pub(crate) files: DataFiles,
@@ -95,8 +111,6 @@ pub(crate) struct Session<'p> {
     pub(crate) frames: Vec<Frame<'p>>,
     pub(crate) functions: BTreeMap<(&'p str, &'p str, &'p str), &'p FunctionProto>,
     table: Table,
-    /// Small integer values known only symbolically.
-    dims: BTreeMap<ValueId, Vec<Dim>>,
     /// Names given to nodes so far, with the next number for nodes of the same name.
     names: BTreeMap<String, usize>,
     visited: usize,
@@ -114,13 +128,14 @@ impl<'p> Session<'p> {
     /// An empty graph. `folder` holds external data.
     pub(crate) fn new(model: &'p ModelProto, folder: Option<&Path>) -> Session<'p> {
         let mut session = Session {
-            graph: Graph::default(),
+            top: Level::default(),
+            outer: vec![],
+            lists: vec![],
             report: Report::default(),
             files: DataFiles::new(folder),
-            frames: vec![Frame::new(false)],
+            frames: vec![Frame::new(false, 0)],
             functions: BTreeMap::new(),
             table: Table::new(),
-            dims: BTreeMap::new(),
             names: BTreeMap::new(),
             visited: 0,
             inlined: 0,
@@ -165,7 +180,7 @@ impl<'p> Session<'p> {
         }
     }
 
-    /// What `name` stands for: a value, `Absent`, `Poisoned` or `Missing`.
+    /// What `name` stands for in the current graph: a value, a sequence, `Nothing`, `Absent`, `Poisoned` or `Missing`.
     pub(crate) fn lookup(&mut self, name: &str) -> Slot<'p> {
         for at in (0..self.frames.len()).rev() {
             let Some((&key, &slot)) = self.frames[at].names.get_key_value(name) else {
@@ -174,27 +189,28 @@ impl<'p> Session<'p> {
                 }
                 return Slot::Missing;
             };
+            let level = self.frames[at].level;
             let now = match slot {
-                Slot::Initializer(t) => self.load(t),
+                Slot::Initializer(t) => self.load(t, level),
                 Slot::Sparse => {
                     let e = ImportError::new("sparse initializers are not supported");
                     self.report.error(name, "", e.with_help("store the tensor densely"));
                     Slot::Poisoned
                 }
-                other => return other,
+                other => return self.seen(other, level),
             };
             self.frames[at].names.insert(key, now);
-            return now;
+            return self.seen(now, level);
         }
         Slot::Missing
     }
 
-    fn load(&mut self, t: &'p TensorProto) -> Slot<'p> {
+    fn load(&mut self, t: &'p TensorProto, level: usize) -> Slot<'p> {
         match to_tensor(t, &mut self.files) {
             Ok(tensor) => {
                 // The initializers of branches that are inlined again and again are decoded each time.
                 self.charge(&tensor);
-                Slot::Value(self.graph.add_weight(t.name.clone(), tensor))
+                Slot::Value(self.level_mut(level).graph.add_weight(t.name.clone(), tensor))
             }
             Err(e) => {
                 self.report.error(&t.name, "", ImportError { message: format!("initializer: {}", e.message), ..e });
@@ -327,11 +343,7 @@ impl<'p> Session<'p> {
                 "convert the model to a newer opset with onnx.version_converter",
             ),
             ("", "Constant", _) => Meaning::Constant,
-            ("", "If", _) => Meaning::If,
-            ("", "Loop" | "Scan" | "SequenceMap", _) => Meaning::Unsupported(
-                "loops are not supported yet".to_string(),
-                "export the model with the loop unrolled, or without the operator",
-            ),
+            ("", op, _) if BUILT_IN.contains(&op) => Meaning::Control,
             ("", "", _) => Meaning::Unsupported("the node has no operator".to_string(), export),
             _ => Meaning::Unsupported("the operator is not supported".to_string(), export),
         }
@@ -351,7 +363,7 @@ impl<'p> Session<'p> {
         };
         let result = resolved(n, body.passed.as_deref()).and_then(|attrs| match meaning {
             Meaning::Constant => self.constant(n, &attrs, body),
-            Meaning::If => self.inline_if(n, &attrs, &operands, &loc, body),
+            Meaning::Control => self.control(n, &attrs, &operands, &loc, body),
             Meaning::Function(f) => self.inline_function(f, &attrs, &operands, &loc, body),
             Meaning::Import(import) => self.import_with(import, n, &attrs, &operands, &loc, body),
             Meaning::Unsupported(..) => Ok(None),
@@ -359,7 +371,16 @@ impl<'p> Session<'p> {
         match result {
             Ok(Some(values)) => self.bind(n, &values, &operands, &loc, &op),
             Ok(None) => self.poison(n),
-            Err(e) => {
+            Err(mut e) => {
+                // Inside a loop "computed from the inputs" may mean the number of the iteration, which nobody can pin.
+                if self.depth() > 0 && e.help.as_ref().is_some_and(|h| h.starts_with("pin what")) {
+                    e.needs.clear();
+                    e.help = Some(
+                        "inside a loop it must be the same in every iteration; a loop whose number of iterations \
+                                   is known and small enough is unrolled"
+                            .to_string(),
+                    );
+                }
                 self.report.error(&loc, &op, e);
                 self.poison(n);
             }
@@ -367,14 +388,13 @@ impl<'p> Session<'p> {
     }
 
     /// The operands; `None` when one has a problem, which is then reported.
-    fn operands(&mut self, n: &'p NodeProto, loc: &str, op: &str) -> Option<Vec<Option<ValueId>>> {
+    fn operands(&mut self, n: &'p NodeProto, loc: &str, op: &str) -> Option<Vec<Slot<'p>>> {
         let mut all = vec![];
         let mut poisoned = false;
         for (i, name) in n.input.iter().enumerate() {
             let found = if name.is_empty() { Slot::Absent } else { self.lookup(name) };
             match found {
-                Slot::Value(v) => all.push(Some(v)),
-                Slot::Absent => all.push(None),
+                Slot::Value(_) | Slot::List(_) | Slot::Nothing | Slot::Absent => all.push(found),
                 Slot::Missing => {
                     let e = ImportError::new(format!(
                         "operand {i} is `{}`, which no node, input or initializer gives",
@@ -387,7 +407,7 @@ impl<'p> Session<'p> {
             }
         }
         // Optional operands at the end may be left out or empty, which is the same.
-        while all.last() == Some(&None) {
+        while matches!(all.last(), Some(Slot::Absent)) {
             all.pop();
         }
         (!poisoned).then_some(all)
@@ -398,24 +418,29 @@ impl<'p> Session<'p> {
         import: ImportFn,
         n: &'p NodeProto,
         attrs: &Passed<'p>,
-        operands: &[Option<ValueId>],
+        operands: &[Slot<'p>],
         loc: &str,
         body: &Body<'p>,
-    ) -> Result<Option<Vec<ValueId>>, ImportError> {
+    ) -> Made<'p> {
+        // The one operator of tensors that also takes whatever there is.
+        if let ("Identity", [s @ (Slot::List(_) | Slot::Nothing)]) = (n.op_type.as_str(), operands) {
+            return Ok(Some(vec![*s]));
+        }
+        let values = operands.iter().enumerate().map(|(i, s)| match s {
+            Slot::Absent => Ok(None),
+            s => value(s).map(Some).map_err(|e| ImportError::new(format!("operand {i}: {}", e.message))),
+        });
+        let operands = values.collect::<Result<Vec<_>, _>>()?;
         let raw = attr::node(n, attrs, body.passed.as_deref(), &mut self.files)?;
-        let view = OnnxNode::new(&raw, Self::opset(n, body), operands);
-        import(&view, &mut self.importer(loc)).map(Some)
-    }
-
-    /// An importer for one node.
-    pub(crate) fn importer(&mut self, loc: &str) -> Importer<'_> {
-        Importer::new(&mut self.graph, &mut self.dims, Loc::new(loc))
+        let view = OnnxNode::new(&raw, Self::opset(n, body), &operands);
+        let made = import(&view, &mut self.importer(loc))?;
+        Ok(Some(made.into_iter().map(Slot::Value).collect()))
     }
 
     /// Gives the outputs of a node their names.
-    fn bind(&mut self, n: &'p NodeProto, values: &[ValueId], operands: &[Option<ValueId>], loc: &str, op: &str) {
+    fn bind(&mut self, n: &'p NodeProto, values: &[Slot<'p>], operands: &[Slot<'p>], loc: &str, op: &str) {
         for (i, name) in n.output.iter().enumerate() {
-            let Some(&v) = values.get(i) else {
+            let Some(&made) = values.get(i) else {
                 if !name.is_empty() {
                     let e = ImportError::new(format!(
                         "output {i} (`{}`) of this operator is not supported: it has {} here",
@@ -427,11 +452,15 @@ impl<'p> Session<'p> {
                 }
                 continue;
             };
+            let Slot::Value(v) = made else {
+                self.bind_one(n, i, made, loc, op);
+                continue;
+            };
             let slot = match self.check_value(v) {
                 Ok(()) => Slot::Value(v),
                 Err(message) => {
                     let e = ImportError::new(format!("output {i}: {message}"));
-                    let symbolic = self.graph.fact(v).dims().is_none();
+                    let symbolic = self.top.graph.fact(v).dims().is_none();
                     self.report.error(
                         loc,
                         op,
@@ -440,37 +469,37 @@ impl<'p> Session<'p> {
                     Slot::Poisoned
                 }
             };
-            if let Some(t) = self.graph.weight(v)
-                && !operands.contains(&Some(v))
+            if let Some(t) = self.top.graph.weight(v)
+                && !operands.iter().any(|s| matches!(s, Slot::Value(o) if *o == v))
                 && n.op_type != "Constant"
             {
                 let bytes = t.bytes().len();
                 self.add_folded(bytes);
             }
-            if !name.is_empty() && !self.define(name, slot) {
-                let e =
-                    ImportError::new(format!("output {i} is `{}`, a name that is already taken", shortened(name)));
-                self.report.error(loc, op, e.with_help("every value of a graph needs a name of its own"));
-            }
+            self.bind_one(n, i, slot, loc, op);
+        }
+    }
+
+    fn bind_one(&mut self, n: &'p NodeProto, i: usize, slot: Slot<'p>, loc: &str, op: &str) {
+        let name = &n.output[i];
+        if !name.is_empty() && !self.define(name, slot) {
+            let e = ImportError::new(format!("output {i} is `{}`, a name that is already taken", shortened(name)));
+            self.report.error(loc, op, e.with_help("every value of a graph needs a name of its own"));
         }
     }
 
     fn check_value(&self, v: ValueId) -> Result<(), String> {
-        check_fact(self.graph.fact(v))?;
-        self.dims.get(&v).map_or(Ok(()), |d| check_known(d))
+        check_fact(self.top.graph.fact(v))?;
+        self.top.dims.get(&v).map_or(Ok(()), |d| check_known(d))
     }
 
     /// The value of a `Constant` node.
-    fn constant(
-        &mut self,
-        n: &'p NodeProto,
-        attrs: &Passed<'p>,
-        body: &Body<'p>,
-    ) -> Result<Option<Vec<ValueId>>, ImportError> {
+    fn constant(&mut self, n: &'p NodeProto, attrs: &Passed<'p>, body: &Body<'p>) -> Made<'p> {
         let raw = attr::node(n, attrs, body.passed.as_deref(), &mut self.files)?;
         let tensor = constant_value(&raw.attrs)?;
         self.charge(&tensor);
-        Ok(Some(vec![self.graph.add_weight(n.output.first().cloned().unwrap_or_default(), tensor)]))
+        let name = n.output.first().cloned().unwrap_or_default();
+        Ok(Some(vec![Slot::Value(self.top.graph.add_weight(name, tensor))]))
     }
 }
 

@@ -1,53 +1,171 @@
-//! What is inlined: model-local functions, and `If` where the condition is known. And checking the operators of what is not.
+//! What has subgraphs or is a function: branches, loops, functions of the model. And checking the operators of what is not
+//! imported.
 
 use crate::attr::{Passed, domain};
-use crate::body::{Body, Frame, Meaning, Session, Slot};
+use crate::body::{Body, Frame, Made, Meaning, Session, Slot};
 use crate::import::{op_label, opsets};
 use crate::limits::MAX_DEPTH;
-use crate::proto::{FunctionProto, NodeProto};
+use crate::lists::value;
+use crate::proto::{FunctionProto, GraphProto, NodeProto, ValueInfoProto};
 use crate::report::shortened;
+use crate::types::declared;
 use std::rc::Rc;
-use tenon_base::DType;
-use tenon_ir::{ImportError, ValueId};
+use tenon_base::{DType, Shape};
+use tenon_ir::ops::branch::Branch;
+use tenon_ir::ops::reshape::Reshape;
+use tenon_ir::{ImportError, Importer, ValueId};
+
+/// Operators of `ai.onnx` that are imported here and not by a file of `tenon_ir::ops`.
+pub(crate) const BUILT_IN: [&str; 16] = [
+    "Constant",
+    "If",
+    "Loop",
+    "Scan",
+    "SequenceMap",
+    "SequenceEmpty",
+    "SequenceConstruct",
+    "SequenceAt",
+    "SequenceInsert",
+    "SequenceErase",
+    "SequenceLength",
+    "SplitToSequence",
+    "ConcatFromSequence",
+    "Optional",
+    "OptionalHasElement",
+    "OptionalGetElement",
+];
 
 impl<'p> Session<'p> {
-    /// The branch of an `If` that its condition, which must be known, selects. `None` when something in it has a problem.
-    pub(crate) fn inline_if(
+    /// An operator of [`BUILT_IN`], but for `Constant`.
+    pub(crate) fn control(
         &mut self,
         n: &'p NodeProto,
         attrs: &Passed<'p>,
-        operands: &[Option<ValueId>],
+        operands: &[Slot<'p>],
         loc: &str,
         body: &Body<'p>,
-    ) -> Result<Option<Vec<ValueId>>, ImportError> {
-        let condition = operands.first().copied().flatten();
-        let condition = condition.ok_or_else(|| ImportError::new("the condition is missing"))?;
-        let taken = match self.importer(loc).constant(condition, "cond") {
-            Ok(t) if t.dtype() == DType::Bool && t.len() == 1 => t.get(0).as_int() != 0,
-            Ok(t) => {
-                return Err(ImportError::new(format!("condition: expected one bool, found {}", t.fact())));
-            }
-            Err(e) => {
-                self.scan_node(n, loc, body);
-                return Err(ImportError { message: format!("branches are chosen at import: {}", e.message), ..e });
+    ) -> Made<'p> {
+        match n.op_type.as_str() {
+            "If" => self.import_if(attrs, operands, loc, body),
+            "Loop" => self.import_loop(n, attrs, operands, loc, body),
+            "Scan" => self.import_scan(n, attrs, operands, loc, body),
+            _ => self.list_operator(n, attrs, operands, loc, body),
+        }
+    }
+
+    /// The branch that the condition selects, where it is known; else both, and a choice between their results.
+    fn import_if(&mut self, attrs: &Passed<'p>, operands: &[Slot<'p>], loc: &str, body: &Body<'p>) -> Made<'p> {
+        let condition = value(operands.first().unwrap_or(&Slot::Absent))
+            .map_err(|e| ImportError::new(format!("condition: {}", e.message)))?;
+        let condition = scalar(&mut self.importer(loc), condition, DType::Bool, "condition")?;
+        let names = ["then_branch", "else_branch"];
+        let branch = |k: usize| {
+            let g = subgraph(attrs, names[k])?;
+            if g.input.is_empty() {
+                Ok(g)
+            } else {
+                Err(ImportError::new(format!("`{}` has inputs: expected none", names[k])))
             }
         };
-        let name = if taken { "then_branch" } else { "else_branch" };
-        let branch = attrs.get(name).and_then(|a| a.g.as_deref());
-        let branch = branch.ok_or_else(|| ImportError::new(format!("attribute `{name}` is missing")))?;
-        if !branch.input.is_empty() {
-            return Err(ImportError::new(format!("`{name}` has inputs: expected none")));
-        }
         let inner = Body {
             opsets: body.opsets.clone(),
             passed: body.passed.clone(),
             prefix: format!("{loc}/"),
             depth: enter(body)?,
         };
-        self.frames.push(Frame::new(true));
-        self.define_initializers(branch);
-        self.import_nodes(&branch.node, &inner);
-        let result = self.results(branch.output.iter().map(|v| v.name.as_str()), name);
+        let unknown = match self.importer(loc).constant(condition, "cond").map(|t| t.get(0).as_int() != 0) {
+            Ok(taken) => {
+                let k = usize::from(!taken);
+                return self.inline(branch(k)?, vec![], names[k], &inner);
+            }
+            Err(e) => e,
+        };
+        let branches = [branch(0)?, branch(1)?];
+        let [then, otherwise] = [0, 1].map(|k| self.inline(branches[k], vec![], names[k], &inner));
+        let (then, otherwise) = match (then, otherwise) {
+            (Ok(Some(a)), Ok(Some(b))) => (a, b),
+            (a, b) => {
+                // Perhaps only one of them cannot be, and the condition would tell that it is not needed.
+                for e in [a, b].into_iter().filter_map(Result::err) {
+                    self.report.error(loc, "If", e);
+                }
+                let message = format!("not both branches can be compiled, and {}", unknown.message);
+                return Err(ImportError { message, ..unknown });
+            }
+        };
+        if then.len() != otherwise.len() {
+            return Err(ImportError::new(format!(
+                "the branches have {} and {} outputs",
+                then.len(),
+                otherwise.len()
+            )));
+        }
+        let mut pairs = (vec![], vec![]);
+        let merged = then.iter().zip(&otherwise).map(|(a, b)| self.pair(*a, *b, &mut pairs));
+        let merged = merged
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|message| ImportError { message: format!("{message}, and {}", unknown.message), ..unknown })?;
+        let mut made = vec![];
+        if !pairs.0.is_empty() {
+            let operands: Vec<ValueId> = [condition].into_iter().chain(pairs.0).chain(pairs.1).collect();
+            made = self.importer(loc).ops(Branch {}, &operands)?;
+        }
+        Ok(Some(merged.into_iter().map(|m| self.resolve(m, &made)).collect()))
+    }
+
+    /// One result of both branches; what has to be chosen at run time is added to `pairs`.
+    fn pair(
+        &mut self,
+        a: Slot<'p>,
+        b: Slot<'p>,
+        pairs: &mut (Vec<ValueId>, Vec<ValueId>),
+    ) -> Result<Merged<'p>, String> {
+        match (a, b) {
+            (Slot::Value(x), Slot::Value(y)) if x == y => Ok(Merged::Same(a)),
+            (Slot::Value(x), Slot::Value(y)) => {
+                let (f, g) = (self.top.graph.fact(x), self.top.graph.fact(y));
+                if f != g {
+                    return Err(format!("a result is {f} in one branch and {g} in the other"));
+                }
+                pairs.0.push(x);
+                pairs.1.push(y);
+                Ok(Merged::Chosen(pairs.0.len() - 1))
+            }
+            (Slot::List(x), Slot::List(y)) if self.lists[x].len() == self.lists[y].len() => {
+                let items = self.lists[x].clone().into_iter().zip(self.lists[y].clone());
+                items.map(|(a, b)| self.pair(a, b, pairs)).collect::<Result<_, _>>().map(Merged::List)
+            }
+            (Slot::Nothing, Slot::Nothing) => Ok(Merged::Same(a)),
+            _ => Err("a result is a tensor, a sequence of some length or nothing in one branch, and another of these in the other".into()),
+        }
+    }
+
+    fn resolve(&mut self, m: Merged<'p>, made: &[ValueId]) -> Slot<'p> {
+        match m {
+            Merged::Same(s) => s,
+            Merged::Chosen(i) => Slot::Value(made[i]),
+            Merged::List(items) => {
+                let items = items.into_iter().map(|m| self.resolve(m, made)).collect();
+                self.list(items)
+            }
+        }
+    }
+
+    /// Imports subgraph `g` into the current graph, in a frame of its own; `given` are its inputs.
+    pub(crate) fn inline(
+        &mut self,
+        g: &'p GraphProto,
+        given: Vec<Slot<'p>>,
+        what: &str,
+        inner: &Body<'p>,
+    ) -> Made<'p> {
+        self.frames.push(Frame::new(true, self.depth()));
+        for (v, slot) in g.input.iter().zip(given) {
+            self.define(&v.name, slot);
+        }
+        self.define_initializers(g);
+        self.import_nodes(&g.node, inner);
+        let result = self.results(g.output.iter().map(|v| v.name.as_str()), what);
         self.frames.pop();
         result
     }
@@ -57,10 +175,10 @@ impl<'p> Session<'p> {
         &mut self,
         f: &'p FunctionProto,
         attrs: &Passed<'p>,
-        operands: &[Option<ValueId>],
+        operands: &[Slot<'p>],
         loc: &str,
         body: &Body<'p>,
-    ) -> Result<Option<Vec<ValueId>>, ImportError> {
+    ) -> Made<'p> {
         if operands.len() > f.input.len() {
             return Err(ImportError::new(format!(
                 "expected at most {} operands, found {}",
@@ -74,9 +192,9 @@ impl<'p> Session<'p> {
         let own = if f.opset_import.is_empty() { body.opsets.clone() } else { Rc::new(opsets(&f.opset_import)) };
         let inner =
             Body { opsets: own, passed: Some(Rc::new(passed)), prefix: format!("{loc}/"), depth: enter(body)? };
-        self.frames.push(Frame::new(false));
+        self.frames.push(Frame::new(false, self.depth()));
         for (i, name) in f.input.iter().enumerate() {
-            self.define(name, operands.get(i).copied().flatten().map_or(Slot::Absent, Slot::Value));
+            self.define(name, operands.get(i).copied().unwrap_or(Slot::Absent));
         }
         self.import_nodes(&f.node, &inner);
         let result = self.results(f.output.iter().map(String::as_str), &f.name);
@@ -84,19 +202,15 @@ impl<'p> Session<'p> {
         result
     }
 
-    /// The values of `names`, outputs of `what`; `None` when one has a problem that is already reported.
-    fn results<'a>(
-        &mut self,
-        names: impl Iterator<Item = &'a str>,
-        what: &str,
-    ) -> Result<Option<Vec<ValueId>>, ImportError> {
+    /// What `names`, outputs of `what`, stand for; `None` when one has a problem that is already reported.
+    fn results<'a>(&mut self, names: impl Iterator<Item = &'a str>, what: &str) -> Made<'p> {
         // After a stop nothing is complete, and that is reported already.
         let mut all = (!self.stopped).then(Vec::new);
         for name in names {
             match self.lookup(name) {
-                Slot::Value(v) => {
+                s @ (Slot::Value(_) | Slot::List(_) | Slot::Nothing) => {
                     if let Some(all) = &mut all {
-                        all.push(v);
+                        all.push(s);
                     }
                 }
                 Slot::Missing if !self.stopped => {
@@ -106,6 +220,20 @@ impl<'p> Session<'p> {
             }
         }
         Ok(all)
+    }
+
+    /// An optional operand of one element, as a scalar.
+    pub(crate) fn opt_scalar(
+        &mut self,
+        slot: Option<&Slot<'p>>,
+        dtype: DType,
+        what: &str,
+        loc: &str,
+    ) -> Result<Option<ValueId>, ImportError> {
+        match slot {
+            None | Some(Slot::Absent | Slot::Nothing) => Ok(None),
+            Some(s) => scalar(&mut self.importer(loc), value(s)?, dtype, what).map(Some),
+        }
     }
 
     /// Reports the operators that cannot be imported of a node that is not imported, and of its subgraphs and functions.
@@ -141,9 +269,39 @@ impl<'p> Session<'p> {
     }
 }
 
-fn enter(body: &Body<'_>) -> Result<usize, ImportError> {
+/// A result of both branches of an `If`.
+enum Merged<'p> {
+    /// The same in both.
+    Same(Slot<'p>),
+    /// One of a pair.
+    Chosen(usize),
+    /// A sequence.
+    List(Vec<Merged<'p>>),
+}
+
+/// Attribute `name`, a graph.
+pub(crate) fn subgraph<'p>(attrs: &Passed<'p>, name: &str) -> Result<&'p GraphProto, ImportError> {
+    let g = attrs.get(name).and_then(|a| a.g.as_deref());
+    g.ok_or_else(|| ImportError::new(format!("attribute `{name}` is missing")))
+}
+
+/// The rank that a value is declared with.
+pub(crate) fn declared_rank(v: &ValueInfoProto) -> Option<usize> {
+    declared(v).ok().flatten()?.dims.map(|d| d.len())
+}
+
+/// `v`, which has one element of `dtype`, as a scalar.
+pub(crate) fn scalar(cx: &mut Importer<'_>, v: ValueId, dtype: DType, what: &str) -> Result<ValueId, ImportError> {
+    let fact = cx.fact(v).clone();
+    if fact.dtype != dtype || fact.shape.numel().as_const() != Some(1) {
+        return Err(ImportError::new(format!("{what}: expected one {dtype}, found {fact}")));
+    }
+    if fact.shape.rank() == 0 { Ok(v) } else { cx.op(Reshape { to: Shape(vec![]) }, &[v]) }
+}
+
+pub(crate) fn enter(body: &Body<'_>) -> Result<usize, ImportError> {
     if body.depth >= MAX_DEPTH {
-        return Err(ImportError::new(format!("functions and branches are nested more than {MAX_DEPTH} deep"))
+        return Err(ImportError::new(format!("functions, branches and loops are nested more than {MAX_DEPTH} deep"))
             .with_help("a function of the model may call itself, which ONNX does not allow"));
     }
     Ok(body.depth + 1)

@@ -21,6 +21,17 @@ const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
 /// The newest version of `ai.onnx` that is known.
 const NEWEST_OPSET: i64 = 28;
 
+/// What an input that is a sequence or an optional will be given.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Given {
+    /// Tensors of these types: they become inputs named `<name>.0`, `<name>.1`, ….
+    Sequence(Vec<Fact>),
+    /// A tensor of this type: an input of the same name.
+    Tensor(Fact),
+    /// Nothing.
+    Nothing,
+}
+
 /// What a user fixes at import.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportOptions {
@@ -31,6 +42,9 @@ pub struct ImportOptions {
     /// Values of inputs that a run will be given: they pin the extents that nothing else pins, and where the model cannot be
     /// compiled without knowing an input's value (one that gives a shape, say) that input is set to it.
     pub data: BTreeMap<String, Tensor>,
+    /// Inputs that are sequences or optionals: what they will be given. Sequences that are outputs become outputs named
+    /// `<name>.0`, `<name>.1`, ….
+    pub given: BTreeMap<String, Given>,
 }
 
 /// An imported model.
@@ -104,7 +118,7 @@ fn import_model(
     let mut session = Session::new(model, folder);
     check_header(model, &mut session.report);
     if let Some(graph) = &model.graph {
-        session.graph.name.clone_from(&graph.name);
+        session.top.graph.name.clone_from(&graph.name);
         let pins = inputs(&mut session, graph, options);
         session.define_initializers(graph);
         session.import_nodes(&graph.node, &Body::main(model));
@@ -114,7 +128,7 @@ fn import_model(
     }
     let needs = std::mem::take(&mut session.report.needs);
     let warnings = session.report.finish().map_err(|problems| (problems, needs))?;
-    let mut out = Imported { graph: session.graph, warnings, info: info(model), set_from_data: vec![] };
+    let mut out = Imported { graph: session.top.graph, warnings, info: info(model), set_from_data: vec![] };
     // Constants that served only to compute shapes.
     out.graph.remove_dead();
     Ok(out)
@@ -290,13 +304,34 @@ fn inputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, options: &ImportOpti
         } else if !seen.insert(v.name.as_str()) {
             session.report.error(&v.name, "", ImportError::new("two inputs have this name"));
         } else if let Some(t) = options.set.get(&v.name) {
-            let id = session.graph.add_weight(v.name.clone(), t.clone());
+            let id = session.top.graph.add_weight(v.name.clone(), t.clone());
             session.define(&v.name, Slot::Value(id));
+        } else if let Some(given) = options.given.get(&v.name) {
+            add_given(session, &v.name, given);
         } else if let Some(s) = sources.iter().find(|s| std::ptr::eq(s.value, v)) {
             add_input(session, s, &pins);
         }
     }
     pins
+}
+
+fn add_given<'p>(session: &mut Session<'p>, name: &'p str, given: &Given) {
+    let mut add = |label: String, fact: &Fact| match check_fact(fact) {
+        Ok(()) => Slot::Value(session.top.graph.add_input(label, fact.clone())),
+        Err(message) => {
+            session.report.error(name, "", ImportError::new(message));
+            Slot::Poisoned
+        }
+    };
+    let slot = match given {
+        Given::Nothing => Slot::Nothing,
+        Given::Tensor(fact) => add(name.to_string(), fact),
+        Given::Sequence(facts) => {
+            let items = facts.iter().enumerate().map(|(k, f)| add(format!("{name}.{k}"), f)).collect();
+            session.list(items)
+        }
+    };
+    session.define(name, slot);
 }
 
 fn unknown<'a>(what: &str, name: &str, all: impl Iterator<Item = &'a str>) -> ImportError {
@@ -337,7 +372,7 @@ fn add_input<'p>(session: &mut Session<'p>, s: &Source<'p>, pins: &Pins) {
             let fact = Fact::new(fact.dtype, Shape(fact.shape.0.iter().map(|d| pins.apply(d)).collect()));
             match check_fact(&fact) {
                 Ok(()) => {
-                    let id = session.graph.add_input(name.clone(), fact);
+                    let id = session.top.graph.add_input(name.clone(), fact);
                     session.define(name, Slot::Value(id));
                     return;
                 }
@@ -366,9 +401,16 @@ fn outputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, pins: &Pins) {
         }
         match session.lookup(&v.name) {
             Slot::Value(id) => {
-                let found = session.graph.fact(id).clone();
-                session.graph.add_output(v.name.clone(), id);
+                let found = session.top.graph.fact(id).clone();
+                session.top.graph.add_output(v.name.clone(), id);
                 compare(&mut session.report, g, v, &found, pins);
+            }
+            Slot::List(i) => {
+                for (k, item) in session.lists[i].clone().into_iter().enumerate() {
+                    if let Slot::Value(id) = item {
+                        session.top.graph.add_output(format!("{}.{k}", v.name), id);
+                    }
+                }
             }
             Slot::Missing if !session.stopped => {
                 let e = ImportError::new("no node, input or initializer gives this output");

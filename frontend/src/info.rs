@@ -1,6 +1,7 @@
 //! What a model file says of itself, without importing it; and which operators can be imported.
 
 use crate::attr::domain;
+use crate::control::BUILT_IN;
 use crate::import::{Source, decode, op_label, opsets};
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::types::{declared, input_fact, names, type_name};
@@ -35,6 +36,8 @@ pub struct ModelInfo {
     pub outputs: Vec<(String, String)>,
     /// Files of external data, relative to the model's folder, sorted.
     pub data_files: Vec<String>,
+    /// Declared types of inputs and outputs in words: `f32 tensor`, `sequence of i64 tensors`, `optional f32 tensor`.
+    pub types: BTreeMap<String, String>,
     /// Every operator of the model with its domain (`Conv`, `com.microsoft.Gelu`).
     pub ops: BTreeMap<String, OpUse>,
 }
@@ -118,7 +121,7 @@ pub(crate) fn info(model: &ModelProto) -> ModelInfo {
     let mut count = |n: &NodeProto, opsets: &BTreeMap<&str, i64>| {
         let d = domain(&n.domain);
         let opset = opsets.get(d).copied().unwrap_or(1);
-        let built_in = d.is_empty() && matches!(n.op_type.as_str(), "Constant" | "If");
+        let built_in = d.is_empty() && BUILT_IN.contains(&n.op_type.as_str());
         let supported = built_in
             || matches!(table.get(d, &n.op_type, opset), Known::Yes(_))
             || local.contains(&(d, n.op_type.as_str()));
@@ -147,6 +150,7 @@ pub(crate) fn info(model: &ModelProto) -> ModelInfo {
         out.inputs = run_inputs(g).into_iter().map(|s| (s.value.name.clone(), s.fact)).collect();
         let ty = |v: &ValueInfoProto| v.ty.as_ref().map_or_else(|| "unknown type".to_string(), type_name);
         out.outputs = g.output.iter().map(|v| (v.name.clone(), ty(v))).collect();
+        out.types = g.input.iter().chain(&g.output).map(|v| (v.name.clone(), ty(v))).collect();
     }
     out
 }

@@ -154,6 +154,22 @@ pub(crate) struct SparseTensorProto {
     pub(crate) values: Option<TensorProto>,
 }
 
+/// Values of one type, in a data file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct SequenceProto {
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) tensor_values: Vec<TensorProto>,
+}
+
+/// A value or nothing, in a data file.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct OptionalProto {
+    #[prost(message, optional, tag = "3")]
+    pub(crate) tensor_value: Option<TensorProto>,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) sequence_value: Option<SequenceProto>,
+}
+
 /// A declared value.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct ValueInfoProto {

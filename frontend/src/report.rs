@@ -6,7 +6,7 @@ use tenon_base::{Diagnostic, Diagnostics, Loc, Severity};
 use tenon_ir::ImportError;
 
 /// Nodes of one operator that cannot be imported.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Unsupported {
     reason: String,
     help: String,
@@ -15,8 +15,8 @@ struct Unsupported {
     nodes: Vec<String>,
 }
 
-/// Collects problems.
-#[derive(Debug, Default)]
+/// Collects problems. A copy allows for an attempt whose problems may not count.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Report {
     /// By operator.
     unsupported: BTreeMap<String, Unsupported>,

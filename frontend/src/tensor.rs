@@ -2,7 +2,7 @@
 
 use crate::files::{self, DataFiles};
 use crate::limits::{MAX_RANK, bytes_of};
-use crate::proto::TensorProto;
+use crate::proto::{OptionalProto, SequenceProto, TensorProto};
 use crate::wire;
 use bytes::Bytes;
 use prost::Message as _;
@@ -28,6 +28,48 @@ pub fn read_tensor_file(path: &Path) -> Result<Tensor, Diagnostics> {
 /// As [`read_tensor_file`].
 pub fn read_tensor_bytes(name: &str, data: &Bytes) -> Result<Tensor, Diagnostics> {
     decode(data, &mut DataFiles::new(None)).map_err(|e| problem(name, e))
+}
+
+/// What a data file holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Data {
+    /// A tensor; or an optional that holds one.
+    Tensor(Tensor),
+    /// A sequence of tensors; or an optional that holds one.
+    Sequence(Vec<Tensor>),
+    /// An optional that holds nothing.
+    Nothing,
+}
+
+/// Reads a file that holds a value of type `ty`, in the words of [`crate::ModelInfo::types`].
+///
+/// # Errors
+/// When the file cannot be read, or does not hold such a value.
+pub fn read_data_file(path: &Path, ty: &str) -> Result<Data, Diagnostics> {
+    let mut external = DataFiles::new(path.parent());
+    let result = files::map(path).and_then(|data| decode_data(&data, ty, &mut external));
+    result.map_err(|e| problem(&path.display().to_string(), e))
+}
+
+fn decode_data(data: &Bytes, ty: &str, external: &mut DataFiles) -> Result<Data, ImportError> {
+    let wrong = |e: prost::DecodeError| ImportError::new(format!("not of type {ty}: {e}"));
+    let mut sequence = |s: &SequenceProto| {
+        s.tensor_values.iter().map(|t| to_tensor(t, external)).collect::<Result<_, _>>().map(Data::Sequence)
+    };
+    if ty.starts_with("sequence") {
+        wire::check(data, wire::Message::Sequence)?;
+        return sequence(&SequenceProto::decode(data.clone()).map_err(wrong)?);
+    }
+    if !ty.starts_with("optional") {
+        return decode(data, external).map(Data::Tensor);
+    }
+    wire::check(data, wire::Message::Optional)?;
+    let o = OptionalProto::decode(data.clone()).map_err(wrong)?;
+    match (&o.tensor_value, &o.sequence_value) {
+        (_, Some(s)) => sequence(s),
+        (Some(t), None) => to_tensor(t, external).map(Data::Tensor),
+        (None, None) => Ok(Data::Nothing),
+    }
 }
 
 fn problem(name: &str, e: ImportError) -> Diagnostics {

@@ -4,8 +4,8 @@
 use crate::limits::{DECODED_PER_BYTE, DECODED_SLACK};
 use crate::proto::{
     AttributeProto, Dimension, ElementType, FunctionProto, GraphProto, MapType, ModelProto, NodeProto, OpaqueType,
-    OperatorSetId, Segment, SparseTensorProto, StringStringEntry, TensorProto, TensorShapeProto, TensorType,
-    TypeProto, ValueInfoProto,
+    OperatorSetId, OptionalProto, Segment, SequenceProto, SparseTensorProto, StringStringEntry, TensorProto,
+    TensorShapeProto, TensorType, TypeProto, ValueInfoProto,
 };
 use std::mem::size_of;
 use tenon_ir::ImportError;
@@ -20,6 +20,8 @@ pub(crate) enum Message {
     Tensor,
     Segment,
     Sparse,
+    Sequence,
+    Optional,
     ValueInfo,
     Type,
     TensorType,
@@ -43,6 +45,8 @@ impl Message {
             (Message::Model, 25) => Message::Function,
             (Message::Graph, 1) | (Message::Function, 7) => Message::Node,
             (Message::Graph, 5) | (Message::Attribute, 5) | (Message::Sparse, 1) => Message::Tensor,
+            (Message::Sequence | Message::Optional, 3) => Message::Tensor,
+            (Message::Optional, 5) => Message::Sequence,
             (Message::Graph, 11 | 12) => Message::ValueInfo,
             (Message::Graph, 15) => Message::Sparse,
             (Message::Node, 5) | (Message::Function, 11) => Message::Attribute,
@@ -68,6 +72,8 @@ impl Message {
             Message::Tensor => size_of::<TensorProto>(),
             Message::Segment => size_of::<Segment>(),
             Message::Sparse => size_of::<SparseTensorProto>(),
+            Message::Sequence => size_of::<SequenceProto>(),
+            Message::Optional => size_of::<OptionalProto>(),
             Message::ValueInfo => size_of::<ValueInfoProto>(),
             Message::Type => size_of::<TypeProto>(),
             Message::TensorType => size_of::<TensorType>(),

@@ -198,15 +198,14 @@ fn operators() {
             problems(&model(vec![with(node("Loop", &["x"], &["y"]), "body", graph_attr(branch("Frob")))])),
             "error[Frob@17]: the operator is not supported; 1 node: `make_y/make_r`\n\
              \x20 try: see docs/OPERATORS.md for the supported operators; export the model without this one\n\
-             error[Loop@17]: loops are not supported yet; 1 node: `make_y`\n\
-             \x20 try: export the model with the loop unrolled, or without the operator",
+             error[Loop@17 \"make_y\"]: a body that carries 0 values has 2 inputs and 1 outputs or more, found 0 and 1",
         ),
         (
             "data-dependent if",
             problems(&with_condition(model(vec![hard(branch("Abs"))]))),
             "error[Frob@17]: the operator is not supported; 1 node: `make_y/make_r`\n\
              \x20 try: see docs/OPERATORS.md for the supported operators; export the model without this one\n\
-             error[If@17 \"make_y\"]: branches are chosen at import: `cond` must be known at compile time, but it is computed from the inputs\n\
+             error[If@17 \"make_y\"]: not both branches can be compiled, and `cond` must be known at compile time, but it is computed from the inputs\n\
              \x20 try: pin what it is computed from: --set c=VALUE",
         ),
         (

@@ -1,5 +1,6 @@
 //! Attributes of operators: typed fields in Rust, one generic form for text and tools.
 
+use crate::Region;
 use std::collections::BTreeMap;
 use std::fmt;
 use tenon_base::text::quoted;
@@ -24,6 +25,8 @@ pub enum Attr {
     Reals(Vec<Real>),
     /// `<[2,batch]>`
     Shape(Shape),
+    /// `graph body(…) -> (…) { … }`
+    Graph(Region),
 }
 
 impl fmt::Display for Attr {
@@ -44,6 +47,7 @@ impl fmt::Display for Attr {
             Attr::Ints(v) => list(f, v, i64::to_string),
             Attr::Reals(v) => list(f, v, real),
             Attr::Shape(s) => write!(f, "<{s}>"),
+            Attr::Graph(g) => write!(f, "{g}"),
         }
     }
 }
@@ -125,6 +129,7 @@ attr_value! {
         Attr::Reals(v) => Some(v.clone()), Attr::Ints(v) => Some(v.iter().map(|&i| Real(i as f64)).collect());
         x => Attr::Reals(x.clone());
     Shape, "a shape", Attr::Shape(s) => Some(s.clone()); x => Attr::Shape(x.clone());
+    Region, "a graph", Attr::Graph(g) => Some(g.clone()); x => Attr::Graph(x.clone());
 }
 
 impl<T: AttrValue> AttrValue for Option<T> {

@@ -1,6 +1,6 @@
 //! The reference interpreter: runs a graph operator by operator with [`Operator::eval`].
 
-use crate::{Graph, NodeId, NodeKind, Operator, ValueId};
+use crate::{Graph, NodeId, NodeKind, Op, Operator, ValueId, gate};
 use std::collections::BTreeMap;
 use std::fmt;
 use tenon_base::{Loc, Tensor};
@@ -38,7 +38,8 @@ pub fn run(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, EvalError> {
     run_with(graph, inputs, &mut |_, _| {})
 }
 
-/// The same, showing every value to `watch` as it is computed. Values are dropped after their last use.
+/// The same, showing every value to `watch` as it is computed. Values are dropped after their last use. Of an `if`, only the
+/// side that is taken runs.
 pub fn run_with(
     graph: &Graph,
     inputs: &[Tensor],
@@ -47,7 +48,8 @@ pub fn run_with(
     if inputs.len() != graph.inputs().len() {
         return Err(EvalError::Input(format!("expected {} inputs, found {}", graph.inputs().len(), inputs.len())));
     }
-    let order = graph.topological().map_err(|e| EvalError::Graph(e.to_string()))?;
+    let (order, gates) = gate::order(graph).map_err(|e| EvalError::Graph(e.to_string()))?;
+    let mut taken: BTreeMap<NodeId, bool> = BTreeMap::new();
     let mut left: BTreeMap<ValueId, usize> = BTreeMap::new();
     let mut values: BTreeMap<ValueId, Tensor> = BTreeMap::new();
     for (&id, tensor) in graph.inputs().iter().zip(inputs) {
@@ -61,24 +63,31 @@ pub fn run_with(
     }
     for id in order {
         let node = graph.node(id);
+        let runs = gates.path(id).iter().all(|(branch, side)| {
+            let cond = graph.operands(*branch)[0];
+            let now = values.get(&cond).map(|t| t.get(0).as_int() != 0);
+            now.is_some_and(|now| *taken.entry(*branch).or_insert(now) == *side)
+        });
+        if !runs {
+            release(&graph.operands(id), &mut left, &mut values);
+            continue;
+        }
         let outs = match &node.kind {
             NodeKind::Input(_) => continue,
             NodeKind::Weight(_, t) => vec![t.clone()],
             NodeKind::Op(op) => {
                 let operands = graph.operands(id);
-                let ins: Vec<Tensor> = operands.iter().map(|v| values[v].clone()).collect();
                 let err = |message| EvalError::Op { loc: node.loc.clone(), op: op.name(), message };
-                let outs = op.eval(&ins).map_err(err)?;
-                drop(ins);
+                let outs = if let Op::Branch(_) = op {
+                    let n = node.facts.len();
+                    let first = if values[&operands[0]].get(0).as_int() != 0 { 1 } else { 1 + n };
+                    operands[first..first + n].iter().map(|v| values[v].clone()).collect()
+                } else {
+                    let ins: Vec<Tensor> = operands.iter().map(|v| values[v].clone()).collect();
+                    op.eval(&ins).map_err(err)?
+                };
                 check_outputs(graph, id, &outs).map_err(err)?;
-                for v in operands {
-                    if let Some(n) = left.get_mut(&v) {
-                        *n -= 1;
-                        if *n == 0 {
-                            values.remove(&v);
-                        }
-                    }
-                }
+                release(&operands, &mut left, &mut values);
                 outs
             }
         };
@@ -92,6 +101,18 @@ pub fn run_with(
         }
     }
     Ok(graph.outputs().iter().map(|(_, v)| values[v].clone()).collect())
+}
+
+/// Drops those of `operands` that nothing else will use.
+fn release(operands: &[ValueId], left: &mut BTreeMap<ValueId, usize>, values: &mut BTreeMap<ValueId, Tensor>) {
+    for v in operands {
+        if let Some(n) = left.get_mut(v) {
+            *n -= 1;
+            if *n == 0 {
+                values.remove(v);
+            }
+        }
+    }
 }
 
 /// `infer` and `eval` must agree: a disagreement is a bug of the operator, found here in every run.

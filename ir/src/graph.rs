@@ -273,6 +273,19 @@ impl Graph {
         self.inner.add_edge(NodeIndex::new(value.node.0 as usize), target, weight);
     }
 
+    /// Makes the operator of `id` another one, which must give the same facts for its operands.
+    pub fn set_op(&mut self, id: NodeId, op: impl Into<Op>) -> Result<(), GraphError> {
+        let op = op.into();
+        let ins: Vec<Fact> = self.operands(id).into_iter().map(|v| self.fact(v).clone()).collect();
+        for (old, new) in self.node(id).facts.iter().zip(op.infer(&ins)?) {
+            if *old != new {
+                return Err(GraphError::FactChanged { old: old.clone(), new });
+            }
+        }
+        self.inner[NodeIndex::new(id.0 as usize)].kind = NodeKind::Op(op);
+        Ok(())
+    }
+
     /// Removes every node that no output depends on; inputs stay. Gives how many were removed.
     pub fn remove_dead(&mut self) -> usize {
         let mut live = std::collections::BTreeSet::new();

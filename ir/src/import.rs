@@ -441,8 +441,8 @@ impl<'g> Importer<'g> {
     }
 
     fn eager(&self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Tensor>>, ImportError> {
-        if let Op::Dequantize(_) = op {
-            // Quantised constants stay: integer operators are made of them.
+        // Quantised constants stay: integer operators are made of them. And a loop may take any time.
+        if let Op::Dequantize(_) | Op::Repeat(_) = op {
             return Ok(None);
         }
         let Some(ins) = operands.iter().map(|v| self.known(*v).cloned()).collect::<Option<Vec<_>>>() else {

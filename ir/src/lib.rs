@@ -6,12 +6,14 @@
 
 pub mod attrs;
 pub mod eval;
+pub mod gate;
 pub mod graph;
 pub mod import;
 pub mod lower;
 pub mod narrow;
 pub mod op;
 pub mod ops;
+mod region;
 pub mod text;
 pub mod verify;
 
@@ -21,5 +23,6 @@ pub use import::{ImportError, Importer, OnnxAttr, OnnxGraph, OnnxNode};
 pub use lower::{LowerCx, LowerError};
 pub use op::{InferError, OnnxName, OpClass, Operator, Tolerance};
 pub use ops::Op;
+pub use region::Region;
 pub use text::ParseError;
 pub use verify::{VerifyError, verify};

@@ -290,7 +290,7 @@ pub fn lower_by_element(cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         OpClass::Pointwise => pointwise_element(op, &ins, &out, &index, &|i, at| cx.load_flat(i, at)),
         OpClass::Move => move_element(op, &ins, &out, &index, &|at| cx.load_flat(0, at)),
         OpClass::View => Some(cx.load_flat(0, flatten(&index, &dims))),
-        OpClass::Kernel => None,
+        OpClass::Kernel | OpClass::Control => None,
     }
     .ok_or_else(|| LowerError(format!("{} has no lowering for {}", op.name(), out)))?;
     let (buf, at, value) = cx.write(0, flatten(&index, &dims), value);

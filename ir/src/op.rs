@@ -59,6 +59,8 @@ pub enum OpClass {
     Move,
     /// Anything else: [`Operator::lower`] writes the kernel.
     Kernel,
+    /// A branch or a loop: a step of the program and no kernel; nothing fuses with it.
+    Control,
 }
 
 /// How close two engines must be on this operator, and compiled code to the reference:

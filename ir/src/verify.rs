@@ -10,6 +10,7 @@
 //! - Extents that are numbers are not negative.
 //! - Every input node is listed once among the graph's inputs, and nothing else is; every output exists.
 //! - Inputs and outputs have names; no two inputs, and no two outputs, have one name.
+//! - All this holds for the graphs inside operators.
 
 use crate::text::{PrintOptions, print};
 use crate::{Graph, GraphError, NodeId, NodeKind, Operator};
@@ -105,6 +106,12 @@ impl Verifier<'_> {
         }
         match &node.kind {
             NodeKind::Op(op) => {
+                if let crate::Op::Repeat(op) = op
+                    && let Err(errors) = verify(op.body.graph())
+                {
+                    errors.iter().for_each(|e| self.error(id, format!("in its body: {e}")));
+                    return;
+                }
                 let ins: Vec<Fact> = operands.iter().map(|(_, v)| graph.fact(*v).clone()).collect();
                 match op.infer(&ins) {
                     Err(e) => self.error(id, e.message),

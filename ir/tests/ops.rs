@@ -4,7 +4,7 @@
 use std::fmt::Write;
 use tenon_base::{DType, Fact, Scalar, Tensor};
 use tenon_ir::op::Sample;
-use tenon_ir::{LowerCx, Op, Operator, Tolerance, ops};
+use tenon_ir::{LowerCx, Op, OpClass, Operator, Tolerance, ops};
 use tenon_kernel::verify::{Stage, render, verify_kernel};
 use tenon_kernel::{Access, Memory, run_kernel};
 
@@ -52,6 +52,10 @@ fn check(sample: &Sample) -> Result<(), String> {
     let made: Vec<Fact> = expected.iter().map(Tensor::fact).collect();
     if made != facts {
         return Err(format!("inferred {facts:?}, the reference made {made:?}"));
+    }
+    // Branches and loops are no kernels: the engines' tests run them.
+    if op.class() == OpClass::Control {
+        return Ok(());
     }
     let mut cx = LowerCx::alone(op, op.name(), &sample.ins, &facts).map_err(|e| format!("lower: {e}"))?;
     op.lower(&mut cx).map_err(|e| format!("lower: {e}"))?;

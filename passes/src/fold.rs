@@ -19,6 +19,22 @@ pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
             continue;
         }
         let operands = graph.operands(id);
+        // A loop may take any time; of a branch the condition is enough.
+        if matches!(op, Op::Repeat(_)) {
+            continue;
+        }
+        if let Op::Branch(_) = op
+            && let Some(cond) = graph.weight(operands[0])
+        {
+            let n = graph.node(id).facts.len();
+            let first = if cond.get(0).as_int() != 0 { 1 } else { 1 + n };
+            for port in 0..n {
+                let old = ValueId { node: id, port: port as u16 };
+                graph.replace(old, operands[first + port]).map_err(|e| internal(e.to_string()))?;
+            }
+            folded += 1;
+            continue;
+        }
         let Some(ins) = operands.iter().map(|v| graph.weight(*v).cloned()).collect::<Option<Vec<Tensor>>>() else {
             continue;
         };

@@ -91,10 +91,10 @@ pub fn group(graph: &Graph) -> Result<Vec<Group>, PassError> {
     let mut groups: Vec<Group> = vec![];
 
     // Kernels with an epilogue first: they gain most, a store and a load of every element.
-    for &n in order.iter().filter(|n| class(**n) == Some(OpClass::Kernel)) {
+    for &n in order.iter().filter(|n| matches!(class(**n), Some(OpClass::Kernel | OpClass::Control))) {
         let mut g = Group { anchor: n, epilogue: vec![], inlined: BTreeSet::new() };
         taken.insert(n);
-        if graph.node(n).facts.len() == 1 {
+        if graph.node(n).facts.len() == 1 && class(n) == Some(OpClass::Kernel) {
             extend_epilogue(graph, &mut g, &taken, &position);
             taken.extend(g.epilogue.iter().copied());
         }

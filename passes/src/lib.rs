@@ -14,5 +14,6 @@ pub mod pipeline;
 pub mod plan;
 pub mod quantize;
 pub mod schedule;
+pub mod steps;
 
 pub use pipeline::{PIPELINE, Pass, PassError, Phase, Settings, State, run};

@@ -1,4 +1,4 @@
-//! Groups → a program of structured kernels.
+//! Groups → structured kernels.
 //!
 //! Each group's anchor writes its kernel through a [`LowerCx`] whose readers compute inlined producers and whose writer
 //! applies the epilogue. Views share buffers. Equal kernels are shared.
@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use tenon_base::{Diagnostic, Fact, Loc};
 use tenon_ir::lower::{Ranges, Reader, Writer, flatten, move_element, pointwise_element, unflatten};
-use tenon_ir::{Graph, LowerCx, NodeId, NodeKind, OpClass, Operator, ValueId};
+use tenon_ir::{Graph, LowerCx, NodeId, OpClass, Operator, ValueId};
 use tenon_kernel::{
-    Access, Buf, BufferId, BufferKind, Call, Expr, Io, Kernel, KernelBuilder, Program, Stmt,
+    Access, Buf, Expr, Kernel, KernelBuilder, Program, Stmt,
     simplify::{simplify_index, simplify_kernel},
 };
 
@@ -29,109 +29,13 @@ impl Params {
     }
 }
 
-/// Lowers `groups` of `graph` to a program called `name`.
-pub fn lower(graph: &Graph, groups: &[Group], name: &str) -> Result<Program, PassError> {
-    let mut p = Program { name: name.to_string(), ..Program::default() };
-    let mut buffers: BTreeMap<ValueId, BufferId> = BTreeMap::new();
-    for (i, &id) in graph.inputs().iter().enumerate() {
-        let NodeKind::Input(name) = &graph.node(id).kind else { continue };
-        let v = ValueId { node: id, port: 0 };
-        let fact = graph.fact(v).clone();
-        buffers.insert(v, p.add_buffer(name, fact.dtype.carrier(), elements(&fact), BufferKind::Input(i)));
-        p.inputs.push(Io { name: name.clone(), fact });
-    }
-    let homes = output_homes(graph);
-    let mut seen: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
-    for g in groups {
-        let (kernel, reads) = lower_group(graph, g)?;
-        let last = g.last();
-        let mut args = vec![];
-        for v in &reads {
-            args.push(buffer_of(graph, &mut p, &mut buffers, *v));
-        }
-        for port in 0..graph.node(last).facts.len() {
-            let v = ValueId { node: last, port: port as u16 };
-            let fact = graph.fact(v);
-            let kind = homes.get(&v).map_or(BufferKind::Arena(None), |k| BufferKind::Output(*k));
-            let label = match homes.get(&v) {
-                Some(k) => graph.outputs()[*k].0.clone(),
-                None => format!("t{}", p.buffers.len()),
-            };
-            let id = p.add_buffer(&label, fact.dtype.carrier(), elements(fact), kind);
-            buffers.insert(v, id);
-            args.push(id);
-        }
-        for b in kernel.buffers.iter().filter(|b| b.access == Access::Scratch) {
-            let label = format!("t{}", p.buffers.len());
-            args.push(p.add_buffer(&label, b.dtype, b.len, BufferKind::Arena(None)));
-        }
-        let kernel = share(&mut p, &mut seen, kernel);
-        p.calls.push(Call { kernel, args, loc: location(graph, g) });
-    }
-    finish_outputs(graph, &mut p, &mut buffers, &mut seen);
-    Ok(p)
-}
-
-fn elements(f: &Fact) -> usize {
+/// Elements of a value whose shape is known.
+pub(crate) fn elements(f: &Fact) -> usize {
     f.dims().map_or(0, |d| d.iter().product())
 }
 
-/// The output whose buffer a value can be written to directly: the first output that shares its elements.
-fn output_homes(graph: &Graph) -> BTreeMap<ValueId, usize> {
-    let mut homes = BTreeMap::new();
-    for (k, (_, v)) in graph.outputs().iter().enumerate() {
-        homes.entry(root(graph, *v)).or_insert(k);
-    }
-    homes
-}
-
-/// Outputs that no kernel writes (inputs, weights, and second names of one value) are copied.
-fn finish_outputs(
-    graph: &Graph,
-    p: &mut Program,
-    buffers: &mut BTreeMap<ValueId, BufferId>,
-    seen: &mut BTreeMap<u64, Vec<usize>>,
-) {
-    for (k, (name, v)) in graph.outputs().iter().enumerate() {
-        let fact = graph.fact(*v).clone();
-        p.outputs.push(Io { name: name.clone(), fact: fact.clone() });
-        if p.buffers.iter().any(|b| b.kind == BufferKind::Output(k)) {
-            continue;
-        }
-        let from = buffer_of(graph, p, buffers, root(graph, *v));
-        let n = elements(&fact);
-        let dtype = fact.dtype.carrier();
-        let to = p.add_buffer(name, dtype, n, BufferKind::Output(k));
-        let mut b = KernelBuilder::new("copy");
-        let x = b.buffer("x", dtype, n, Access::In);
-        let y = b.buffer("y", dtype, n, Access::Out);
-        b.parfor("i", n, |b, i| b.store(y, i.clone(), Expr::load(x, i)));
-        let kernel = share(p, seen, b.finish());
-        p.calls.push(Call { kernel, args: vec![from, to], loc: Loc::new(name) });
-    }
-}
-
-/// The buffer of `v`; constants get theirs when they are first read.
-fn buffer_of(graph: &Graph, p: &mut Program, buffers: &mut BTreeMap<ValueId, BufferId>, v: ValueId) -> BufferId {
-    if let Some(id) = buffers.get(&v) {
-        return *id;
-    }
-    let fact = graph.fact(v);
-    let (label, kind) = match &graph.node(v.node).kind {
-        NodeKind::Weight(name, t) if name.is_empty() => {
-            (format!("w{}", p.buffers.len()), BufferKind::Const(t.carried()))
-        }
-        NodeKind::Weight(name, t) => (name.clone(), BufferKind::Const(t.carried())),
-        // Groups come in an order in which they can run, so this is a value nobody makes: the verifier reports it.
-        _ => (format!("t{}", p.buffers.len()), BufferKind::Arena(None)),
-    };
-    let id = p.add_buffer(&label, fact.dtype.carrier(), elements(fact), kind);
-    buffers.insert(v, id);
-    id
-}
-
 /// Adds `kernel`, or finds one equal but for its name.
-fn share(p: &mut Program, seen: &mut BTreeMap<u64, Vec<usize>>, mut kernel: Kernel) -> usize {
+pub(crate) fn share(p: &mut Program, seen: &mut BTreeMap<u64, Vec<usize>>, mut kernel: Kernel) -> usize {
     use std::hash::{DefaultHasher, Hash, Hasher};
     let base = std::mem::take(&mut kernel.name);
     let mut h = DefaultHasher::new();
@@ -153,14 +57,14 @@ fn share(p: &mut Program, seen: &mut BTreeMap<u64, Vec<usize>>, mut kernel: Kern
     i
 }
 
-fn location(graph: &Graph, g: &Group) -> Loc {
+pub(crate) fn location(graph: &Graph, g: &Group) -> Loc {
     let names: Vec<&str> =
         std::iter::once(&g.anchor).chain(&g.epilogue).filter_map(|n| graph.node(*n).loc.name()).collect();
     if names.is_empty() { Loc::none() } else { Loc::new(names.join(" + ")) }
 }
 
 /// Every value from outside that the group reads, each once, in a fixed order.
-fn external_reads(graph: &Graph, g: &Group) -> Vec<ValueId> {
+pub(crate) fn external_reads(graph: &Graph, g: &Group) -> Vec<ValueId> {
     let inside: Vec<NodeId> = g.nodes().collect();
     let mut reads = vec![];
     for n in &inside {
@@ -174,7 +78,7 @@ fn external_reads(graph: &Graph, g: &Group) -> Vec<ValueId> {
     reads
 }
 
-fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassError> {
+pub(crate) fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassError> {
     let node = graph.node(g.anchor);
     let fail = |message: String| {
         let op = graph.op(g.anchor).map_or("", |o| o.name());

@@ -1,11 +1,11 @@
 //! The compiler's table of contents: every pass, in order.
 
-use crate::{algorithm, fold, group, layout, lower, normalize, plan, quantize, schedule};
-use std::collections::BTreeSet;
+use crate::{algorithm, fold, group, layout, normalize, plan, quantize, schedule, steps};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
 use tenon_ir::text::PrintOptions;
-use tenon_ir::{Graph, ValueId};
+use tenon_ir::{Graph, NodeId, Op, Region, ValueId};
 use tenon_kernel::Program;
 use tenon_target::Target;
 
@@ -90,6 +90,8 @@ pub struct Settings {
     pub math: Math,
     /// The program's name: a C identifier.
     pub name: String,
+    /// Inputs and outputs that are kept from run to run: see [`steps::lower`].
+    pub states: Vec<(String, String)>,
 }
 
 /// What the passes work on.
@@ -99,6 +101,8 @@ pub struct State {
     pub graph: Graph,
     /// The partition into kernels, from `Grouped` on.
     pub groups: Vec<group::Group>,
+    /// The bodies of loops, by their nodes, each on its own: from `Grouped` on.
+    pub regions: BTreeMap<NodeId, State>,
     /// The program, from `Lowered` on.
     pub program: Program,
 }
@@ -111,7 +115,10 @@ impl State {
                 let options = tenon_kernel::text::PrintOptions { longest_const: elide.then_some(16) };
                 tenon_kernel::text::print_program(&self.program, &options)
             }
-            Phase::Grouped => self.print_graph(elide) + &group::print(&self.graph, &self.groups),
+            Phase::Grouped => {
+                let bodies = self.regions.values().map(|s| format!("// body\n{}", s.print(phase, elide)));
+                self.print_graph(elide) + &group::print(&self.graph, &self.groups) + &bodies.collect::<String>()
+            }
             _ => self.print_graph(elide),
         }
     }
@@ -231,7 +238,7 @@ pub const PIPELINE: &[Pass] = &[
         phase: Phase::Lowered,
         doc: "each group becomes a structured kernel",
         run: |s, x| {
-            s.program = lower::lower(&s.graph, &s.groups, &x.name)?;
+            s.program = steps::lower(s, &x.name, &x.states)?;
             Ok(s.program.kernels.len())
         },
     },
@@ -265,11 +272,37 @@ pub fn run(
 ) -> Result<State, PassError> {
     let mut state = State { graph, ..State::default() };
     for pass in PIPELINE.iter().filter(|p| p.phase <= to) {
-        let changed = (pass.run)(&mut state, settings)?;
+        let changed = apply(pass, &mut state, settings)?;
         verify(pass, &state)?;
         watch(pass, &state, changed);
     }
     Ok(state)
+}
+
+/// Runs `pass` on the bodies of loops, and on the graph around them.
+fn apply(pass: &Pass, state: &mut State, settings: &Settings) -> Result<usize, PassError> {
+    let mut changed = 0;
+    if pass.phase <= Phase::Grouped {
+        let loops: Vec<NodeId> =
+            state.graph.nodes().filter(|id| matches!(state.graph.op(*id), Some(Op::Repeat(_)))).collect();
+        for id in loops {
+            let Some(Op::Repeat(op)) = state.graph.op(id) else { continue };
+            let mut op = op.clone();
+            let graph = op.body.graph().clone();
+            let mut inner = State { graph, ..state.regions.remove(&id).unwrap_or_default() };
+            let inside = apply(pass, &mut inner, settings)?;
+            if inside > 0 {
+                op.body = Region::new(inner.graph.clone());
+                let set = state.graph.set_op(id, op);
+                set.map_err(|e| PassError::Internal { pass: pass.name.to_string(), message: e.to_string() })?;
+            }
+            if pass.phase == Phase::Grouped {
+                state.regions.insert(id, inner);
+            }
+            changed += inside;
+        }
+    }
+    Ok(changed + (pass.run)(state, settings)?)
 }
 
 fn verify(pass: &Pass, state: &State) -> Result<(), PassError> {

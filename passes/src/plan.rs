@@ -1,10 +1,12 @@
 //! The memory plan: offsets in the arena for every temporary.
 //!
-//! A kernel that may write over an operand it reads for the last time does so: the two share their place. Lifetimes are intervals of calls. Buffers are placed largest first at the lowest offset where nothing that lives at
+//! A kernel that may write over an operand it reads for the last time does so: the two share their place. Lifetimes are intervals of moments
+//! ([`tenon_kernel::Timeline`]): what a loop uses from outside lives as long as the loop. Buffers are placed largest first at the lowest offset where nothing that lives at
 //! the same time lies (best fit by size; after Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net Inference",
 //! 2020, section 5.2). The lower bound is the largest sum of sizes alive at one call.
 
-use tenon_kernel::{BufferId, BufferKind, Program};
+use std::collections::{BTreeMap, BTreeSet};
+use tenon_kernel::{BufferId, BufferKind, Program, Timeline};
 
 /// What the plan achieved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,7 +19,7 @@ pub struct PlanReport {
     pub lower_bound: usize,
 }
 
-/// Temporaries in one place: their buffers, size in bytes (rounded up to the alignment), first and last call.
+/// Temporaries in one place: their buffers, size in bytes (rounded up to the alignment), first and last moment.
 #[derive(Clone, Debug)]
 struct Life {
     ids: Vec<BufferId>,
@@ -29,11 +31,16 @@ struct Life {
 /// Gives every arena buffer its offset and sets the arena's size. Arena buffers that no call uses are dropped to size 0
 /// at offset 0.
 pub fn plan(program: &mut Program) -> PlanReport {
-    let mut lives = lifetimes(program);
-    let bound = lower_bound(&lives, program.calls.len());
+    let kept: BTreeSet<BufferId> = program.states.iter().map(|s| s.buffer).collect();
+    let mut lives = lifetimes(program, &kept);
+    let bound = lower_bound(&lives, program.timeline().moments.len());
     lives.sort_by_key(|l| (std::cmp::Reverse(l.bytes), l.first, l.ids[0]));
-    let mut placed: Vec<(usize, Life)> = vec![];
-    let mut size = 0;
+    // What is kept from run to run lies first, in order, and its place is nobody else's.
+    let offsets: BTreeMap<BufferId, usize> =
+        program.states.iter().map(|s| s.buffer).zip(program.state_offsets()).collect();
+    let (fixed, lives): (Vec<Life>, Vec<Life>) = lives.into_iter().partition(|l| offsets.contains_key(&l.ids[0]));
+    let mut placed: Vec<(usize, Life)> = fixed.into_iter().map(|l| (offsets[&l.ids[0]], l)).collect();
+    let mut size = program.state_bytes();
     for life in &lives {
         let mut busy: Vec<(usize, usize)> = placed
             .iter()
@@ -68,28 +75,32 @@ pub fn plan(program: &mut Program) -> PlanReport {
     PlanReport { buffers: placed.len(), arena_bytes: size, lower_bound: bound }
 }
 
-fn lifetimes(program: &Program) -> Vec<Life> {
-    let mut lives: Vec<Option<Life>> = vec![None; program.buffers.len()];
-    for (step, call) in program.calls.iter().enumerate() {
-        for id in &call.args {
-            let b = program.buffer(*id);
-            if !matches!(b.kind, BufferKind::Arena(_)) {
-                continue;
-            }
+fn lifetimes(program: &Program, kept: &BTreeSet<BufferId>) -> Vec<Life> {
+    let timeline = program.timeline();
+    let mut lives: Vec<Option<Life>> = timeline
+        .lives(program.buffers.len())
+        .into_iter()
+        .zip(program.buffers.iter().enumerate())
+        .map(|(life, (i, b))| {
+            let (first, last) = life.filter(|_| matches!(b.kind, BufferKind::Arena(_)))?;
             let bytes = b.bytes().next_multiple_of(Program::ALIGN);
-            let life = lives[id.0 as usize].get_or_insert(Life { ids: vec![*id], bytes, first: step, last: step });
-            life.last = step;
-        }
+            Some(Life { ids: vec![BufferId(i as u32)], bytes, first, last })
+        })
+        .collect();
+    merge_in_place(program, &timeline, kept, &mut lives);
+    for id in kept {
+        let b = program.buffer(*id);
+        let bytes = b.bytes().next_multiple_of(Program::ALIGN);
+        lives[id.0 as usize] = Some(Life { ids: vec![*id], bytes, first: 0, last: timeline.moments.len() });
     }
-    merge_in_place(program, &mut lives);
     lives.into_iter().flatten().collect()
 }
 
 /// Joins the lives of an operand that ends and a result that begins at one call which may work in place.
-fn merge_in_place(program: &Program, lives: &mut [Option<Life>]) {
+fn merge_in_place(program: &Program, timeline: &Timeline<'_>, kept: &BTreeSet<BufferId>, lives: &mut [Option<Life>]) {
     // Where the life that a buffer belongs to is kept.
     let mut home: Vec<usize> = (0..lives.len()).collect();
-    for (step, call) in program.calls.iter().enumerate() {
+    for (step, call) in timeline.moments.iter().enumerate().filter_map(|(i, m)| m.call.map(|c| (i, c))) {
         let kernel = &program.kernels[call.kernel];
         let mut written: Vec<BufferId> = vec![];
         for (x, y) in &kernel.in_place {
@@ -100,7 +111,7 @@ fn merge_in_place(program: &Program, lives: &mut [Option<Life>]) {
                 (Some(a), Some(b)) => hx != hy && a.last == step && b.first == step && a.bytes == b.bytes,
                 _ => false,
             };
-            if !fits || uses != 1 || written.contains(&y) {
+            if !fits || uses != 1 || written.contains(&y) || kept.contains(&x) || kept.contains(&y) {
                 continue;
             }
             let Some(ended) = lives[hy].take() else { continue };
@@ -114,6 +125,9 @@ fn merge_in_place(program: &Program, lives: &mut [Option<Life>]) {
     }
 }
 
-fn lower_bound(lives: &[Life], calls: usize) -> usize {
-    (0..calls).map(|s| lives.iter().filter(|l| l.first <= s && s <= l.last).map(|l| l.bytes).sum()).max().unwrap_or(0)
+fn lower_bound(lives: &[Life], moments: usize) -> usize {
+    (0..moments)
+        .map(|s| lives.iter().filter(|l| l.first <= s && s <= l.last).map(|l| l.bytes).sum())
+        .max()
+        .unwrap_or(0)
 }

@@ -93,7 +93,12 @@ fn moves() -> Graph {
 }
 
 fn settings(target: &str) -> Settings {
-    Settings { target: Target::parse(target).expect("a target"), math: Math::Default, name: "net".into() }
+    Settings {
+        target: Target::parse(target).expect("a target"),
+        math: Math::Default,
+        name: "net".into(),
+        states: vec![],
+    }
 }
 
 fn close(a: &Tensor, b: &Tensor) {
@@ -133,7 +138,7 @@ fn scales_residuals_and_activations_are_fused() {
     let state =
         tenon_passes::run(network(), &settings("x86-64-v3"), Phase::Planned, &mut |_, _, _| {}).expect("compiles");
     let kernels: Vec<&str> =
-        state.program.calls.iter().map(|c| state.program.kernels[c.kernel].name.as_str()).collect();
+        state.program.calls().into_iter().map(|c| state.program.kernels[c.kernel].name.as_str()).collect();
     // transpose in; two convolutions with everything after them; transpose back; dense, softmax; one copied output.
     assert!(kernels.len() <= 7, "{kernels:?}");
 }

@@ -34,7 +34,12 @@ impl Linked {
     }
 
     /// Runs on `inputs`, which have been checked against `program`.
-    pub(super) fn run(&self, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
+    pub(super) fn run(
+        &self,
+        program: &Program,
+        inputs: &[Tensor],
+        states: &mut Vec<Tensor>,
+    ) -> Result<Vec<Tensor>, Error> {
         // SAFETY: the entry point has this signature by the artifact's contract (`tenon-abi`).
         let run: libloading::Symbol<'_, Run> =
             unsafe { self.library.get(self.symbol.as_bytes()) }.map_err(|e| Error::Link(e.to_string()))?;
@@ -44,6 +49,7 @@ impl Linked {
             program.outputs.iter().map(|o| AlignedBuf::new(crate::jit::bytes_of(o))).collect();
         let out_ptrs: Vec<*mut u8> = outs.iter_mut().map(|b| b.as_mut_slice().as_mut_ptr()).collect();
         let mut arena = AlignedBuf::new(program.arena_bytes);
+        crate::jit::put_states(program, states, arena.as_mut_slice());
         // SAFETY: every pointer is valid for the bytes the program's facts state, aligned to 64; outputs and arena are
         // exclusively ours; no environment is passed.
         let status =
@@ -51,6 +57,7 @@ impl Linked {
         if status != 0 {
             return Err(Error::Run(format!("the linked model returned status {status}")));
         }
+        *states = crate::jit::get_states(program, arena.as_slice())?;
         crate::jit::to_tensors(program, &outs)
     }
 }

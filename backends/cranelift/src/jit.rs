@@ -202,7 +202,7 @@ fn link(
     let mut builder = JITBuilder::with_isa(isas.as_written.clone(), default_libcall_names());
     // One reservation for all code: calls between functions reach. The entry point takes at most some 64 bytes for
     // each argument.
-    let args: usize = program.calls.iter().map(|c| c.args.len() + 1).sum();
+    let args: usize = program.timeline().moments.iter().map(|m| m.uses.len() + 2).sum();
     let entry = 64 * (args + program.inputs.len() + program.outputs.len() + 16);
     let reserve = kernels.bytes() + 64 * program.kernels.len() + entry + (1 << 16);
     let memory = ArenaMemoryProvider::new_with_size(reserve).map_err(|e| fail(format!("no memory for code: {e}")))?;

@@ -52,7 +52,7 @@ fn model(name: &str) -> Program {
     let y = p.add_buffer("y", DType::F32, 10, BufferKind::Output(0));
     let n = p.add_buffer("n", DType::I32, 1, BufferKind::Output(1));
     p.kernels.push(relu);
-    p.calls.push(tenon_kernel::Call {
+    p.push_call(tenon_kernel::Call {
         kernel: 1,
         args: vec![tenon_kernel::BufferId(3), y, n],
         loc: tenon_base::Loc::default(),

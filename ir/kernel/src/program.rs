@@ -1,6 +1,6 @@
-//! A whole compiled model before machine code: kernels, buffers, ordered calls, entry signature, constant data.
+//! A whole compiled model before machine code: kernels, buffers, ordered steps, entry signature, constant data.
 
-use crate::{Access, Kernel};
+use crate::{Access, Kernel, Step};
 use tenon_base::{DType, Fact, Loc, Tensor};
 
 /// A buffer of the program: its position in [`Program::buffers`].
@@ -40,7 +40,7 @@ impl ProgramBuffer {
     }
 }
 
-/// One step: a kernel on buffers.
+/// A kernel on buffers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// Position in [`Program::kernels`].
@@ -60,6 +60,20 @@ pub struct Io {
     pub fact: Fact,
 }
 
+/// A value that is kept in the arena from one run to the next: what a run leaves there is what the next one finds.
+///
+/// States lie at the beginning of the arena, in order, each at a multiple of [`Program::ALIGN`]: so all of them together
+/// are the first [`Program::state_bytes`] bytes, which a caller may set to zeros, save and bring back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct State {
+    /// As the model names the input.
+    pub name: String,
+    /// Its type; all extents known.
+    pub fact: Fact,
+    /// Where it is: a buffer in the arena.
+    pub buffer: BufferId,
+}
+
 /// A compiled model: the only input of a backend.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Program {
@@ -69,12 +83,14 @@ pub struct Program {
     pub inputs: Vec<Io>,
     /// Outputs, in the model's order.
     pub outputs: Vec<Io>,
+    /// What is kept from run to run.
+    pub states: Vec<State>,
     /// All buffers.
     pub buffers: Vec<ProgramBuffer>,
     /// All kernels; no two are equal.
     pub kernels: Vec<Kernel>,
     /// What to run, in order.
-    pub calls: Vec<Call>,
+    pub steps: Vec<Step>,
     /// Size of the arena; 0 before the plan.
     pub arena_bytes: usize,
     /// Whether `fma` rounds once (the target has the instruction).
@@ -101,6 +117,34 @@ impl Program {
     /// Bytes of constant data.
     pub fn weight_bytes(&self) -> usize {
         self.buffers.iter().filter(|b| matches!(b.kind, BufferKind::Const(_))).map(ProgramBuffer::bytes).sum()
+    }
+
+    /// Where each state begins in the arena.
+    pub fn state_offsets(&self) -> Vec<usize> {
+        let mut next = 0;
+        let begin = |s: &State| {
+            let at = next;
+            next += Program::room(&s.fact);
+            at
+        };
+        self.states.iter().map(begin).collect()
+    }
+
+    /// Bytes at the beginning of the arena that are kept from run to run.
+    pub fn state_bytes(&self) -> usize {
+        self.states.iter().map(|s| Program::room(&s.fact)).sum()
+    }
+
+    fn room(f: &Fact) -> usize {
+        let n = f.dims().unwrap_or_default().iter().try_fold(f.dtype.size(), |n, d| n.checked_mul(*d));
+        n.and_then(|n| n.checked_next_multiple_of(Program::ALIGN)).unwrap_or(0)
+    }
+
+    /// What a first run finds: zeros.
+    pub fn initial_states(&self) -> Vec<Tensor> {
+        let zeros =
+            |s: &State| Tensor::full(&s.fact.dims().unwrap_or_default(), tenon_base::Scalar::of_int(s.fact.dtype, 0));
+        self.states.iter().map(zeros).collect()
     }
 
     /// Positions of `call`'s arguments that it writes.

@@ -13,6 +13,8 @@ pub enum Access {
     In,
     /// Every element is written before the kernel ends; nothing is read before it is written.
     Out,
+    /// Some elements may be written; all others keep what they held at entry.
+    InOut,
     /// Contents are undefined at entry and lost at exit.
     Scratch,
 }
@@ -65,7 +67,7 @@ pub enum Stmt {
     },
     /// `store %b[index] = value`: writes all lanes of `value` from element `index` on.
     Store {
-        /// An `Out` or `Scratch` buffer.
+        /// A buffer that is not `In`.
         buf: Buf,
         /// First element.
         index: Expr,

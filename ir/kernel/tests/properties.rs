@@ -86,7 +86,7 @@ proptest! {
         let t = tenon_base::Tensor::new(&[3], &[1.5f32, -0.0, 1e30]);
         p.add_buffer("w", tenon_base::DType::F32, 3, BufferKind::Const(t));
         p.kernels.push(k);
-        p.calls.push(Call { kernel: 0, args: vec![BufferId(0)], loc: Loc::new("a\u{1}\"b") });
+        p.push_call(Call { kernel: 0, args: vec![BufferId(0)], loc: Loc::new("a\u{1}\"b") });
         let text = p.to_string();
         prop_assert_eq!(Program::parse(&text), Ok(p));
         let mut chars: Vec<char> = text.chars().collect();

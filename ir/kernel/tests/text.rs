@@ -91,7 +91,7 @@ const PROGRAM: &str = r#"program digits {
 fn programs_round_trip() {
     let p = Program::parse(PROGRAM).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(p.to_string(), PROGRAM);
-    assert_eq!(p.calls[0].loc.name(), Some("Conv_0\0\n"));
+    assert_eq!(p.calls()[0].loc.name(), Some("Conv_0\0\n"));
     assert_eq!(Program::parse("program x {\n}\n").unwrap(), Program { name: "x".into(), ..Program::default() });
 }
 

@@ -13,6 +13,7 @@
 //! - Data of a weight follows its type: `[1.0, -2.5]`, or little-endian `hex"…"` beyond 16 elements. `<elided>` stands
 //!   for data left out of a print for reading ([`PrintOptions`]); such text does not read back.
 //! - Attributes are written as [`crate::Attr`] prints them: `true`, `7`, `0.5`, `f32`, `"linear"`, `[1,2]`, `<[2,batch]>`.
+//! - The body of a loop is an attribute too, a graph in its own words: `body=graph body(%i: i64[]) -> (…) { … }`.
 //! - A node may list several results, `%3, %4 = split(%x) {axis=0} : f32[1], f32[2]`. Types of operators may be left out
 //!   when writing by hand; they are inferred. Where they are given they must be what is inferred.
 //! - The model's location of a node trails it: `@ "Conv_0"`. `//` begins a comment.

@@ -1,7 +1,7 @@
 //! Reading graphs.
 
 use super::ParseError;
-use crate::{Attr, Attrs, Graph, Op, Operator, ValueId};
+use crate::{Attr, Attrs, Graph, Op, Operator, Region, ValueId};
 use std::collections::BTreeMap;
 use std::str::FromStr;
 use tenon_base::text::{Lexer, Token, parse_data, parse_fact, parse_shape};
@@ -28,14 +28,28 @@ impl Name {
 /// Reads one graph, and nothing after it.
 pub(super) fn graph(text: &str) -> Result<Graph, ParseError> {
     let mut lex = Lexer::new(text)?;
-    let mut p = Parser { graph: Graph::default(), values: BTreeMap::new() };
-    p.parse(&mut lex)?;
-    if *lex.peek() == Token::End { Ok(p.graph) } else { lex.expected("the end of the text") }
+    let g = one_graph(&mut lex, 0)?;
+    if *lex.peek() == Token::End { Ok(g) } else { lex.expected("the end of the text") }
 }
+
+/// A graph, inside `depth` others.
+fn one_graph(lex: &mut Lexer<'_>, depth: usize) -> Result<Graph, ParseError> {
+    if depth > MAX_NESTED {
+        return lex.fail(format!("graphs are nested more than {MAX_NESTED} deep"));
+    }
+    let mut p = Parser { graph: Graph::default(), values: BTreeMap::new(), depth };
+    p.parse(lex)?;
+    Ok(p.graph)
+}
+
+/// Graphs inside each other.
+const MAX_NESTED: usize = 50;
 
 struct Parser {
     graph: Graph,
     values: BTreeMap<Name, ValueId>,
+    /// Graphs around it.
+    depth: usize,
 }
 
 impl Parser {
@@ -173,7 +187,7 @@ impl Parser {
                 None => return lex.fail_at(at, format!("there is no value {} above this line", name.shown())),
             }
         }
-        let attrs = attrs(lex)?;
+        let attrs = attrs(lex, self.depth)?;
         let op = match Op::parse(op, attrs) {
             Ok(op) => op,
             Err(e) => return lex.fail_at(at, format!("{op}: {e}")),
@@ -266,7 +280,7 @@ fn loc(lex: &mut Lexer<'_>) -> Result<Loc, ParseError> {
 }
 
 /// `{pads=[1,1], mode="linear"}`, if it is there.
-fn attrs(lex: &mut Lexer<'_>) -> Result<Attrs, ParseError> {
+fn attrs(lex: &mut Lexer<'_>, depth: usize) -> Result<Attrs, ParseError> {
     let mut all = Attrs::default();
     if !lex.eat("{")? {
         return Ok(all);
@@ -281,16 +295,17 @@ fn attrs(lex: &mut Lexer<'_>) -> Result<Attrs, ParseError> {
         };
         lex.next()?;
         lex.expect("=")?;
-        if all.0.insert(key.to_string(), attr(lex)?).is_some() {
+        if all.0.insert(key.to_string(), attr(lex, depth)?).is_some() {
             return lex.fail_at(at, format!("a second attribute `{key}`"));
         }
     }
     Ok(all)
 }
 
-fn attr(lex: &mut Lexer<'_>) -> Result<Attr, ParseError> {
+fn attr(lex: &mut Lexer<'_>, depth: usize) -> Result<Attr, ParseError> {
     let found = match lex.peek() {
         Token::Str(s) => Attr::Str(s.to_string()),
+        Token::Word("graph") => return Ok(Attr::Graph(Region::new(one_graph(lex, depth + 1)?))),
         Token::Word("true") => Attr::Bool(true),
         Token::Word("false") => Attr::Bool(false),
         Token::Word(w) if let Ok(d) = DType::from_str(w) => Attr::DType(d),

@@ -1,7 +1,7 @@
 //! Printing graphs. Prints anything, verified or not.
 
 use super::lines;
-use crate::{Graph, NodeId, NodeKind, Operator, ValueId};
+use crate::{Attr, Graph, NodeId, NodeKind, Operator, ValueId};
 use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use tenon_base::Loc;
@@ -133,7 +133,13 @@ impl Printer<'_> {
                 self.out.push(')');
                 let attrs = op.attrs();
                 for (i, (key, attr)) in attrs.0.iter().enumerate() {
-                    let _ = write!(self.out, "{}{key}={attr}", if i > 0 { ", " } else { " {" });
+                    let _ = write!(self.out, "{}{key}=", if i > 0 { ", " } else { " {" });
+                    match attr {
+                        Attr::Graph(body) => self.nested(body.graph()),
+                        attr => {
+                            let _ = write!(self.out, "{attr}");
+                        }
+                    }
                 }
                 if !attrs.0.is_empty() {
                     self.out.push('}');
@@ -158,6 +164,15 @@ impl Printer<'_> {
         }
         self.loc("  ", &node.loc);
         self.out.push('\n');
+    }
+
+    /// A graph inside an attribute, its lines further in.
+    fn nested(&mut self, graph: &Graph) {
+        let options = PrintOptions { notes: BTreeMap::new(), ..self.options.clone() };
+        for (i, line) in print(graph, &options).lines().enumerate() {
+            self.out.push_str(if i > 0 { "\n    " } else { "" });
+            self.out.push_str(line);
+        }
     }
 
     fn loc(&mut self, space: &str, loc: &Loc) {

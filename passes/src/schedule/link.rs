@@ -26,7 +26,7 @@ type Packed = (BufferId, Layout);
 
 fn packed_names(program: &Program, units: &[Unit]) -> Vec<Packed> {
     let mut wanted: Vec<Packed> = vec![];
-    for call in &program.calls {
+    for call in program.calls() {
         for p in &units[call.kernel].packs {
             wanted.push((call.args[p.source.0 as usize], p.layout.clone()));
         }
@@ -53,7 +53,7 @@ fn pack_constants(program: &mut Program, units: &[Unit]) {
         let id = program.add_buffer(&name, t.dtype(), t.len(), BufferKind::Const(t));
         ids.insert(key, id);
     }
-    for call in &mut program.calls {
+    for call in program.calls_mut() {
         let mut packs: Vec<_> = units[call.kernel].packs.iter().collect();
         packs.sort_by_key(|p| p.packed);
         for p in packs {
@@ -70,8 +70,9 @@ fn pack_constants(program: &mut Program, units: &[Unit]) {
 
 /// Gives every call a buffer of its own for each scratch parameter that the schedule added.
 fn add_arguments(program: &mut Program, units: &[Unit]) {
-    let mut calls = std::mem::take(&mut program.calls);
-    for call in &mut calls {
+    // The buffers grow meanwhile.
+    let mut steps = Program { steps: std::mem::take(&mut program.steps), ..Program::default() };
+    for call in steps.calls_mut() {
         let unit = &units[call.kernel];
         for (i, b) in unit.kernel.buffers.iter().enumerate().skip(unit.constant.len()) {
             if b.access == Access::Scratch {
@@ -83,7 +84,7 @@ fn add_arguments(program: &mut Program, units: &[Unit]) {
             }
         }
     }
-    program.calls = calls;
+    program.steps = steps.steps;
 }
 
 /// Removes parameters that nothing reads or writes from kernel `index` and its calls. Results stay.
@@ -121,7 +122,7 @@ fn drop_unused_parameters(kernel: &mut Kernel, index: usize, program: &mut Progr
         (*i, *o) = (renamed(*i), renamed(*o));
     }
     kernel.body = rename_buffers(std::mem::take(&mut kernel.body), &renamed);
-    for call in program.calls.iter_mut().filter(|c| c.kernel == index) {
+    for call in program.calls_mut().into_iter().filter(|c| c.kernel == index) {
         call.args = keep(std::mem::take(&mut call.args), kept);
     }
 }
@@ -166,15 +167,15 @@ fn share_equal_kernels(program: &mut Program, kernels: Vec<Kernel>) {
         }
         to.push(at);
     }
-    for call in &mut program.calls {
+    for call in program.calls_mut() {
         call.kernel = to[call.kernel];
     }
 }
 
-/// Removes constants that no call reads.
+/// Removes constants that no step reads.
 fn drop_unused_constants(program: &mut Program) {
     let mut used: Vec<bool> = program.buffers.iter().map(|b| !matches!(b.kind, BufferKind::Const(_))).collect();
-    for id in program.calls.iter().flat_map(|c| &c.args) {
+    for id in program.used_mut() {
         used[id.0 as usize] = true;
     }
     let mut next = 0;
@@ -187,7 +188,7 @@ fn drop_unused_constants(program: &mut Program) {
         })
         .collect();
     program.buffers = keep(std::mem::take(&mut program.buffers), |i| used[i]);
-    for id in program.calls.iter_mut().flat_map(|c| &mut c.args) {
+    for id in program.used_mut() {
         *id = to[id.0 as usize];
     }
 }

@@ -119,13 +119,13 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
     let mut seen: BTreeMap<(usize, Vec<bool>), usize> = BTreeMap::new();
     let mut variants = vec![0usize; program.kernels.len()];
     let mut units: Vec<Unit> = vec![];
-    for call in &mut program.calls {
-        let is_const =
-            |id: &tenon_kernel::BufferId| matches!(program.buffers[id.0 as usize].kind, BufferKind::Const(_));
-        let constant: Vec<bool> = call.args.iter().map(is_const).collect();
+    let is_const: Vec<bool> = program.buffers.iter().map(|b| matches!(b.kind, BufferKind::Const(_))).collect();
+    let kernels = std::mem::take(&mut program.kernels);
+    for call in program.calls_mut() {
+        let constant: Vec<bool> = call.args.iter().map(|id| is_const[id.0 as usize]).collect();
         let old = call.kernel;
         call.kernel = *seen.entry((old, constant.clone())).or_insert_with(|| {
-            let mut kernel = program.kernels[old].clone();
+            let mut kernel = kernels[old].clone();
             if variants[old] > 0 {
                 kernel.name = format!("{}_c{}", kernel.name, variants[old]);
             }
@@ -134,6 +134,7 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
             units.len() - 1
         });
     }
+    program.kernels = kernels;
     units
 }
 

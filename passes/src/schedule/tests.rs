@@ -35,12 +35,12 @@ fn program_of(sample: &Sample, constant: &[(usize, Tensor)]) -> Option<Program> 
                 next_out += 1;
                 BufferKind::Output(next_out - 1)
             }
-            Access::Scratch => BufferKind::Arena(None),
+            Access::Scratch | Access::InOut => BufferKind::Arena(None),
         };
         args.push(p.add_buffer(&b.name, b.dtype, b.len, kind));
     }
     p.kernels.push(kernel);
-    p.calls.push(Call { kernel: 0, args, loc: Loc::default() });
+    p.push_call(Call { kernel: 0, args, loc: Loc::default() });
     Some(p)
 }
 

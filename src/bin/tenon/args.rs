@@ -16,6 +16,10 @@ pub(crate) struct CompileArgs {
     /// compiled model any more.
     #[arg(long = "set", value_name = "INPUT=VALUE", value_parser = assignment)]
     pub(crate) set: Vec<(String, String)>,
+    /// Keep what a run gives as an output for the next run to find as an input, e.g. `--state h0=hn`; neither is an input or
+    /// output of the compiled model any more.
+    #[arg(long = "state", value_name = "INPUT=OUTPUT", value_parser = assignment)]
+    pub(crate) states: Vec<(String, String)>,
     /// The machine: `host`, or one of `tenon targets`.
     #[arg(long, default_value = "host")]
     pub(crate) target: String,
@@ -44,6 +48,7 @@ impl CompileArgs {
         let mut options = self.machine_options()?;
         options.dims = self.dims.iter().cloned().collect();
         options.set = self.pinned_inputs(path)?;
+        options.states.clone_from(&self.states);
         options.name = self.name.clone();
         Ok(options)
     }

@@ -1,6 +1,6 @@
 //! The C header.
 
-use super::names::KEYWORDS;
+use super::names::{KEYWORDS, Names};
 use super::{Field, Interface, comment, fields};
 use std::fmt::Write;
 use tenon_abi::{ABI_VERSION, ARENA_ALIGN, Status};
@@ -60,7 +60,11 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
     )?;
     shared(o)?;
 
-    writeln!(o, "/* Memory for intermediate results: this many bytes, aligned. Contents need no preparation. */")?;
+    writeln!(
+        o,
+        "/* Memory for intermediate results: this many bytes, aligned. Contents need no preparation{}. */",
+        if p.states.is_empty() { "" } else { " beyond the state" }
+    )?;
     writeln!(o, "#define {upper}_ARENA_BYTES {}", number(p.arena_bytes))?;
     writeln!(o, "#define {upper}_ARENA_ALIGN {ARENA_ALIGN}u\n")?;
     if let Some(stack) = interface.stack {
@@ -75,6 +79,7 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
             number(bytes)
         )?;
     }
+    states(o, p, &upper)?;
     for (list, what) in [(&inputs, "INPUT"), (&outputs, "OUTPUT")] {
         for f in list {
             let field = f.name.to_ascii_uppercase();
@@ -111,6 +116,41 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
         outputs.len().max(1),
     )?;
     writeln!(o, "#ifdef __cplusplus\n}}\n#endif\n\n#endif")
+}
+
+/// What is kept in the arena from run to run, and how to set, save and bring it back.
+fn states(o: &mut String, p: &Program, upper: &str) -> std::fmt::Result {
+    if p.states.is_empty() {
+        return Ok(());
+    }
+    let name = &p.name;
+    writeln!(
+        o,
+        "/* State: the first bytes of the arena are kept from one run to the next. Set them with {name}_state_init \n   before the first run. */"
+    )?;
+    writeln!(o, "#define {upper}_STATE_BYTES {}", number(p.state_bytes()))?;
+    let mut names = Names::new(KEYWORDS);
+    for (s, at) in p.states.iter().zip(p.state_offsets()) {
+        let field = names.fresh(&s.name).to_ascii_uppercase();
+        writeln!(
+            o,
+            "#define {upper}_STATE_{field}_OFFSET {} /* {} */",
+            number(at),
+            comment(&format!("{}, `{}`", s.fact, s.name))
+        )?;
+    }
+    writeln!(
+        o,
+        "\n/* What a first run finds: zeros. */\n\
+         static inline void {name}_state_init(void *arena) {{\n    size_t i;\n    \
+         for (i = 0; i < {upper}_STATE_BYTES; i++) ((unsigned char *)arena)[i] = 0;\n}}\n\
+         /* Copies the state out: {upper}_STATE_BYTES bytes. */\n\
+         static inline void {name}_state_save(const void *arena, void *to) {{\n    size_t i;\n    \
+         for (i = 0; i < {upper}_STATE_BYTES; i++) ((unsigned char *)to)[i] = ((const unsigned char *)arena)[i];\n}}\n\
+         /* Brings back what {name}_state_save has written. */\n\
+         static inline void {name}_state_load(void *arena, const void *from) {{\n    size_t i;\n    \
+         for (i = 0; i < {upper}_STATE_BYTES; i++) ((unsigned char *)arena)[i] = ((const unsigned char *)from)[i];\n}}\n"
+    )
 }
 
 /// What the headers of all models share.

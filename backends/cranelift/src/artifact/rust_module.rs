@@ -92,10 +92,19 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
     let field = if weights { "    weights: &'w [u8],\n" } else { "" };
     writeln!(
         o,
-        "#[repr(C, align({ARENA_ALIGN}))]\nstruct Arena([u8; ARENA_BYTES]);\n\n\
+        "{}#[repr(C, align({ARENA_ALIGN}))]\nstruct Arena([u8; ARENA_BYTES]);\n\n\
          /// The model `{name}` with memory for its intermediate results.\n///\n\
          /// Put it in a `static`, or in a `Box` if [`ARENA_BYTES`] is too much for the stack.\n\
-         {ALLOW}\npub struct {own} {{\n    arena: Arena,\n{field}}}\n"
+         {ALLOW}\npub struct {own} {{\n    arena: Arena,\n{field}}}\n",
+        if p.states.is_empty() {
+            String::new()
+        } else {
+            format!(
+                "/// Bytes at the beginning of the arena that are kept from run to run; zeros before the first.\n{ALLOW}\npub \
+                 const STATE_BYTES: usize = {};\n\n",
+                p.state_bytes()
+            )
+        }
     )?;
     let small = outputs.iter().map(Field::bytes).sum::<usize>() <= BY_VALUE && !outputs.is_empty();
     if small && outputs.len() > 1 {
@@ -153,6 +162,17 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
                 writeln!(o, "        Ok(Outputs {{ {} }})\n    }}\n", list.join(", "))?;
             }
         }
+    }
+    if !p.states.is_empty() {
+        writeln!(
+            o,
+            "    /// Makes what is kept from run to run what a first run finds: zeros.\n    pub fn reset(&mut self) {{\n        \
+             self.arena.0[..STATE_BYTES].fill(0);\n    }}\n\n    \
+             /// A copy of what is kept from run to run.\n    pub fn snapshot(&self) -> [u8; STATE_BYTES] {{\n        \
+             let mut copy = [0; STATE_BYTES];\n        copy.copy_from_slice(&self.arena.0[..STATE_BYTES]);\n        copy\n    }}\n\n    \
+             /// Brings back what [`{model}::snapshot`] gave.\n    pub fn restore(&mut self, state: &[u8; STATE_BYTES]) {{\n        \
+             self.arena.0[..STATE_BYTES].copy_from_slice(state);\n    }}\n"
+        )?;
     }
     writeln!(
         o,

@@ -1,13 +1,15 @@
-//! The entry point: checks the caller's pointers, then calls the kernels in order.
+//! The entry point: checks the caller's pointers, then runs the steps: calls of kernels, branches and loops around them.
 
 use crate::blob::BlobRef;
 use crate::weights::Header;
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{AbiParam, Block, FuncRef, Function, InstBuilder, MemFlagsData, Signature, Value, types};
+use cranelift_codegen::ir::{
+    AbiParam, Block, FuncRef, Function, InstBuilder, MemFlagsData, Signature, Type, Value, types,
+};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use tenon_abi::Status;
-use tenon_kernel::{BufferKind, Program};
+use tenon_kernel::{BufferId, BufferKind, If, Loop, Program, Step};
 
 /// `int32_t run(const inputs *, const outputs *, void *arena, const env *)`, with `const void *weights` before the last
 /// where the constant data are not in the object.
@@ -48,39 +50,48 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links, isa: 
     b.switch_to_block(entry);
     b.seal_block(entry);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
-    let mut e = Entry { b };
+    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None };
 
-    let inputs = e.pointers(inputs, program, false);
-    let outputs = e.pointers(outputs, program, true);
+    e.inputs = e.pointers(inputs, program, false);
+    e.outputs = e.pointers(outputs, program, true);
     if program.arena_bytes > 0 {
         e.fail_if_null(arena);
         e.fail_if_misaligned(arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
     }
-    let weights = e.weights(links.weights);
-    for call in &program.calls {
-        let args: Vec<Value> = call
-            .args
-            .iter()
-            .map(|id| match &program.buffer(*id).kind {
-                BufferKind::Input(k) => inputs[*k],
-                BufferKind::Output(k) => outputs[*k],
-                BufferKind::Const(_) => e.offset(weights.unwrap_or(arena), links.offsets[id.0 as usize]),
-                BufferKind::Arena(at) => e.offset(arena, at.unwrap_or(0)),
-            })
-            .collect();
-        e.b.ins().call(links.kernels[call.kernel], &args);
-    }
+    e.weights = e.find_weights(links.weights);
+    e.steps(&program.steps);
     e.give(Status::Ok);
     e.b.finalize(isa.frontend_config());
 }
 
-struct Entry<'f> {
+struct Entry<'f, 'p> {
     b: FunctionBuilder<'f>,
+    program: &'p Program,
+    links: &'p Links,
+    /// The caller's pointers.
+    inputs: Vec<Value>,
+    outputs: Vec<Value>,
+    arena: Value,
+    /// Where the constant data begin.
+    weights: Option<Value>,
 }
 
-impl Entry<'_> {
+impl Entry<'_, '_> {
+    fn steps(&mut self, steps: &[Step]) {
+        for s in steps {
+            match s {
+                Step::Call(call) => {
+                    let args: Vec<Value> = call.args.iter().map(|id| self.address(*id)).collect();
+                    self.b.ins().call(self.links.kernels[call.kernel], &args);
+                }
+                Step::If(s) => self.branch(s),
+                Step::Loop(s) => self.repeat(s),
+            }
+        }
+    }
+
     /// The address of the constant data; those that the caller gives are checked.
-    fn weights(&mut self, weights: Weights) -> Option<Value> {
+    fn find_weights(&mut self, weights: Weights) -> Option<Value> {
         match weights {
             Weights::Nowhere => None,
             Weights::Here(blob) => Some(blob.address(&mut self.b)),
@@ -99,6 +110,75 @@ impl Entry<'_> {
                 Some(p)
             }
         }
+    }
+
+    fn address(&mut self, id: BufferId) -> Value {
+        match &self.program.buffer(id).kind {
+            BufferKind::Input(k) => self.inputs[*k],
+            BufferKind::Output(k) => self.outputs[*k],
+            BufferKind::Const(_) => {
+                let base = self.weights.unwrap_or(self.arena);
+                self.offset(base, self.links.offsets[id.0 as usize])
+            }
+            BufferKind::Arena(at) => self.offset(self.arena, at.unwrap_or(0)),
+        }
+    }
+
+    fn branch(&mut self, s: &If) {
+        let cond = self.read(s.cond, types::I8);
+        let [then, otherwise, end] = [(); 3].map(|()| self.b.create_block());
+        self.b.ins().brif(cond, then, &[], otherwise, &[]);
+        for (block, steps) in [(then, &s.then), (otherwise, &s.otherwise)] {
+            self.b.seal_block(block);
+            self.b.switch_to_block(block);
+            self.steps(steps);
+            self.b.ins().jump(end, &[]);
+        }
+        self.b.seal_block(end);
+        self.b.switch_to_block(end);
+    }
+
+    fn repeat(&mut self, s: &Loop) {
+        let trip = s.trip.map(|id| self.read(id, types::I64));
+        let [head, body, end] = [(); 3].map(|()| self.b.create_block());
+        let i = self.b.append_block_param(head, types::I64);
+        let zero = self.b.ins().iconst(types::I64, 0);
+        self.b.ins().jump(head, &[zero.into()]);
+        self.b.switch_to_block(head);
+        if let Some(n) = trip {
+            let more = self.b.ins().icmp(IntCC::SignedLessThan, i, n);
+            let next = self.b.create_block();
+            self.b.ins().brif(more, next, &[], end, &[]);
+            self.b.seal_block(next);
+            self.b.switch_to_block(next);
+        }
+        match s.cond {
+            Some(id) => {
+                let more = self.read(id, types::I8);
+                self.b.ins().brif(more, body, &[], end, &[]);
+            }
+            None => {
+                self.b.ins().jump(body, &[]);
+            }
+        }
+        self.b.seal_block(body);
+        self.b.switch_to_block(body);
+        if let Some(iter) = s.iter {
+            let at = self.address(iter);
+            self.b.ins().store(MemFlagsData::new().with_notrap().with_aligned(), i, at, 0);
+        }
+        self.steps(&s.body);
+        let next = self.b.ins().iadd_imm_s(i, 1);
+        self.b.ins().jump(head, &[next.into()]);
+        self.b.seal_block(head);
+        self.b.seal_block(end);
+        self.b.switch_to_block(end);
+    }
+
+    /// The one element of a buffer that control reads.
+    fn read(&mut self, id: BufferId, ty: Type) -> Value {
+        let at = self.address(id);
+        self.b.ins().load(ty, MemFlagsData::new().with_notrap().with_aligned(), at, 0)
     }
 
     /// Loads and checks the pointers of one of the caller's structs.

@@ -23,7 +23,7 @@ pub(crate) fn program(kernel: Kernel, fused: bool) -> Program {
                 p.outputs.push(io);
                 BufferKind::Output(p.outputs.len() - 1)
             }
-            Access::Scratch => {
+            Access::Scratch | Access::InOut => {
                 let at = p.arena_bytes.next_multiple_of(Program::ALIGN);
                 p.arena_bytes = at + b.len * b.dtype.size();
                 BufferKind::Arena(Some(at))
@@ -32,7 +32,7 @@ pub(crate) fn program(kernel: Kernel, fused: bool) -> Program {
         args.push(p.add_buffer(&b.name, b.dtype, b.len, kind));
     }
     p.kernels.push(kernel);
-    p.calls.push(Call { kernel: 0, args, loc: Loc::default() });
+    p.push_call(Call { kernel: 0, args, loc: Loc::default() });
     p
 }
 

@@ -10,12 +10,12 @@ mod compile;
 mod contract;
 mod math;
 mod run;
+mod steps;
 mod value;
 
 pub use math::erf;
 
 use crate::{Access, BufferKind, Kernel, Program};
-use compile::Code;
 use run::{Machine, View};
 use std::borrow::Cow;
 use std::fmt;
@@ -160,7 +160,7 @@ pub fn run_kernel(kernel: &Kernel, buffers: &mut [Memory], options: &Options) ->
     let mut views = Vec::with_capacity(buffers.len());
     let mut memories = Vec::with_capacity(buffers.len());
     for (i, (m, b)) in buffers.iter_mut().zip(&kernel.buffers).enumerate() {
-        if b.access != Access::In {
+        if matches!(b.access, Access::Out | Access::Scratch) {
             poison(&mut m.bytes);
         }
         views.push(View { memory: i, offset: 0, len: b.len, dtype: b.dtype });
@@ -173,28 +173,49 @@ pub fn run_kernel(kernel: &Kernel, buffers: &mut [Memory], options: &Options) ->
     result
 }
 
-/// Runs `program` on `inputs` and gives its outputs, in the model's order.
+/// Runs `program` on `inputs`, its states as a first run finds them, and gives its outputs, in the model's order.
+pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, InterpError> {
+    run_program_on(program, inputs, &mut program.initial_states())
+}
+
+/// Runs `program` on `inputs` and `states`, which it changes, and gives its outputs, in the model's order.
 ///
 /// Buffers with an arena offset share one arena as they will in the artifact; those without have memory of their own.
 /// A call's `Out` and `Scratch` buffers are poisoned before it, unless they share memory with one it reads.
-pub fn run_program(program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, InterpError> {
+pub fn run_program_on(
+    program: &Program,
+    inputs: &[Tensor],
+    states: &mut [Tensor],
+) -> Result<Vec<Tensor>, InterpError> {
     let options = Options { fused_multiply_add: program.fused_multiply_add, ..Options::default() };
     check_inputs(program, inputs)?;
     let (mut memories, views) = layout(program, inputs)?;
-    let mut compiled: Vec<Option<Code>> = program.kernels.iter().map(|_| None).collect();
-    for call in &program.calls {
-        let Some(kernel) = program.kernels.get(call.kernel) else {
-            return Err(InterpError::Arguments(format!("a call of kernel {}, which is not there", call.kernel)));
-        };
-        let args = arguments(program, kernel, call, &views)?;
-        poison_outputs(kernel, &args, &mut memories);
-        let code = match &mut compiled[call.kernel] {
-            Some(code) => code,
-            slot => slot.insert(compile::compile(kernel, &options)?),
-        };
-        Machine::new(kernel, code, &args, &mut memories, &options).run()?;
+    let kept = state_views(program, &views, states)?;
+    for (view, t) in kept.iter().zip(&*states) {
+        memories[view.memory].to_mut()[view.range()].copy_from_slice(t.bytes());
+    }
+    let compiled = program.kernels.iter().map(|_| None).collect();
+    let mut run = steps::Run { program, options, views: &views, memories: &mut memories, compiled, iterations: 0 };
+    run.block(&program.steps)?;
+    for (view, t) in kept.iter().zip(states) {
+        let bytes = memories[view.memory][view.range()].to_vec();
+        *t = Tensor::from_bytes(t.dtype(), t.shape(), bytes.into())
+            .map_err(|e| InterpError::Arguments(e.to_string()))?;
     }
     outputs(program, &views, memories)
+}
+
+/// Where the states are; `states` must be what the program has.
+fn state_views(program: &Program, views: &[View], states: &[Tensor]) -> Result<Vec<View>, InterpError> {
+    if states.len() != program.states.len() {
+        let (want, have) = (program.states.len(), states.len());
+        return Err(InterpError::Arguments(format!("expected {want} states, found {have}")));
+    }
+    let view = |(s, t): (&crate::State, &Tensor)| match views.get(s.buffer.0 as usize) {
+        Some(v) if t.fact() == s.fact && v.range().len() == t.bytes().len() => Ok(*v),
+        _ => Err(InterpError::Arguments(format!("state \"{}\": expected {}, found {}", s.name, s.fact, t.fact()))),
+    };
+    program.states.iter().zip(states).map(view).collect()
 }
 
 /// Poisoned bytes for `len` elements; an error where there is no room for them.
@@ -321,7 +342,7 @@ fn poison_outputs(kernel: &Kernel, args: &[View], memories: &mut [Cow<[u8]>]) {
             let (i, o) = (args.get(i.0 as usize), args.get(o.0 as usize));
             [i, o].into_iter().all(|v| v.is_some_and(|v| (v.memory, v.offset) == (view.memory, view.offset)))
         });
-        if b.access != Access::In && !shared {
+        if matches!(b.access, Access::Out | Access::Scratch) && !shared {
             poison(&mut memories[view.memory].to_mut()[view.range()]);
         }
     }

@@ -124,8 +124,9 @@ impl KernelParser<'_, '_> {
             let access = match self.lex.peek() {
                 Token::Word("in") => Access::In,
                 Token::Word("out") => Access::Out,
+                Token::Word("inout") => Access::InOut,
                 Token::Word("scratch") => Access::Scratch,
-                _ => return self.lex.expected("`in`, `out` or `scratch`"),
+                _ => return self.lex.expected("`in`, `out`, `inout` or `scratch`"),
             };
             self.lex.next()?;
             let (at, n) = (self.lex.here(), name(self.lex, "a buffer like `%x`")?);

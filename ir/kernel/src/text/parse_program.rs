@@ -1,7 +1,8 @@
 //! Parsing programs.
 
+use super::MAX_DEPTH;
 use super::parse::{count, elem, kernel, name, word};
-use crate::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer};
+use crate::{BufferId, BufferKind, Call, If, Io, Loop, Program, ProgramBuffer, State, Step};
 use std::collections::BTreeMap;
 use tenon_base::text::{Lexer, ParseError, Token, parse_data};
 use tenon_base::{DType, Fact, Loc, Tensor};
@@ -47,11 +48,22 @@ pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
                 }
                 p.kernels.push(k);
             }
-            Token::Word("call") => {
+            Token::Word("state") => {
                 lex.next()?;
-                p.calls.push(call(lex, &kernels, &buffers)?);
+                let Io { name, fact } = io(lex)?;
+                lex.expect("=")?;
+                let buffer = Names { kernels: &kernels, buffers: &buffers }.buffer(lex)?;
+                p.states.push(State { name, fact, buffer });
             }
-            _ => return lex.expected("`fma`, `arena`, `input`, `output`, `buffer`, `kernel`, `call` or `}`"),
+            Token::Word("call" | "if" | "loop") => {
+                let s = Names { kernels: &kernels, buffers: &buffers }.step(lex, 0)?;
+                p.steps.push(s);
+            }
+            _ => {
+                return lex.expected(
+                    "`fma`, `arena`, `input`, `output`, `buffer`, `state`, `kernel`, `call`, `if`, `loop` or `}`",
+                );
+            }
         }
     }
     Ok(p)
@@ -123,28 +135,72 @@ fn tensor(lex: &mut Lexer, dtype: DType, len: usize) -> Result<Tensor, ParseErro
     parse_data(lex, dtype, &shape)
 }
 
-/// `kernel(%a, %b) @ "loc"`
-fn call(
-    lex: &mut Lexer,
-    kernels: &BTreeMap<String, usize>,
-    buffers: &BTreeMap<String, BufferId>,
-) -> Result<Call, ParseError> {
-    let (at, k) = (lex.here(), word(lex, "a kernel's name")?);
-    let Some(&kernel) = kernels.get(&k) else {
-        return lex.fail_at(at, format!("there is no kernel {k} above this call"));
-    };
-    lex.expect("(")?;
-    let mut args = vec![];
-    while !lex.eat(")")? {
-        if !args.is_empty() {
-            lex.expect(",")?;
+/// What steps may name.
+struct Names<'a> {
+    kernels: &'a BTreeMap<String, usize>,
+    buffers: &'a BTreeMap<String, BufferId>,
+}
+
+impl Names<'_> {
+    fn step(&self, lex: &mut Lexer, depth: usize) -> Result<Step, ParseError> {
+        if lex.eat_word("call")? {
+            return self.call(lex).map(Step::Call);
         }
+        if lex.eat_word("if")? {
+            let cond = self.buffer(lex)?;
+            let then = self.block(lex, depth)?;
+            let otherwise = if lex.eat_word("else")? { self.block(lex, depth)? } else { vec![] };
+            return Ok(Step::If(If { cond, then, otherwise, loc: loc(lex)? }));
+        }
+        if lex.eat_word("loop")? {
+            let iter = if matches!(lex.peek(), Token::Name(_)) { Some(self.buffer(lex)?) } else { None };
+            let trip = if lex.eat_word("to")? { Some(self.buffer(lex)?) } else { None };
+            let cond = if lex.eat_word("while")? { Some(self.buffer(lex)?) } else { None };
+            let body = self.block(lex, depth)?;
+            return Ok(Step::Loop(Loop { iter, trip, cond, body, loc: loc(lex)? }));
+        }
+        lex.expected("`call`, `if`, `loop` or `}`")
+    }
+
+    /// `{ steps }`
+    fn block(&self, lex: &mut Lexer, depth: usize) -> Result<Vec<Step>, ParseError> {
+        if depth >= MAX_DEPTH {
+            return lex.fail(format!("nested more than {MAX_DEPTH} deep"));
+        }
+        lex.expect("{")?;
+        let mut steps = vec![];
+        while !lex.eat("}")? {
+            steps.push(self.step(lex, depth + 1)?);
+        }
+        Ok(steps)
+    }
+
+    fn buffer(&self, lex: &mut Lexer) -> Result<BufferId, ParseError> {
         let (at, n) = (lex.here(), name(lex, "a buffer like `%x`")?);
-        match buffers.get(&n) {
-            Some(id) => args.push(*id),
-            None => return lex.fail_at(at, format!("there is no buffer %{n}")),
+        match self.buffers.get(&n) {
+            Some(id) => Ok(*id),
+            None => lex.fail_at(at, format!("there is no buffer %{n}")),
         }
     }
-    let loc = if lex.eat("@")? { Loc::new(string(lex)?) } else { Loc::none() };
-    Ok(Call { kernel, args, loc })
+
+    /// `kernel(%a, %b) @ "loc"`
+    fn call(&self, lex: &mut Lexer) -> Result<Call, ParseError> {
+        let (at, k) = (lex.here(), word(lex, "a kernel's name")?);
+        let Some(&kernel) = self.kernels.get(&k) else {
+            return lex.fail_at(at, format!("there is no kernel {k} above this call"));
+        };
+        lex.expect("(")?;
+        let mut args = vec![];
+        while !lex.eat(")")? {
+            if !args.is_empty() {
+                lex.expect(",")?;
+            }
+            args.push(self.buffer(lex)?);
+        }
+        Ok(Call { kernel, args, loc: loc(lex)? })
+    }
+}
+
+fn loc(lex: &mut Lexer) -> Result<Loc, ParseError> {
+    Ok(if lex.eat("@")? { Loc::new(string(lex)?) } else { Loc::none() })
 }

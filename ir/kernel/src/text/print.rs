@@ -3,10 +3,13 @@
 use super::PRIMARY;
 use super::print_expr::{ExprPrinter, ty};
 use crate::stmt::visit_stmts;
-use crate::{Access, BufferKind, Contract, ContractDim, Expr, Io, Kernel, Program, ProgramBuffer, Stmt, Var};
+use crate::{
+    Access, BufferId, BufferKind, Call, Contract, ContractDim, Expr, Io, Kernel, Program, ProgramBuffer, Step, Stmt,
+    Var,
+};
 use std::fmt::{self, Write};
-use tenon_base::Tensor;
 use tenon_base::text::{name, quoted, word, write_data};
+use tenon_base::{Loc, Tensor};
 
 /// What to print.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,6 +92,15 @@ impl Printer {
         self.end();
     }
 
+    /// `} @ "loc"`
+    fn close_at(&mut self, loc: &Loc) {
+        self.indent -= 1;
+        self.begin();
+        self.out.push('}');
+        self.loc(loc);
+        self.end();
+    }
+
     fn open(&mut self) {
         self.out.push_str(" {");
         self.end();
@@ -105,6 +117,7 @@ impl Printer {
             self.out.push_str(match b.access {
                 Access::In => "in ",
                 Access::Out => "out ",
+                Access::InOut => "inout ",
                 Access::Scratch => "scratch ",
             });
             name(&mut self.out, &b.name);
@@ -267,40 +280,94 @@ impl Printer {
         p.inputs.iter().for_each(|i| io(self, "input ", i));
         p.outputs.iter().for_each(|o| io(self, "output ", o));
         p.buffers.iter().for_each(|b| self.buffer(b, options));
+        for s in &p.states {
+            self.begin();
+            self.out.push_str("state ");
+            quoted(&mut self.out, &s.name);
+            let _ = write!(self.out, ": {} = ", s.fact);
+            self.program_buffer(p, s.buffer);
+            self.end();
+        }
         for k in &p.kernels {
             self.end();
             self.kernel(k);
         }
-        if !p.calls.is_empty() {
+        if !p.steps.is_empty() {
             self.end();
         }
-        for call in &p.calls {
-            self.begin();
-            self.out.push_str("call ");
-            match p.kernels.get(call.kernel) {
-                Some(k) => word(&mut self.out, &k.name),
-                None => {
-                    let _ = write!(self.out, "<no kernel {}>", call.kernel);
-                }
-            }
-            self.out.push('(');
-            for (i, id) in call.args.iter().enumerate() {
-                self.out.push_str(if i > 0 { ", " } else { "" });
-                match p.buffers.get(id.0 as usize) {
-                    Some(b) => name(&mut self.out, &b.name),
-                    None => {
-                        let _ = write!(self.out, "%<no buffer {}>", id.0);
-                    }
-                }
-            }
-            self.out.push(')');
-            if let Some(loc) = call.loc.name() {
-                self.out.push_str(" @ ");
-                quoted(&mut self.out, loc);
-            }
-            self.end();
-        }
+        self.steps(p, &p.steps);
         self.close();
+    }
+
+    fn steps(&mut self, p: &Program, steps: &[Step]) {
+        for s in steps {
+            self.begin();
+            match s {
+                Step::Call(call) => {
+                    self.call(p, call);
+                    self.loc(&call.loc);
+                    self.end();
+                }
+                Step::If(s) => {
+                    self.out.push_str("if ");
+                    self.program_buffer(p, s.cond);
+                    self.open();
+                    self.steps(p, &s.then);
+                    if !s.otherwise.is_empty() {
+                        self.indent -= 1;
+                        self.begin();
+                        self.out.push_str("} else");
+                        self.open();
+                        self.steps(p, &s.otherwise);
+                    }
+                    self.close_at(&s.loc);
+                }
+                Step::Loop(s) => {
+                    self.out.push_str("loop");
+                    for (word, id) in [("", s.iter), ("to ", s.trip), ("while ", s.cond)] {
+                        let Some(id) = id else { continue };
+                        self.out.push(' ');
+                        self.out.push_str(word);
+                        self.program_buffer(p, id);
+                    }
+                    self.open();
+                    self.steps(p, &s.body);
+                    self.close_at(&s.loc);
+                }
+            }
+        }
+    }
+
+    fn loc(&mut self, loc: &Loc) {
+        if let Some(loc) = loc.name() {
+            self.out.push_str(" @ ");
+            quoted(&mut self.out, loc);
+        }
+    }
+
+    fn call(&mut self, p: &Program, call: &Call) {
+        self.out.push_str("call ");
+        match p.kernels.get(call.kernel) {
+            Some(k) => word(&mut self.out, &k.name),
+            None => {
+                let _ = write!(self.out, "<no kernel {}>", call.kernel);
+            }
+        }
+        self.out.push('(');
+        for (i, id) in call.args.iter().enumerate() {
+            self.out.push_str(if i > 0 { ", " } else { "" });
+            self.program_buffer(p, *id);
+        }
+        self.out.push(')');
+    }
+
+    fn program_buffer(&mut self, p: &Program, id: BufferId) {
+        match p.buffers.get(id.0 as usize) {
+            Some(b) => name(&mut self.out, &b.name),
+            None => {
+                let _ = write!(self.out, "%<no buffer {}>", id.0);
+            }
+        }
     }
 
     fn buffer(&mut self, b: &ProgramBuffer, options: &PrintOptions) {

@@ -11,7 +11,7 @@
 //!   `max`, `and` or `or`.
 //! - A variable is defined before it is used, is used in its block only, and is not defined again while it is in scope;
 //!   in another block it may be, with the same type. Only a `var` is set.
-//! - Stores go to `out` and `scratch` buffers. Buffers that may share memory are an `in` and an `out` of one size.
+//! - No store goes to an `in` buffer. Buffers that may share memory are an `in` and an `out` of one size.
 //! - A contraction's accumulator is a number, not `f16`; its factors are loads, or casts of loads, of its type; all
 //!   three indices are affine in its own loops, and the result's is different at every point.
 //! - Expressions and blocks nest at most [`crate::text::MAX_DEPTH`] deep.
@@ -32,7 +32,12 @@
 //! - A call's arguments fit the kernel's parameters and do not overlap, but for inputs with inputs, and an input with an
 //!   output where the kernel allows it and both begin at the same place.
 //! - A call reads inputs, constants and what earlier calls have written and nothing has overwritten; it does not write
-//!   inputs or constants. When the last call ends, all outputs are written.
+//!   inputs or constants. When the last step ends, all outputs are written.
+//! - States have a buffer of their own each, one after the other at the beginning of the arena; they hold something when
+//!   the first step begins and when the last one ends.
+//! - Conditions are one `bool`, trip counts one `i64`, both written before they are read. After an `if` only what both
+//!   blocks have written counts as written, after a loop only what was written before it; what an iteration reads was
+//!   written before the loop or earlier in the same iteration.
 
 mod bounds;
 mod expr;

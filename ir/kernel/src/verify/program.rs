@@ -1,8 +1,10 @@
-//! Buffers, calls and memory of a program.
+//! Buffers, steps and memory of a program.
 
-use crate::{Access, BufferId, BufferKind, Call, Io, Kernel, Program, ProgramBuffer};
+use crate::text::MAX_DEPTH;
+use crate::{Access, BufferId, BufferKind, Call, If, Io, Kernel, Loop, Program, ProgramBuffer, Step};
 use std::collections::BTreeSet;
 use std::ops::Range;
+use tenon_base::DType;
 
 /// All violations; the kernels themselves are verified.
 pub(super) fn check(program: &Program) -> Vec<String> {
@@ -10,7 +12,7 @@ pub(super) fn check(program: &Program) -> Vec<String> {
     declarations(program, &mut found);
     // The calls are checked against declarations that hold.
     if found.is_empty() {
-        calls(program, &mut found);
+        steps(program, &mut found);
     }
     found
 }
@@ -40,6 +42,8 @@ fn declarations(p: &Program, found: &mut Vec<String>) {
     unique(p.buffers.iter().map(|b| &b.name), "buffers", found);
     unique(p.inputs.iter().map(|b| &b.name), "inputs", found);
     unique(p.outputs.iter().map(|b| &b.name), "outputs", found);
+    unique(p.states.iter().map(|b| &b.name), "states", found);
+    states(p, found);
     for io in p.inputs.iter().chain(&p.outputs) {
         if elements(io).is_none() {
             found.push(format!("\"{}\" has no known size: {}", io.name, io.fact));
@@ -59,6 +63,27 @@ fn declarations(p: &Program, found: &mut Vec<String>) {
     for (k, io) in p.outputs.iter().enumerate() {
         if count(BufferKind::Output(k)) != 1 {
             found.push(format!("output \"{}\" has {} buffers, not 1", io.name, count(BufferKind::Output(k))));
+        }
+    }
+}
+
+fn states(p: &Program, found: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    for (s, at) in p.states.iter().zip(p.state_offsets()) {
+        let io = Io { name: s.name.clone(), fact: s.fact.clone() };
+        let fits = p.buffers.get(s.buffer.0 as usize).is_some_and(|b| {
+            let placed = match b.kind {
+                BufferKind::Arena(None) => true,
+                BufferKind::Arena(Some(offset)) => offset == at,
+                _ => false,
+            };
+            placed && b.dtype == s.fact.dtype.carrier() && Some(b.len) == elements(&io)
+        });
+        if !fits || !seen.insert(s.buffer) {
+            found.push(format!(
+                "state \"{}\": its buffer is not a {} of its own at {at} of the arena",
+                s.name, s.fact
+            ));
         }
     }
 }
@@ -121,54 +146,185 @@ enum Contents {
     Overwritten(usize),
 }
 
-fn calls(p: &Program, found: &mut Vec<String>) {
-    let constant = |b: &ProgramBuffer| matches!(b.kind, BufferKind::Input(_) | BufferKind::Const(_));
-    let mut contents: Vec<Contents> = p
+/// Checks steps in the order of their text, knowing what every buffer holds.
+struct Walk<'p, 'f> {
+    p: &'p Program,
+    found: &'f mut Vec<String>,
+    contents: Vec<Contents>,
+    /// Calls so far, for messages.
+    calls: usize,
+    /// Blocks around.
+    depth: usize,
+}
+
+/// Inputs and constants.
+fn read_only(b: &ProgramBuffer) -> bool {
+    matches!(b.kind, BufferKind::Input(_) | BufferKind::Const(_))
+}
+
+fn steps(p: &Program, found: &mut Vec<String>) {
+    let contents = p
         .buffers
         .iter()
-        .map(|b| if constant(b) || b.len == 0 { Contents::Valid } else { Contents::Undefined })
+        .enumerate()
+        .map(|(i, b)| {
+            let kept = p.states.iter().any(|s| s.buffer.0 as usize == i);
+            if read_only(b) || b.len == 0 || kept { Contents::Valid } else { Contents::Undefined }
+        })
         .collect();
-    for (n, call) in p.calls.iter().enumerate() {
-        let Some(kernel) = p.kernels.get(call.kernel) else {
-            found.push(format!("call {n}: there is no kernel {}", call.kernel));
-            continue;
-        };
-        let mut error = |message: String| {
-            found.push(format!("call {n} of {} at {}: {message}", kernel.name, call.loc));
-        };
-        if let Err(message) = arguments(p, kernel, call) {
-            error(message);
-            continue;
-        }
-        let args = || call.args.iter().zip(&kernel.buffers);
-        for (id, b) in args().filter(|(_, b)| b.access == Access::In) {
-            let name = &p.buffer(*id).name;
-            match contents[id.0 as usize] {
-                Contents::Valid => {}
-                Contents::Undefined => error(format!("%{} reads %{name}, which nothing has written", b.name)),
-                Contents::Overwritten(by) => {
-                    error(format!("%{} reads %{name}, whose memory call {by} has written over", b.name));
-                }
-            }
-        }
-        for (id, b) in args().filter(|(_, b)| b.access != Access::In) {
-            if constant(p.buffer(*id)) {
-                error(format!("%{} writes %{}, which is read only", b.name, p.buffer(*id).name));
-            }
-            for (other, c) in contents.iter_mut().enumerate() {
-                if *c == Contents::Valid && overlap(p, *id, BufferId(other as u32)) {
-                    *c = Contents::Overwritten(n);
-                }
-            }
-        }
-        // What a kernel leaves in scratch memory is undefined.
-        for (id, _) in args().filter(|(_, b)| b.access == Access::Out) {
-            contents[id.0 as usize] = Contents::Valid;
+    let mut w = Walk { p, found, contents, calls: 0, depth: 0 };
+    w.block(&p.steps);
+    let contents = w.contents;
+    for s in &p.states {
+        if contents[s.buffer.0 as usize] != Contents::Valid {
+            found.push(format!("state \"{}\" is written over by something else", s.name));
         }
     }
     for (b, c) in p.buffers.iter().zip(&contents) {
         if matches!(b.kind, BufferKind::Output(_)) && *c != Contents::Valid {
             found.push(format!("output buffer %{} is never written", b.name));
+        }
+    }
+}
+
+impl Walk<'_, '_> {
+    fn block(&mut self, steps: &[Step]) {
+        if self.depth >= MAX_DEPTH {
+            self.found.push(format!("steps nest more than {MAX_DEPTH} deep"));
+            return;
+        }
+        self.depth += 1;
+        for s in steps {
+            match s {
+                Step::Call(c) => self.call(c),
+                Step::If(s) => self.branch(s),
+                Step::Loop(s) => self.repeat(s),
+            }
+        }
+        self.depth -= 1;
+    }
+
+    /// What both blocks leave is known after.
+    fn branch(&mut self, s: &If) {
+        self.control(s.cond, DType::Bool, "the condition", &format!("if at {}", s.loc));
+        let before = self.contents.clone();
+        self.block(&s.then);
+        let then = std::mem::replace(&mut self.contents, before);
+        self.block(&s.otherwise);
+        self.join(&then);
+    }
+
+    /// The body begins with what is known before the first iteration as well as after any other.
+    fn repeat(&mut self, s: &Loop) {
+        let at = format!("loop at {}", s.loc);
+        if s.trip.is_none() && s.cond.is_none() {
+            self.found.push(format!("{at}: it has neither a trip count nor a condition"));
+        }
+        if let Some(trip) = s.trip {
+            self.control(trip, DType::I64, "the trip count", &at);
+        }
+        let calls = self.calls;
+        loop {
+            let errors = self.found.len();
+            if let Some(cond) = s.cond {
+                self.control(cond, DType::Bool, "the condition", &at);
+            }
+            let before = self.contents.clone();
+            if let Some(iter) = s.iter {
+                self.counter(iter, &at);
+            }
+            self.calls = calls;
+            self.block(&s.body);
+            self.join(&before);
+            // Knowledge only shrinks, so this ends.
+            if self.contents == before {
+                break;
+            }
+            self.found.truncate(errors);
+        }
+        // The condition is read once more in the end.
+        if let Some(cond) = s.cond {
+            self.control(cond, DType::Bool, "the condition", &at);
+        }
+    }
+
+    /// A buffer that control reads.
+    fn control(&mut self, id: BufferId, dtype: DType, what: &str, at: &str) {
+        let Some(b) = self.p.buffers.get(id.0 as usize) else {
+            self.found.push(format!("{at}: there is no buffer {}", id.0));
+            return;
+        };
+        if (b.dtype, b.len) != (dtype, 1) {
+            self.found.push(format!("{at}: {what} is %{}: {}[{}], not one {dtype}", b.name, b.dtype, b.len));
+        } else if let Some(why) = self.missing(id) {
+            self.found.push(format!("{at}: {what} is %{}, {why}", b.name));
+        }
+    }
+
+    /// The buffer that a loop counts in.
+    fn counter(&mut self, id: BufferId, at: &str) {
+        match self.p.buffers.get(id.0 as usize) {
+            Some(b) if (b.dtype, b.len) == (DType::I64, 1) && matches!(b.kind, BufferKind::Arena(_)) => {
+                self.overwrite(id, self.calls);
+                self.contents[id.0 as usize] = Contents::Valid;
+            }
+            Some(b) => self.found.push(format!("{at}: it counts in %{}, which is not one i64 in the arena", b.name)),
+            None => self.found.push(format!("{at}: there is no buffer {}", id.0)),
+        }
+    }
+
+    fn join(&mut self, other: &[Contents]) {
+        for (c, o) in self.contents.iter_mut().zip(other) {
+            if *c == Contents::Valid {
+                *c = *o;
+            }
+        }
+    }
+
+    /// Why `id` has no contents to read.
+    fn missing(&self, id: BufferId) -> Option<String> {
+        match self.contents[id.0 as usize] {
+            Contents::Valid => None,
+            Contents::Undefined => Some("which nothing has written".into()),
+            Contents::Overwritten(by) => Some(format!("whose memory call {by} has written over")),
+        }
+    }
+
+    fn overwrite(&mut self, id: BufferId, by: usize) {
+        for other in 0..self.contents.len() {
+            if self.contents[other] == Contents::Valid && overlap(self.p, id, BufferId(other as u32)) {
+                self.contents[other] = Contents::Overwritten(by);
+            }
+        }
+    }
+
+    fn call(&mut self, call: &Call) {
+        let (p, n) = (self.p, self.calls);
+        self.calls += 1;
+        let Some(kernel) = p.kernels.get(call.kernel) else {
+            self.found.push(format!("call {n}: there is no kernel {}", call.kernel));
+            return;
+        };
+        let label = format!("call {n} of {} at {}", kernel.name, call.loc);
+        if let Err(message) = arguments(p, kernel, call) {
+            self.found.push(format!("{label}: {message}"));
+            return;
+        }
+        let args = || call.args.iter().zip(&kernel.buffers);
+        for (id, b) in args().filter(|(_, b)| matches!(b.access, Access::In | Access::InOut)) {
+            if let Some(why) = self.missing(*id) {
+                self.found.push(format!("{label}: %{} reads %{}, {why}", b.name, p.buffer(*id).name));
+            }
+        }
+        for (id, b) in args().filter(|(_, b)| b.access != Access::In) {
+            if read_only(p.buffer(*id)) {
+                self.found.push(format!("{label}: %{} writes %{}, which is read only", b.name, p.buffer(*id).name));
+            }
+            self.overwrite(*id, n);
+        }
+        // What a kernel leaves in scratch memory is undefined.
+        for (id, _) in args().filter(|(_, b)| matches!(b.access, Access::Out | Access::InOut)) {
+            self.contents[id.0 as usize] = Contents::Valid;
         }
     }
 }
