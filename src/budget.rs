@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 use tenon_cranelift::Object;
-use tenon_kernel::BufferKind;
+use tenon_kernel::{BufferKind, Call};
 
 /// Limits; what is not set is not checked.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -192,13 +192,18 @@ fn sorted(mut blame: Vec<Blame>) -> Vec<Blame> {
 fn arena(c: &Compiled) -> Vec<Blame> {
     let memory = c.report().memory;
     let alive = |at: usize| memory.iter().filter(move |m| m.first <= at && at <= m.last);
-    let peak = (0..=memory.iter().map(|m| m.last).max().unwrap_or(0))
-        .max_by_key(|at| (alive(*at).map(|m| m.offset + m.bytes).max(), std::cmp::Reverse(*at)))
-        .unwrap_or(0);
-    let blame = alive(peak).map(|m| Blame {
-        what: format!("buffer %{} at {}, alive during calls {} to {}", m.name, m.offset, m.first, m.last),
-        amount: m.bytes as f64,
-        nodes: String::new(),
+    let sum = |at: usize| alive(at).map(|m| m.bytes).sum::<usize>();
+    let last = memory.iter().map(|m| m.last).max().unwrap_or(0);
+    let peak = (0..=last).max_by_key(|at| (sum(*at), std::cmp::Reverse(*at))).unwrap_or(0);
+    let calls = c.calls();
+    let blame = alive(peak).map(|m| {
+        let writes = |call: &&&Call| c.program.writes(call).any(|id| c.program.buffer(id).name == m.name);
+        let writer = calls.iter().find(writes);
+        Blame {
+            what: format!("buffer %{} at {}, alive during calls {} to {}", m.name, m.offset, m.first, m.last),
+            amount: m.bytes as f64,
+            nodes: writer.and_then(|call| call.loc.name()).unwrap_or_default().to_string(),
+        }
     });
     sorted(blame.collect())
 }

@@ -41,7 +41,7 @@ impl Error {
     pub fn is_users(&self) -> bool {
         match self {
             Error::Internal(_) => false,
-            Error::Backend(e) => matches!(e, BackendError::Target { .. }),
+            Error::Backend(e) => matches!(e, BackendError::Target { .. } | BackendError::Object(_)),
             _ => true,
         }
     }

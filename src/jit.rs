@@ -204,3 +204,55 @@ pub(crate) fn to_tensors(program: &Program, outputs: &[AlignedBuf]) -> Result<Ve
     };
     program.outputs.iter().zip(outputs).map(tensor).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tenon_ir::Graph;
+
+    const TEXT: &str = "graph g(%x: f32[1,64]) -> (\"y\": %1) {\n  %0 = add(%x, %x)\n  %1 = relu(%0)\n}\n";
+
+    fn model() -> Model {
+        let compiler = Compiler::new(Options::host().expect("this machine is known"));
+        compiler.compile_graph(Graph::parse(TEXT).expect("it reads")).and_then(|c| c.jit()).expect("it compiles")
+    }
+
+    #[test]
+    fn threads_share_a_model_and_keep_their_own_memory() {
+        fn shared<T: Send + Sync>(_: &T) {}
+        let model = model();
+        shared(&model);
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let model = &model;
+                scope.spawn(move || {
+                    let mut runner = model.runner();
+                    for run in 0..200 {
+                        let v = (thread * 1000 + run) as f32;
+                        let out = runner.run(&[Tensor::new(&[1, 64], &[v; 64])]).expect("it runs");
+                        assert_eq!(out[0].to_vec::<f32>(), [2.0 * v; 64]);
+                    }
+                });
+            }
+        });
+    }
+
+    /// Executable memory of this process that belongs to no file.
+    #[cfg(target_os = "linux")]
+    fn code_mappings() -> usize {
+        let maps = std::fs::read_to_string("/proc/self/maps").expect("Linux has it");
+        maps.lines().filter(|l| l.contains("r-xp") && l.split_whitespace().nth(5).is_none()).count()
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn code_is_freed_with_the_model() {
+        // Other tests of this process make and free code meanwhile: only a leak grows with the number of models.
+        const MODELS: usize = 64;
+        let before = code_mappings();
+        let models: Vec<Model> = (0..MODELS).map(|_| model()).collect();
+        assert!(code_mappings() >= before + MODELS / 2, "the code is seen");
+        drop(models);
+        assert!(code_mappings() < before + MODELS / 2, "the code is gone");
+    }
+}

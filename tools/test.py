@@ -172,7 +172,7 @@ def step_bad_input(_):
     run("bad input: config", [TENON, "compile", "examples/digits", "--config", "no.toml"], expect=2, contains="no.toml")
     run("over budget", [TENON, "compile", "examples/digits", "-o", out / "made", "--budget", "arena=1KiB,flash=1KiB"], expect=4,
         contains="constant %")  # fmt: skip
-    run("bad input: audit", [TENON, "audit", out / "text.onnx"], expect=2, contains="not an ONNX model")
+    run("bad input: audit", [TENON, "audit", out / "text.onnx"], expect=2, contains="not valid protobuf")
     run("bad input: audit of no object", [TENON, "audit", "README.md"], expect=2, contains="neither an object")
     (out / "file").write_text("")
     full_disk(out)

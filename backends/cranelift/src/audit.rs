@@ -64,7 +64,7 @@ impl Audit {
 /// # Errors
 /// `bytes` are neither.
 pub fn audit(bytes: &[u8]) -> Result<Vec<Audit>, BackendError> {
-    let fail = |e: ::object::Error| BackendError::Program(format!("neither an object nor an archive: {e}"));
+    let fail = |e: ::object::Error| BackendError::Object(format!("neither an object nor an archive: {e}"));
     if !bytes.starts_with(b"!<arch>\n") {
         return Ok(vec![one(bytes, "")?]);
     }
@@ -87,7 +87,7 @@ pub fn undefined_symbols(bytes: &[u8]) -> Result<Vec<String>, BackendError> {
 }
 
 fn one(bytes: &[u8], member: &str) -> Result<Audit, BackendError> {
-    let fail = |e: ::object::Error| BackendError::Program(format!("not an object: {e}"));
+    let fail = |e: ::object::Error| BackendError::Object(format!("neither an object nor an archive: {e}"));
     let file = File::parse(bytes).map_err(fail)?;
     let mut a = Audit {
         member: member.to_string(),

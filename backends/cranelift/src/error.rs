@@ -14,6 +14,8 @@ pub enum BackendError {
     },
     /// The program is not one this backend compiles (a bug of an earlier pass, or a limit).
     Program(String),
+    /// Bytes that should be an object or archive are not.
+    Object(String),
     /// The code generator failed on a kernel: a bug of Tenon or of Cranelift.
     Internal {
         /// The kernel, or the part of the artifact.
@@ -28,6 +30,7 @@ impl fmt::Display for BackendError {
         match self {
             BackendError::Target { target, reason } => write!(f, "target {target}: {reason}"),
             BackendError::Program(reason) => write!(f, "the program cannot be compiled: {reason}"),
+            BackendError::Object(reason) => f.write_str(reason),
             BackendError::Internal { kernel, message } => {
                 write!(f, "kernel `{kernel}`: the code generator failed (this is a bug): {message}")
             }

@@ -97,10 +97,10 @@ impl<'a> Page<'a> {
         writeln!(o, "<section class=\"tiles\">")?;
         let measured = self.lines.iter().find(|l| l.name == "latency" && l.how.starts_with("measured"));
         match measured {
-            Some(l) => tile(o, "time of a run", &l.show(l.found), "measured here, one core"),
+            Some(l) => tile(o, "time of a run", &l.show(l.found), "measured, one core"),
             None => tile(o, "time of a run", &time(Duration::from_secs_f64(self.total())), "estimated, one core"),
         }
-        tile(o, "arena", &bytes(r.arena_bytes), "the caller provides it");
+        tile(o, "arena", &bytes(r.arena_bytes), "from the caller");
         tile(o, "weights", &bytes(r.weight_bytes), "read-only data");
         tile(o, "code", &bytes(self.code_bytes()), &format!("{} functions", self.object.functions.len()));
         tile(o, "stack", &bytes(self.object.stack_bytes), "at most, in a run");
@@ -140,14 +140,14 @@ impl<'a> Page<'a> {
                 "<p class=\"blame\"><b>{}</b> is over its budget. Largest parts:</p>\n<table>",
                 l.name.replace('_', " ")
             )?;
+            let most = l.blame.first().map_or(1.0, |b| b.amount).max(f64::MIN_POSITIVE);
             for b in l.blame.iter().take(6) {
-                let part = b.amount / l.found.max(f64::MIN_POSITIVE);
                 let nodes = escape(&short(&b.nodes, 70));
                 writeln!(
                     o,
                     "<tr><td class=\"n\">{}</td><td class=\"meter\">{}</td><td><code>{}</code></td><td class=\"dim\">{nodes}</td></tr>",
                     l.show(b.amount),
-                    bar(part, "over"),
+                    bar(b.amount / most, "over"),
                     escape(&short(&b.what, 70))
                 )?;
             }
@@ -226,6 +226,8 @@ impl<'a> Page<'a> {
         }
         let mut rows: Vec<_> = rows.into_iter().collect();
         rows.sort_by(|a, b| b.1.0.total_cmp(&a.1.0).then_with(|| a.0.cmp(&b.0)));
+        // The longest bar fills its cell.
+        let most = rows.first().map_or(1.0, |r| r.1.0).max(f64::MIN_POSITIVE);
         for (k, (s, calls, nodes)) in rows.iter().take(ROWS) {
             let name = &c.program.kernels[*k].name;
             let size = self.object.functions.get(*k);
@@ -236,7 +238,7 @@ impl<'a> Page<'a> {
                  <td class=\"n\">{calls}</td><td class=\"n\">{}</td><td class=\"n\">{}</td><td class=\"dim\" title=\"{}\">{}</td></tr>",
                 time(Duration::from_secs_f64(*s)),
                 100.0 * s / total,
-                bar(s / total, &format!("c{}", self.colour(&kind(name)))),
+                bar(s / most, &format!("c{}", self.colour(&kind(name)))),
                 escape(name),
                 bytes(size.map_or(0, |f| f.bytes)),
                 bytes(size.map_or(0, |f| f.stack)),
@@ -272,6 +274,7 @@ impl<'a> Page<'a> {
         let mut constants: Vec<_> = p.buffers.iter().filter(|b| matches!(b.kind, BufferKind::Const(_))).collect();
         constants.sort_by_key(|b| (std::cmp::Reverse(b.bytes()), b.name.clone()));
         const SHOWN: usize = 12;
+        let most = constants.first().map_or(1, |b| b.bytes()).max(1) as f64;
         for b in constants.iter().take(SHOWN) {
             let part = b.bytes() as f64 / all.max(1) as f64;
             writeln!(
@@ -280,7 +283,7 @@ impl<'a> Page<'a> {
                  <td class=\"dim\">{}[{}]</td></tr>",
                 bytes(b.bytes()),
                 100.0 * part,
-                bar(part, "c0"),
+                bar(b.bytes() as f64 / most, "c0"),
                 escape(&short(&b.name, 60)),
                 b.dtype,
                 grouped(b.len as u64)
