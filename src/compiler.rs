@@ -4,10 +4,11 @@ use crate::{Artifact, ArtifactOptions, Error, Report, artifact, example, jit};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tenon_base::{Diagnostics, Tensor};
+use tenon_base::{Diagnostics, Loc, Tensor};
 use tenon_cranelift::Object;
 use tenon_frontend::{Given, ImportOptions, Imported, ModelInfo};
 use tenon_ir::Graph;
+use tenon_kernel::work::{Work, work_of_calls};
 use tenon_kernel::{Call, Program};
 use tenon_passes::pipeline::{Math, Phase, Settings, State};
 use tenon_target::Target;
@@ -170,12 +171,18 @@ impl Compiler {
         read: PassTiming,
     ) -> Result<Compiled, Error> {
         let mut timings = vec![read];
+        let mut work = vec![];
         let mut last = Instant::now();
         let state =
-            tenon_passes::run(graph.clone(), &self.settings(name), Phase::Planned, &mut |pass, _, changed| {
+            tenon_passes::run(graph.clone(), &self.settings(name), Phase::Planned, &mut |pass, state, changed| {
                 timings.push(PassTiming { name: pass.name.to_string(), time: last.elapsed(), changed });
+                if pass.phase == Phase::Lowered {
+                    let calls = state.program.calls().into_iter().map(|c| c.loc.clone());
+                    work = calls.zip(work_of_calls(&state.program)).collect();
+                }
                 last = Instant::now();
             })?;
+        let work = assign(&work, &state.program.calls());
         Ok(Compiled {
             graph,
             states: self.options.states.clone(),
@@ -185,6 +192,7 @@ impl Compiler {
             warnings,
             info,
             timings,
+            work,
         })
     }
 }
@@ -208,6 +216,18 @@ pub struct Compiled {
     pub info: Option<ModelInfo>,
     /// How long each pass took, in order.
     pub timings: Vec<PassTiming>,
+    /// What each call of the program computes.
+    pub work: Vec<Work>,
+}
+
+/// Gives the work of the calls as they were lowered to the calls as they are scheduled. Where the schedule has made several
+/// calls of one, the first has the work of all.
+fn assign(lowered: &[(Loc, Work)], calls: &[&Call]) -> Vec<Work> {
+    let mut left: BTreeMap<Option<&str>, Vec<Work>> = BTreeMap::new();
+    for (loc, w) in lowered.iter().rev() {
+        left.entry(loc.name()).or_default().push(*w);
+    }
+    calls.iter().map(|c| left.get_mut(&c.loc.name()).and_then(Vec::pop).unwrap_or_default()).collect()
 }
 
 impl Compiled {

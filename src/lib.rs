@@ -21,6 +21,7 @@ pub mod engine;
 mod error;
 mod example;
 pub mod jit;
+pub mod profile;
 mod report;
 
 pub use artifact::{Artifact, ArtifactOptions, Emit, File, write_file};

@@ -121,6 +121,9 @@ def step_digits(_):
     run("digits", [TENON, "run", "examples/digits"], contains="356 of 360 recognised: 98.89 %")
     run("digits, object", [TENON, "run", "examples/digits", "--engine", "object"], contains="356 of 360")
     run("digits, bench", [TENON, "bench", "examples/digits", "--seconds", "0.2", "--json"], contains='"median_ms"')
+    run("digits, profile", [TENON, "profile", "examples/digits", "--seconds", "0.2"], contains="of peak")
+    against = ["--seconds", "0.2", "--json", "--against", "onnxruntime", "--python", python()]
+    run("digits, bench against ONNX Runtime", [TENON, "bench", "examples/digits/model.onnx", *against], contains='"agrees": true')
     for target in ["x86_64-linux", "aarch64-linux", "riscv64-linux"]:
         out = TARGET / "test-out" / target
         shutil.rmtree(out, ignore_errors=True)

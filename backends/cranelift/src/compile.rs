@@ -80,6 +80,10 @@ pub(crate) struct Defined {
     pub(crate) sizes: Vec<FunctionSize>,
     /// Bytes of the stack that a run takes at most: kernels call nothing.
     pub(crate) stack: usize,
+    /// The kernels, in the program's order.
+    kernels: Vec<FuncId>,
+    /// Where the constant data are.
+    constants: Constants,
 }
 
 /// Where all constant data of a program are.
@@ -125,18 +129,53 @@ pub(crate) fn define<M: Module>(
     let mut func = Function::with_name_signature(UserFuncName::user(0, run.as_u32()), sig);
     let links = entry::Links {
         kernels: ids.iter().map(|id| module.declare_func_in_func(*id, &mut func)).collect(),
-        weights: match constants {
-            Constants::Nowhere => Weights::Nowhere,
-            Constants::Here(blob) => Weights::Here(blob.in_function(module, &mut func)),
-            Constants::Given(header) => Weights::Given(header),
-        },
-        offsets: layout.offsets.clone(),
+        weights: weights_in(constants, module, &mut func),
+        offsets: &layout.offsets,
     };
     entry::build(program, &mut func, &links, isa);
     let code = generate(&symbol, func, run, isa)?;
     let deepest = sizes.iter().map(|f| f.stack).max().unwrap_or(0);
     sizes.push(code.define(module, run, symbol).map_err(fail)?);
-    Ok(Defined { entry: run, sizes, stack: code.stack + deepest })
+    Ok(Defined { entry: run, sizes, stack: code.stack + deepest, kernels: ids, constants })
+}
+
+/// Adds one function for each step of `program`, with the entry point's signature, to the module where `defined` lies.
+pub(crate) fn define_steps<M: Module>(
+    module: &mut M,
+    program: &Program,
+    defined: &Defined,
+    layout: &Layout,
+    isas: &Isas,
+) -> Result<Vec<FuncId>, BackendError> {
+    let name = &program.name;
+    let fail =
+        |e: cranelift_module::ModuleError| BackendError::Internal { kernel: name.clone(), message: e.to_string() };
+    let isa: &dyn TargetIsa = &*isas.as_written;
+    let mut ids = vec![];
+    for (i, step) in program.steps.iter().enumerate() {
+        let symbol = format!("{name}_step{i}");
+        let sig = entry::signature(isa, matches!(defined.constants, Constants::Given(_)));
+        let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
+        let mut func = Function::with_name_signature(UserFuncName::user(0, id.as_u32()), sig);
+        let links = entry::Links {
+            kernels: defined.kernels.iter().map(|id| module.declare_func_in_func(*id, &mut func)).collect(),
+            weights: weights_in(defined.constants, module, &mut func),
+            offsets: &layout.offsets,
+        };
+        entry::build_step(program, step, &mut func, &links, isa);
+        generate(&symbol, func, id, isa)?.define(module, id, symbol).map_err(fail)?;
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+/// What the code of `func` refers to the constant data by.
+fn weights_in<M: Module>(constants: Constants, module: &mut M, func: &mut Function) -> Weights {
+    match constants {
+        Constants::Nowhere => Weights::Nowhere,
+        Constants::Here(blob) => Weights::Here(blob.in_function(module, func)),
+        Constants::Given(header) => Weights::Given(header),
+    }
 }
 
 /// Compiles one function.

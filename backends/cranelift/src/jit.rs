@@ -55,10 +55,20 @@ pub struct Jit {
     /// What the code refers to.
     _weights: AlignedBuf,
     run: Run,
+    /// One function a step, where they were asked for.
+    steps: Vec<Run>,
     inputs: Vec<Shape>,
     outputs: Vec<Shape>,
     arena_bytes: usize,
     functions: Vec<FunctionSize>,
+}
+
+/// Arguments of [`Run`].
+struct Pointers {
+    inputs: *const *const u8,
+    outputs: *const *mut u8,
+    arena: *mut u8,
+    env: *const c_void,
 }
 
 /// What a buffer of the caller must be.
@@ -80,6 +90,18 @@ impl Jit {
     /// # Errors
     /// As [`crate::compile_object`]; and the target is another architecture or system.
     pub fn new(program: &Program, target: &Target) -> Result<Jit, BackendError> {
+        Jit::compile(program, target, false)
+    }
+
+    /// The same, and every step of the program can be run on its own: see [`Jit::run_steps`].
+    ///
+    /// # Errors
+    /// As [`Jit::new`].
+    pub fn with_steps(program: &Program, target: &Target) -> Result<Jit, BackendError> {
+        Jit::compile(program, target, true)
+    }
+
+    fn compile(program: &Program, target: &Target, steps: bool) -> Result<Jit, BackendError> {
         let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
         let same_system = match os {
             "linux" => target.is_elf(),
@@ -98,7 +120,7 @@ impl Jit {
         let layout = Layout::new(program);
         let mut weights = AlignedBuf::new(layout.bytes);
         layout.fill(program, weights.as_mut_slice());
-        guarded(&program.name, || link(program, isas, &kernels, &layout, weights))
+        guarded(&program.name, || link(program, isas, &kernels, &layout, weights, steps))
     }
 
     /// Runs the model: one slice an input and an output, in the model's order, of exactly its bytes.
@@ -106,6 +128,44 @@ impl Jit {
     /// # Errors
     /// [`Status::WrongLength`] if a slice or their number does not fit; what the entry point returns.
     pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], arena: &mut AlignedBuf) -> Result<(), Status> {
+        // SAFETY: the pointers are those that `with_pointers` vouches for.
+        self.with_pointers(inputs, outputs, arena, |p| unsafe { (self.run)(p.inputs, p.outputs, p.arena, p.env) })
+    }
+
+    /// Runs the model as [`Jit::run`] does, but step by step: `ended(i)` is told when step `i` of the program has ended. Of a
+    /// program that was compiled without steps nothing is run.
+    ///
+    /// # Errors
+    /// As [`Jit::run`].
+    pub fn run_steps(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        arena: &mut AlignedBuf,
+        ended: &mut dyn FnMut(usize),
+    ) -> Result<(), Status> {
+        self.with_pointers(inputs, outputs, arena, |p| {
+            for (i, step) in self.steps.iter().enumerate() {
+                // SAFETY: as for `run`; the steps in order do what the entry point does behind its checks, which look at what
+                // `with_pointers` makes sure of.
+                let code = unsafe { step(p.inputs, p.outputs, p.arena, p.env) };
+                if code != Status::Ok as i32 {
+                    return code;
+                }
+                ended(i);
+            }
+            Status::Ok as i32
+        })
+    }
+
+    /// Calls `f` with pointers that the program's code may be given.
+    fn with_pointers(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        arena: &mut AlignedBuf,
+        f: impl FnOnce(Pointers) -> i32,
+    ) -> Result<(), Status> {
         let fits = inputs.len() == self.inputs.len()
             && outputs.len() == self.outputs.len()
             && inputs.iter().zip(&self.inputs).all(|(b, s)| b.len() == s.bytes)
@@ -129,11 +189,15 @@ impl Jit {
             .zip(&mut results)
             .map(|(b, c)| c.0.as_mut().map_or(b.as_mut_ptr(), |c| c.as_mut_slice().as_mut_ptr()))
             .collect();
-        // SAFETY: the code reads and writes within the buffers of the program, which the verifier proved for kernels
-        // and `check::program` for their arguments; every buffer has its length, checked above, and its alignment.
-        // Outputs and the arena are borrowed mutably, so nothing else touches them meanwhile.
-        let code =
-            unsafe { (self.run)(ins.as_ptr(), outs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null()) };
+        // The code reads and writes within the buffers of the program, which the verifier proved for kernels and
+        // `check::program` for their arguments; every buffer has its length, checked above, and its alignment. Outputs and the
+        // arena are borrowed mutably, so nothing else touches them meanwhile.
+        let code = f(Pointers {
+            inputs: ins.as_ptr(),
+            outputs: outs.as_ptr(),
+            arena: arena.as_mut_slice().as_mut_ptr(),
+            env: std::ptr::null(),
+        });
         for (b, c) in outputs.iter_mut().zip(&results) {
             if let Some(c) = &c.0 {
                 b.copy_from_slice(c.as_slice());
@@ -170,7 +234,7 @@ impl Drop for Jit {
     fn drop(&mut self) {
         let module = self.module.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(m) = module {
-            // SAFETY: the only pointer into the code is `run`, which is not called after this.
+            // SAFETY: the only pointers into the code are `run` and `steps`, which are not called after this.
             unsafe { m.free_memory() };
         }
     }
@@ -197,6 +261,7 @@ fn link(
     kernels: &Kernels,
     layout: &Layout,
     weights: AlignedBuf,
+    steps: bool,
 ) -> Result<Jit, BackendError> {
     let fail = |message: String| BackendError::Internal { kernel: program.name.clone(), message };
     let mut builder = JITBuilder::with_isa(isas.as_written.clone(), default_libcall_names());
@@ -204,7 +269,9 @@ fn link(
     // each argument.
     let args: usize = program.timeline().moments.iter().map(|m| m.uses.len() + 2).sum();
     let entry = 64 * (args + program.inputs.len() + program.outputs.len() + 16);
-    let reserve = kernels.bytes() + 64 * program.kernels.len() + entry + (1 << 16);
+    // Steps have the same arguments in functions of their own.
+    let entries = if steps { 2 * entry + (256 + 16 * (program.inputs.len() + program.outputs.len())) * program.steps.len() } else { entry };
+    let reserve = kernels.bytes() + 64 * program.kernels.len() + entries + (1 << 16);
     let memory = ArenaMemoryProvider::new_with_size(reserve).map_err(|e| fail(format!("no memory for code: {e}")))?;
     builder.memory_provider(Box::new(memory));
     // The code finds the data by its address, so it is not copied again.
@@ -216,11 +283,16 @@ fn link(
         _ => m.declare_data(&symbol, Linkage::Import, false, false).map(|id| Constants::Here(Blob::Data(id))),
     };
     let defined = compile::define(&mut module, program, kernels, constants, layout, &isas)?;
+    let steps = match steps {
+        true => compile::define_steps(&mut module, program, &defined, layout, &isas)?,
+        false => vec![],
+    };
     module.finalize_definitions().map_err(|e| fail(e.to_string()))?;
-    let code = module.get_finalized_function(defined.entry);
-    // SAFETY: `define` gave this function the signature of `Run` in the platform's C calling convention. The code
-    // lives until `module` is dropped.
-    let run = unsafe { std::mem::transmute::<*const u8, Run>(code) };
+    // SAFETY: `define` and `define_steps` gave these functions the signature of `Run` in the platform's C calling
+    // convention. The code lives until `module` is dropped.
+    let function = |id| unsafe { std::mem::transmute::<*const u8, Run>(module.get_finalized_function(id)) };
+    let run = function(defined.entry);
+    let steps = steps.into_iter().map(function).collect();
     let shapes = |io: &[tenon_kernel::Io], out: bool| -> Vec<Shape> {
         io.iter()
             .enumerate()
@@ -239,6 +311,7 @@ fn link(
     };
     Ok(Jit {
         run,
+        steps,
         inputs: shapes(&program.inputs, false),
         outputs: shapes(&program.outputs, true),
         arena_bytes: program.arena_bytes,

@@ -64,6 +64,23 @@ fn input() -> Tensor {
     Tensor::new(&[10], &[1f32, -2.0, 3.0, 0.5, 0.0, 7.0, 2.0, -1.0, 4.0, 5.0])
 }
 
+/// A run call by call does what a run does, and tells the end of every call, in order.
+#[test]
+fn steps_are_a_run_in_pieces() {
+    let p = model("steps");
+    let jit = Jit::with_steps(&p, &tenon_target::host().unwrap()).unwrap();
+    let whole = support::run(&jit, &p, &[input()]);
+    let given = input();
+    let ins = [&given.bytes()[..]];
+    let mut outs: Vec<Vec<u8>> = jit.output_bytes().into_iter().map(|n| vec![0xee; n]).collect();
+    let mut slices: Vec<&mut [u8]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
+    let mut ended = vec![];
+    jit.run_steps(&ins, &mut slices, &mut jit.arena(), &mut |i| ended.push(i)).unwrap();
+    assert_eq!(ended, [0, 1]);
+    assert!(whole.iter().zip(&outs).all(|(t, bytes)| t.bytes()[..] == bytes[..]));
+    assert!(jit.run_steps(&[], &mut [], &mut jit.arena(), &mut |_| panic!("nothing runs")).is_err());
+}
+
 fn run(command: &mut Command) -> Output {
     let out = command.output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));

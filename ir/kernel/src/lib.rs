@@ -13,7 +13,7 @@
 //! ```
 //!
 //! [`verify`] states and checks what both must be, [`text`] prints and reads them, [`interp`] runs them (for scheduled
-//! kernels with the bits of machine code), [`simplify`] brings index arithmetic into canonical form.
+//! kernels with the bits of machine code), [`simplify`] brings index arithmetic into canonical form, [`work`] counts what they compute.
 //!
 //! This crate knows nothing of operators, graphs or machines.
 #![forbid(unsafe_code)]
@@ -31,6 +31,7 @@ pub mod step;
 pub mod stmt;
 pub mod text;
 pub mod verify;
+pub mod work;
 
 pub use affine::Affine;
 pub use build::KernelBuilder;
@@ -45,3 +46,4 @@ pub use step::{If, Loop, Moment, Step, Timeline};
 pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Stmt, VarInfo};
 pub use text::ParseError;
 pub use verify::{Stage, VerifyError, verify_kernel, verify_program};
+pub use work::Work;

@@ -21,7 +21,8 @@ pub(crate) enum Code {
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  everything went well
-  1  a comparison failed: `verify` found a disagreement, or a case that does not compile or crashed
+  1  a comparison failed: `verify` found a disagreement, or a case that does not compile or crashed; the engines of
+     `bench --against` disagree
   2  bad usage, or a model or file that cannot be used; the message says what to try
   3  an internal error of Tenon; please report it
   4  a budget is not kept; the message names the kernels and buffers to blame, largest first";

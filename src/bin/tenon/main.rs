@@ -15,6 +15,8 @@ mod opt;
 mod output;
 mod peak;
 mod picture;
+mod prepared;
+mod profile;
 mod progress;
 mod report;
 mod run;
@@ -49,6 +51,8 @@ enum Command {
     Verify(verify::Args),
     /// Measure how fast a compiled model runs here.
     Bench(bench::Args),
+    /// Show where the time of a compiled model goes, kernel call by kernel call.
+    Profile(profile::Args),
     /// Print a model in the compiler's own terms, at any phase.
     Opt(opt::Args),
     /// Show what is in an object or archive, and that it needs nothing from elsewhere.
@@ -87,6 +91,7 @@ fn dispatch(command: Command, json: bool) -> Outcome {
         Command::Run(a) => run::main(&a, json),
         Command::Verify(a) => verify::main(&a, json),
         Command::Bench(a) => bench::main(&a, json),
+        Command::Profile(a) => profile::main(&a, json),
         Command::Opt(a) => opt::main(&a, json),
         Command::Audit(a) => audit::main(&a, json),
         Command::Report(a) => report::main(&a, json),

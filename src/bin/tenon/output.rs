@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{ErrorKind, Write};
+use std::path::Path;
 use std::time::Duration;
 
 /// Prints a line to standard output. A reader that has gone (`| head`) ends the program quietly.
@@ -23,6 +24,27 @@ pub(crate) fn line(text: fmt::Arguments<'_>) {
 /// Prints a JSON document.
 pub(crate) fn json(value: &serde_json::Value) {
     say!("{value:#}");
+}
+
+/// Writes a file by way of a temporary one beside it, so that nothing half-written is ever under its name. `fill` writes the
+/// contents.
+pub(crate) fn write_file<E: From<std::io::Error>>(
+    path: &Path,
+    fill: impl FnOnce(&mut std::fs::File) -> Result<(), E>,
+) -> Result<(), E> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        // As readable as any other file: the default of temporary files is private.
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    let mut tmp = builder.prefix(".tenon-").tempfile_in(folder)?;
+    fill(tmp.as_file_mut())?;
+    tmp.as_file().sync_all()?;
+    tmp.persist(path).map_err(|e| e.error)?;
+    Ok(())
 }
 
 /// A table with aligned columns; cells that look like numbers are aligned right.

@@ -1,6 +1,7 @@
 //! Tensors in files: `.npy`, `.npz`, and ONNX's `.pb`.
 
 use crate::failure::{Failure, Outcome};
+use crate::output;
 use npyz::WriterBuilder;
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
@@ -64,28 +65,42 @@ pub(crate) fn read_one(path: &Path, name: Option<&str>) -> Outcome<Tensor> {
 
 /// Writes tensors: one to a `.npy`, any number to a `.npz`. Nothing half-written is left behind.
 pub(crate) fn write(path: &Path, tensors: &[Named]) -> Outcome<()> {
-    let bad = |e: &dyn std::fmt::Display| Failure::bad_input(format!("cannot write {}: {e}", path.display()));
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut tmp = tempfile::NamedTempFile::new_in(folder).map_err(|e| bad(&e))?;
-    match (extension(path), tensors) {
-        ("npy", [(_, t)]) => write_npy(tmp.as_file_mut(), t).map_err(|e| bad(&e))?,
-        ("npy", _) => return Err(bad(&format!("{} outputs do not fit one .npy; use .npz", tensors.len()))),
-        ("npz", _) => {
-            let mut archive = npyz::npz::NpzWriter::new(tmp.as_file_mut());
-            for (name, t) in tensors {
-                // The writer knows how to open a member; the bytes in it are ours.
-                let mut bytes = vec![];
-                write_npy(&mut bytes, t).map_err(|e| bad(&e))?;
-                let file = npyz::npz::file_name_from_array_name(name);
-                let zip = archive.zip_writer();
-                zip.start_file(file, Default::default()).map_err(|e| bad(&e))?;
-                zip.write_all(&bytes).map_err(|e| bad(&e))?;
-            }
-            archive.zip_writer().finish().map_err(|e| bad(&e))?;
-        }
-        _ => return Err(bad(&"expected the name to end in .npy or .npz")),
+    let wrong = match (extension(path), tensors) {
+        ("npy", [_]) | ("npz", _) => None,
+        ("npy", _) => Some(format!("{} outputs do not fit one .npy; use .npz", tensors.len())),
+        _ => Some("expected the name to end in .npy or .npz".to_string()),
+    };
+    let written = match wrong {
+        Some(what) => Err(WriteError(what)),
+        None => output::write_file(path, |file| match tensors {
+            [(_, t)] if extension(path) == "npy" => write_npy(file, t).map_err(WriteError),
+            _ => write_npz(file, tensors).map_err(|e| WriteError(e.to_string())),
+        }),
+    };
+    written.map_err(|WriteError(e)| Failure::bad_input(format!("cannot write {}: {e}", path.display())))
+}
+
+/// Why a file could not be written.
+struct WriteError(String);
+
+impl From<std::io::Error> for WriteError {
+    fn from(e: std::io::Error) -> WriteError {
+        WriteError(e.to_string())
     }
-    tmp.persist(path).map_err(|e| bad(&e.error))?;
+}
+
+fn write_npz(file: &mut File, tensors: &[Named]) -> Result<(), Box<dyn std::error::Error>> {
+    let mut archive = npyz::npz::NpzWriter::new(file);
+    for (name, t) in tensors {
+        // The writer knows how to open a member; the bytes in it are ours.
+        let mut bytes = vec![];
+        write_npy(&mut bytes, t)?;
+        let file = npyz::npz::file_name_from_array_name(name);
+        let zip = archive.zip_writer();
+        zip.start_file(file, Default::default())?;
+        zip.write_all(&bytes)?;
+    }
+    archive.zip_writer().finish()?;
     Ok(())
 }
 

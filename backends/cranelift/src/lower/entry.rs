@@ -1,4 +1,5 @@
-//! The entry point: checks the caller's pointers, then runs the steps: calls of kernels, branches and loops around them.
+//! The entry point: checks the caller's pointers, then runs the steps: calls of kernels, branches and loops around them. And
+//! its parts: one step each, for who wants to time them.
 
 use crate::blob::BlobRef;
 use crate::weights::Header;
@@ -32,17 +33,17 @@ pub(crate) enum Weights {
 }
 
 /// What the entry point refers to.
-pub(crate) struct Links {
+pub(crate) struct Links<'l> {
     /// The kernels.
     pub(crate) kernels: Vec<FuncRef>,
     /// All constant data.
     pub(crate) weights: Weights,
     /// Offset in it, by program buffer (0 for buffers that are not constant).
-    pub(crate) offsets: Vec<usize>,
+    pub(crate) offsets: &'l [usize],
 }
 
 /// Fills in the body of `func`, whose signature is [`signature`].
-pub(crate) fn build(program: &Program, func: &mut Function, links: &Links, isa: &dyn TargetIsa) {
+pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, isa: &dyn TargetIsa) {
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(func, &mut cx);
     let entry = b.create_block();
@@ -64,10 +65,35 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links, isa: 
     e.b.finalize(isa.frontend_config());
 }
 
+/// Fills in the body of `func`, whose signature is [`signature`], with one step of the program and nothing else: who calls it
+/// has had its pointers checked by the entry point.
+pub(crate) fn build_step(
+    program: &Program,
+    step: &Step,
+    func: &mut Function,
+    links: &Links<'_>,
+    isa: &dyn TargetIsa,
+) {
+    let mut cx = FunctionBuilderContext::new();
+    let mut b = FunctionBuilder::new(func, &mut cx);
+    let entry = b.create_block();
+    b.append_block_params_for_function_params(entry);
+    b.switch_to_block(entry);
+    b.seal_block(entry);
+    let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
+    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None };
+    e.inputs = (0..program.inputs.len()).map(|k| e.pointer(inputs, k)).collect();
+    e.outputs = (0..program.outputs.len()).map(|k| e.pointer(outputs, k)).collect();
+    e.weights = e.find_weights(links.weights);
+    e.steps(std::slice::from_ref(step));
+    e.give(Status::Ok);
+    e.b.finalize(isa.frontend_config());
+}
+
 struct Entry<'f, 'p> {
     b: FunctionBuilder<'f>,
     program: &'p Program,
-    links: &'p Links,
+    links: &'p Links<'p>,
     /// The caller's pointers.
     inputs: Vec<Value>,
     outputs: Vec<Value>,
@@ -187,10 +213,9 @@ impl Entry<'_, '_> {
         if !io.is_empty() {
             self.fail_if_null(base);
         }
-        let flags = MemFlagsData::new().with_notrap().with_aligned();
         (0..io.len())
             .map(|k| {
-                let p = self.b.ins().load(types::I64, flags, base, 8 * k as i32);
+                let p = self.pointer(base, k);
                 let here = program.buffers.iter().find(|b| match b.kind {
                     BufferKind::Input(i) => !out && i == k,
                     BufferKind::Output(i) => out && i == k,
@@ -204,6 +229,12 @@ impl Entry<'_, '_> {
                 p
             })
             .collect()
+    }
+
+    /// Pointer `k` of one of the caller's structs.
+    fn pointer(&mut self, base: Value, k: usize) -> Value {
+        let flags = MemFlagsData::new().with_notrap().with_aligned();
+        self.b.ins().load(types::I64, flags, base, 8 * k as i32)
     }
 
     fn offset(&mut self, base: Value, bytes: usize) -> Value {
