@@ -91,9 +91,47 @@ pub struct Graph {
     inner: StableDiGraph<Node, Edge, u32>,
     inputs: Vec<NodeId>,
     outputs: Vec<(String, ValueId)>,
+    /// Of evaluating constants: what may still be spent.
+    effort: Effort,
+}
+
+/// What may be spent on evaluating constants of one graph, in elements: see [`crate::effort::effort`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Effort {
+    left: u64,
+    refused: bool,
+}
+
+impl Default for Effort {
+    fn default() -> Effort {
+        Effort { left: Graph::FREE_EFFORT, refused: false }
+    }
 }
 
 impl Graph {
+    /// What every graph may spend on evaluating constants, in elements; [`Graph::allow_effort`] adds to it. A second or two.
+    pub const FREE_EFFORT: u64 = 1 << 26;
+
+    /// Takes `effort` (see [`crate::effort::effort`]) from what may be spent on evaluating constants. `false`: it is more than is
+    /// left, and nothing is taken. Importer and passes share one budget, which follows the graph, so that no model makes the
+    /// compiler compute for long.
+    pub fn spend_effort(&mut self, effort: u64) -> bool {
+        let left = self.effort.left.checked_sub(effort);
+        self.effort.refused |= left.is_none();
+        self.effort.left = left.unwrap_or(self.effort.left);
+        left.is_some()
+    }
+
+    /// Adds to what may be spent: what is in proportion to the model's own data is no hostile demand.
+    pub fn allow_effort(&mut self, more: u64) {
+        self.effort.left = self.effort.left.saturating_add(more);
+    }
+
+    /// Whether [`Graph::spend_effort`] has refused something.
+    pub fn effort_refused(&self) -> bool {
+        self.effort.refused
+    }
+
     /// An empty graph.
     pub fn new(name: impl Into<String>) -> Graph {
         Graph { name: name.into(), ..Graph::default() }

@@ -1,5 +1,6 @@
 //! The view of ONNX that operators import from. `frontend` fills it from the file format.
 
+use crate::effort::effort;
 use crate::op::{InferError, Operator};
 use crate::{Graph, NodeKind, Op, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
@@ -320,7 +321,12 @@ impl<'g> Importer<'g> {
             }
             pins.extend(needs.iter().map(|n| format!("--set {n}=VALUE")));
             let help = (!pins.is_empty()).then(|| format!("pin what it is computed from: {}", pins.join(" ")));
-            let message = format!("`{what}` must be known at compile time, but it is computed from the inputs");
+            // Constants all of them: only the budget can have kept it from being evaluated.
+            let why = match pins.is_empty() && self.graph.effort_refused() {
+                true => "evaluating it takes longer than the constants of a model may take",
+                false => "it is computed from the inputs",
+            };
+            let message = format!("`{what}` must be known at compile time, but {why}");
             ImportError { message, help, needs }
         })
     }
@@ -440,7 +446,7 @@ impl<'g> Importer<'g> {
         Ok(outs)
     }
 
-    fn eager(&self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Tensor>>, ImportError> {
+    fn eager(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Tensor>>, ImportError> {
         // Quantised constants stay: integer operators are made of them. And a loop may take any time.
         if let Op::Dequantize(_) | Op::Repeat(_) = op {
             return Ok(None);
@@ -457,6 +463,9 @@ impl<'g> Importer<'g> {
             n.is_some_and(|n| n.iter().fold(1i64, |n, d| n.saturating_mul(*d)) <= EAGER_ELEMENTS)
         };
         if !outs.iter().all(small) || !facts.iter().all(small) {
+            return Ok(None);
+        }
+        if !self.graph.spend_effort(effort(op, &facts, &outs)) {
             return Ok(None);
         }
         Ok(Some(op.eval(&ins)?))

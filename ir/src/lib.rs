@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attrs;
+pub mod effort;
 pub mod eval;
 pub mod gate;
 pub mod graph;

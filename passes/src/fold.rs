@@ -2,13 +2,15 @@
 
 use crate::PassError;
 use tenon_base::{Fact, Tensor};
-use tenon_ir::{Graph, Op, Operator, ValueId};
+use tenon_ir::effort::effort;
+use tenon_ir::{Graph, NodeKind, Op, Operator, ValueId};
 
 /// A folded result may have this many elements whatever its operands have.
 const SMALL: usize = 1 << 16;
 
 /// Evaluates operators whose operands are all constant, unless the result is much larger than the operands (an
-/// expanded scalar is better expanded at run time). Then drops what nothing uses.
+/// expanded scalar is better expanded at run time), or takes longer than the graph's budget allows
+/// ([`Graph::spend_effort`]). Then drops what nothing uses.
 pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
     let internal = |message: String| PassError::Internal { pass: "fold".into(), message };
     let mut folded = 0;
@@ -43,6 +45,11 @@ pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
         if graph.node(id).facts.iter().any(|f| len(f) > SMALL.max(2 * total)) {
             continue;
         }
+        let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
+        let effort = effort(&op, &facts, &graph.node(id).facts);
+        if !graph.spend_effort(effort) {
+            continue;
+        }
         // An operator that cannot be evaluated here is not an error: it may fail, or not, at run time.
         let Ok(outs) = op.eval(&ins) else { continue };
         let loc = graph.node(id).loc.clone();
@@ -55,4 +62,19 @@ pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
     }
     graph.remove_dead();
     Ok(folded)
+}
+
+/// What a graph may spend for each element of its constants, beside [`Graph::FREE_EFFORT`]: rewrites scale, transpose and
+/// convert weights a few times each.
+const EFFORT_PER_ELEMENT: u64 = 16;
+
+/// Gives `graph` a budget for constants that is in proportion to its own. Once, before the passes.
+pub fn allow_for_weights(graph: &mut Graph) {
+    let len = |t: &Tensor| t.len() as u64;
+    let weights = graph.nodes().filter_map(|n| match &graph.node(n).kind {
+        NodeKind::Weight(_, t) => Some(len(t)),
+        _ => None,
+    });
+    let elements: u64 = weights.fold(0, u64::saturating_add);
+    graph.allow_effort(elements.saturating_mul(EFFORT_PER_ELEMENT));
 }

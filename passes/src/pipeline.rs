@@ -271,6 +271,7 @@ pub fn run(
     watch: &mut dyn FnMut(&Pass, &State, usize),
 ) -> Result<State, PassError> {
     let mut state = State { graph, ..State::default() };
+    fold::allow_for_weights(&mut state.graph);
     for pass in PIPELINE.iter().filter(|p| p.phase <= to) {
         let changed = apply(pass, &mut state, settings)?;
         verify(pass, &state)?;

@@ -10,12 +10,15 @@ pub struct Work {
     /// Operations on data: two a multiply-add, one an operation or function of floating-point numbers. Index arithmetic,
     /// moves, comparisons and selections are none.
     pub operations: u64,
+    /// Statements that are run, and multiply-adds.
+    pub steps: u64,
 }
 
 impl std::ops::AddAssign for Work {
     fn add_assign(&mut self, o: Work) {
         self.macs = self.macs.saturating_add(o.macs);
         self.operations = self.operations.saturating_add(o.operations);
+        self.steps = self.steps.saturating_add(o.steps);
     }
 }
 
@@ -42,7 +45,7 @@ fn block(k: &Kernel, body: &[Stmt]) -> Work {
                 let macs = points.saturating_mul(product(c.reduce.iter().map(|d| d.extent)));
                 let rest = [&c.init, &c.value].iter().map(|e| operations(k, e)).sum::<u64>();
                 let operations = macs.saturating_mul(2).saturating_add(points.saturating_mul(rest));
-                here = Work { macs, operations };
+                here = Work { macs, operations, steps: macs.saturating_add(points) };
             }
             Stmt::For { lo, hi, step, body, .. } => {
                 let trips = match (lo.as_int(), hi.as_int()) {
@@ -54,10 +57,11 @@ fn block(k: &Kernel, body: &[Stmt]) -> Work {
             Stmt::While { body, .. } => here = block(k, body),
             Stmt::If { then, otherwise, .. } => {
                 let (a, b) = (block(k, then), block(k, otherwise));
-                here = if a.operations >= b.operations { a } else { b };
+                here = if (a.operations, a.steps) >= (b.operations, b.steps) { a } else { b };
             }
             s => s.exprs(&mut |e| here.operations += operations(k, e)),
         }
+        here.steps = here.steps.saturating_add(1);
         sum += here;
     }
     sum
@@ -68,7 +72,11 @@ fn product(extents: impl Iterator<Item = usize>) -> u64 {
 }
 
 fn times(w: Work, n: u64) -> Work {
-    Work { macs: w.macs.saturating_mul(n), operations: w.operations.saturating_mul(n) }
+    Work {
+        macs: w.macs.saturating_mul(n),
+        operations: w.operations.saturating_mul(n),
+        steps: w.steps.saturating_mul(n),
+    }
 }
 
 /// Operations of floating-point numbers in `e`.
@@ -107,7 +115,7 @@ mod tests {
             }
           }";
         let kernel = Kernel::parse(text).expect("the kernel reads");
-        assert_eq!(work(&kernel), Work { macs: 60, operations: 2 * 60 + 2 * 15 });
+        assert_eq!(work(&kernel), Work { macs: 60, operations: 2 * 60 + 2 * 15, steps: 60 + 15 + 2 });
     }
 
     #[test]
@@ -118,6 +126,6 @@ mod tests {
         k.parfor("i", 64, |k, i| {
             k.store(y, i.clone(), Expr::load(x, (i + 3) % 64) * Expr::constant(DType::F32, 2.0))
         });
-        assert_eq!(work(&k.finish()), Work { macs: 0, operations: 64 });
+        assert_eq!(work(&k.finish()), Work { macs: 0, operations: 64, steps: 65 });
     }
 }

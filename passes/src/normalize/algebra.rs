@@ -49,14 +49,11 @@ pub(super) fn named(name: &str) -> Option<Binary> {
     Binary::named(name)
 }
 
-/// The one value of a constant whose elements are all equal.
-fn uniform(t: &Tensor) -> Option<Scalar> {
-    if t.is_empty() {
-        return None;
-    }
-    let first = t.get(0);
-    let size = t.dtype().size();
-    t.bytes().chunks_exact(size).all(|b| b == &t.bytes()[..size]).then_some(first)
+/// Whether all elements of a constant are equal, and that value is one that `is` accepts. The first element is asked first: most
+/// constants are told by it, and large ones are looked at again in every round.
+fn uniform(t: &Tensor, is: impl Fn(Scalar) -> bool) -> bool {
+    let (bytes, size) = (t.bytes(), t.dtype().size());
+    !t.is_empty() && is(t.get(0)) && bytes[size..] == bytes[..bytes.len() - size]
 }
 
 fn cast_noop(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
@@ -69,15 +66,14 @@ fn neutral_operand(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let v = ValueId { node: id, port: 0 };
     let (name, ins) = cx.operands_if(v, as_binary)?;
     for (x, k, commutes) in [(ins[0], ins[1], true), (ins[1], ins[0], false)] {
-        let Some(c) = cx.graph.weight(k).and_then(uniform) else { continue };
-        let value = c.as_f64();
-        let neutral = match name {
-            "mul" => value == 1.0,
-            "div" => commutes && value == 1.0,
-            "sub" => commutes && value == 0.0 && value.is_sign_positive(),
-            "add" => value == 0.0 && c.dtype().is_int(),
+        let neutral_value = |c: Scalar| match (name, c.as_f64()) {
+            ("mul", value) => value == 1.0,
+            ("div", value) => commutes && value == 1.0,
+            ("sub", value) => commutes && value == 0.0 && value.is_sign_positive(),
+            ("add", value) => value == 0.0 && c.dtype().is_int(),
             _ => false,
         };
+        let neutral = cx.graph.weight(k).is_some_and(|t| uniform(t, neutral_value));
         if neutral && cx.graph.fact(x) == cx.graph.fact(v) {
             return Some(x);
         }

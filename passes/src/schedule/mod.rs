@@ -13,6 +13,7 @@ mod link;
 mod math;
 mod pack;
 mod scope;
+mod sums;
 mod vectorize;
 
 use pack::Pack;
@@ -70,6 +71,7 @@ pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
     ("simplify", simplify),
     ("collapse", collapse::run),
     ("contract", contract::run),
+    ("sums", sums::run),
     ("vectorize", vectorize::run),
     ("math", math::run),
     ("simplify again", simplify),

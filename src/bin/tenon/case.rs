@@ -67,10 +67,14 @@ impl Case {
     }
 }
 
-/// Networks of drawn weights (`"kind": "arch-random"`) have outputs of any magnitude, and no training has damped how they
-/// amplify rounding, so these are also allowed this part of the output's largest magnitude. For comparison: ONNX Runtime's
-/// own optimiser moves such outputs by up to 1.4e-5 of it.
-const OF_SCALE_DRAWN: f64 = 5e-5;
+/// What networks of drawn weights (`"kind": "arch-random"`) may differ by on top, as a part of the output's largest magnitude.
+///
+/// The zoo states, in absolute figures, the larger of 2e-5 of an output's scale and five times what ONNX Runtime's own
+/// optimiser moves it by. For drawn weights those figures were taken of another draw: efficientnet_b0 has outputs up to 170 with
+/// the weights that its figure of 1.6e-5 is compared with. So the first half of the rule is applied to the scale that is found. It
+/// is also what [`Tolerance::DEFAULT`] allows. For comparison, against an evaluation in `f64`: on efficientnet_b0 ONNX Runtime
+/// is off by 0.9e-5 of the scale and Tenon by 1.2e-5, on resnet18 by 3.6e-7 and 3.4e-7.
+const OF_SCALE_DRAWN: f64 = 2e-5;
 
 /// Tolerances found in a case folder.
 #[derive(Clone, Debug, PartialEq)]

@@ -28,7 +28,7 @@ the data; an input whose value decides a shape is pinned to its value in the dat
 
 Results agree when |found - expected| <= atol + rtol*|expected| for every element. Tolerances are, in this order: --rtol
 and --atol; suggested_atol (one an output) in the folder's about.json, and for networks of drawn weights (kind
-arch-random) 5e-5 of the output's largest magnitude; rtol and atol in tolerance.json; else rtol 1e-3 and 2e-5 of the output's largest magnitude (f16: 1e-2 and 2e-3). Integers must be equal, up to atol.
+arch-random) 2e-5 of the output's largest magnitude; rtol and atol in tolerance.json; else rtol 1e-3 and 2e-5 of the output's largest magnitude (f16: 1e-2 and 2e-3). Integers must be equal, up to atol.
 
 Examples:
   tenon verify zoo/mobilenet_v2 --engine jit,object
