@@ -270,7 +270,11 @@ fn link(
     let args: usize = program.timeline().moments.iter().map(|m| m.uses.len() + 2).sum();
     let entry = 64 * (args + program.inputs.len() + program.outputs.len() + 16);
     // Steps have the same arguments in functions of their own.
-    let entries = if steps { 2 * entry + (256 + 16 * (program.inputs.len() + program.outputs.len())) * program.steps.len() } else { entry };
+    let entries = if steps {
+        2 * entry + (256 + 16 * (program.inputs.len() + program.outputs.len())) * program.steps.len()
+    } else {
+        entry
+    };
     let reserve = kernels.bytes() + 64 * program.kernels.len() + entries + (1 << 16);
     let memory = ArenaMemoryProvider::new_with_size(reserve).map_err(|e| fail(format!("no memory for code: {e}")))?;
     builder.memory_provider(Box::new(memory));

@@ -137,9 +137,7 @@ fn renamed(s: Stmt, to: &BTreeMap<Var, Var>) -> Stmt {
         Stmt::For { var, lo, hi, step, parallel, body } => {
             Stmt::For { var, lo, hi, step, parallel, body: body.into_iter().map(|s| renamed(s, to)).collect() }
         }
-        Stmt::Set { var, value } => {
-            Stmt::Set { var: name(var), value: value.substitute(var, &Expr::Var(name(var))) }
-        }
+        Stmt::Set { var, value } => Stmt::Set { var: name(var), value: value.substitute(var, &Expr::Var(name(var))) },
         s => s,
     }
 }
@@ -179,7 +177,9 @@ mod tests {
 
     #[test]
     fn what_is_no_plain_sum_stays() {
-        for body in ["%acc = max(%acc, load4 %a[%k])", "%acc = fma(%acc, load4 %a[%k], %acc)", "%acc = load4 %a[%k] + %acc"] {
+        for body in
+            ["%acc = max(%acc, load4 %a[%k])", "%acc = fma(%acc, load4 %a[%k], %acc)", "%acc = load4 %a[%k] + %acc"]
+        {
             let text = SUM.replace('N', "4096").replace("%acc = fma(load4 %a[%k], load4 %a[%k + 4], %acc)", body);
             assert!(!blocked(&text).contains("%part"), "{body}");
         }
