@@ -34,6 +34,40 @@ pub type Writer<'a> = Box<dyn Fn(Expr, Expr) -> (Buf, Expr, Expr) + 'a>;
 /// index of an element behind several moves short.
 pub type Ranges = Rc<RefCell<BTreeMap<Var, (i64, i64)>>>;
 
+/// What an operator reads around an operand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Padding {
+    /// Elements before and after every axis.
+    pub widths: Vec<[usize; 2]>,
+    /// Their value.
+    pub fill: i64,
+}
+
+/// An operand in the middle of a larger buffer.
+#[derive(Clone, Debug)]
+pub struct Halo {
+    /// The buffer.
+    pub buf: Buf,
+    /// Its extents, border included.
+    pub dims: Vec<usize>,
+    /// Where the operand begins, along every axis.
+    pub before: Vec<usize>,
+    /// Elements behind it.
+    pub after: Vec<usize>,
+    /// What is around it.
+    pub fill: i64,
+}
+
+impl Halo {
+    /// Whether around the operand is what `wanted` says, or more of it.
+    pub fn covers(&self, wanted: &Padding) -> bool {
+        let has = self.before.iter().zip(&self.after);
+        self.fill == wanted.fill
+            && wanted.widths.len() == self.dims.len()
+            && has.zip(&wanted.widths).all(|((b, a), w)| *b >= w[0] && *a >= w[1])
+    }
+}
+
 /// What an operator lowers into: one kernel under construction.
 pub struct LowerCx<'a> {
     /// The operator.
@@ -44,6 +78,8 @@ pub struct LowerCx<'a> {
     writers: Vec<Writer<'a>>,
     /// Shared with the readers.
     ranges: Ranges,
+    /// Operands in larger buffers.
+    halos: Vec<Option<Halo>>,
     /// The kernel; loops, variables and scratch buffers are made here.
     pub k: KernelBuilder,
 }
@@ -68,9 +104,23 @@ impl<'a> LowerCx<'a> {
         let known = |f: &Fact| {
             f.dims().map(|d| (d, f.dtype)).ok_or_else(|| LowerError(format!("the shape {f} is not fully known")))
         };
-        let ins = ins.iter().map(known).collect::<Result<_, _>>()?;
+        let ins = ins.iter().map(known).collect::<Result<Vec<_>, _>>()?;
         let outs = outs.iter().map(known).collect::<Result<_, _>>()?;
-        Ok(LowerCx { op, ins, outs, readers, writers, ranges, k })
+        let halos = vec![None; ins.len()];
+        Ok(LowerCx { op, ins, outs, readers, writers, ranges, halos, k })
+    }
+
+    /// The same, where the operands that have a halo are known to have it.
+    #[must_use]
+    pub fn with_halos(mut self, halos: Vec<Option<Halo>>) -> LowerCx<'a> {
+        debug_assert_eq!(halos.len(), self.ins.len());
+        self.halos = halos;
+        self
+    }
+
+    /// The larger buffer around operand `i`, if it lies in one.
+    pub fn halo(&self, i: usize) -> Option<&Halo> {
+        self.halos.get(i)?.as_ref()
     }
 
     /// A context for `op` alone, its operands and results in buffers of their own.
@@ -300,6 +350,30 @@ pub fn lower_by_element(cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
     }
     body.into_iter().for_each(|s| cx.k.push(s));
     Ok(())
+}
+
+/// Writes `fill` around the box of extents `inner` that starts at `before` in `buf`, of extents `to`: for every axis the
+/// slabs before and after the box, within the box along the axes before it.
+pub fn fill_border(k: &mut KernelBuilder, buf: Buf, to: &[usize], before: &[usize], inner: &[usize], fill: &Expr) {
+    for axis in 0..to.len() {
+        let after = before[axis] + inner[axis];
+        for (from, until) in [(0, before[axis]), (after, to[axis])] {
+            if from == until {
+                continue;
+            }
+            // Per axis: where the slab starts and how far it goes.
+            let range = |a: usize| match a.cmp(&axis) {
+                std::cmp::Ordering::Less => (before[a], inner[a]),
+                std::cmp::Ordering::Equal => (from, until - from),
+                std::cmp::Ordering::Greater => (0, to[a]),
+            };
+            let extents: Vec<usize> = (0..to.len()).map(|a| range(a).1).collect();
+            k.parfor_nest(&extents, |k, i| {
+                let at: Vec<Expr> = i.iter().enumerate().map(|(a, v)| v.clone() + range(a).0).collect();
+                k.store(buf, flatten(&at, to), fill.clone());
+            });
+        }
+    }
 }
 
 /// `0 ≤ e < n` as a condition.

@@ -151,6 +151,12 @@ pub trait Operator: Clone + fmt::Debug + PartialEq + Eq + std::hash::Hash + Size
         true
     }
 
+    /// What [`Operator::lower`] would read around its first operand. Where the operand lies in a buffer with such a border
+    /// ([`lower::Halo`]), it need not be put there by a copy.
+    fn halo(&self, _ins: &[Fact]) -> Option<lower::Padding> {
+        None
+    }
+
     /// Writes the kernel, as structured kernel IR. All extents are known. The default serves `Pointwise` and `Move`.
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         lower::lower_by_element(cx)

@@ -7,6 +7,7 @@
 pub mod algorithm;
 pub mod fold;
 pub mod group;
+mod halo;
 pub mod layout;
 pub mod lower;
 pub mod normalize;

@@ -5,11 +5,14 @@
 
 use crate::PassError;
 use crate::group::{Group, root};
+use crate::halo::Border;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tenon_base::{Diagnostic, Fact, Loc};
-use tenon_ir::lower::{Ranges, Reader, Writer, flatten, move_element, pointwise_element, unflatten};
+use tenon_ir::lower::{
+    Ranges, Reader, Writer, fill_border, flatten, move_element, pointwise_element, unflatten,
+};
 use tenon_ir::{Graph, LowerCx, NodeId, OpClass, Operator, ValueId};
 use tenon_kernel::{
     Access, Buf, Expr, Kernel, KernelBuilder, Program, Stmt,
@@ -32,6 +35,11 @@ impl Params {
 /// Elements of a value whose shape is known.
 pub(crate) fn elements(f: &Fact) -> usize {
     f.dims().map_or(0, |d| d.iter().product())
+}
+
+/// Elements of the buffer of `v`, with its border.
+pub(crate) fn length(graph: &Graph, borders: &BTreeMap<ValueId, Border>, v: ValueId) -> usize {
+    borders.get(&v).map_or_else(|| elements(graph.fact(v)), Border::len)
 }
 
 /// Adds `kernel`, or finds one equal but for its name.
@@ -78,7 +86,11 @@ pub(crate) fn external_reads(graph: &Graph, g: &Group) -> Vec<ValueId> {
     reads
 }
 
-pub(crate) fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<ValueId>), PassError> {
+pub(crate) fn lower_group(
+    graph: &Graph,
+    g: &Group,
+    borders: &BTreeMap<ValueId, Border>,
+) -> Result<(Kernel, Vec<ValueId>), PassError> {
     let node = graph.node(g.anchor);
     let fail = |message: String| {
         let op = graph.op(g.anchor).map_or("", |o| o.name());
@@ -90,17 +102,26 @@ pub(crate) fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<Value
     let mut params = Params::default();
     for (i, v) in reads.iter().enumerate() {
         let f = graph.fact(*v);
-        let b = k.buffer(&format!("x{i}"), f.dtype.carrier(), elements(f), Access::In);
+        let b = k.buffer(&format!("x{i}"), f.dtype.carrier(), length(graph, borders, *v), Access::In);
         params.reads.push((*v, b));
     }
     let last = g.last();
     let mut outs = vec![];
+    let mut around = vec![];
     for (i, f) in graph.node(last).facts.iter().enumerate() {
-        outs.push(k.buffer(&format!("y{i}"), f.dtype.carrier(), elements(f), Access::Out));
+        let v = ValueId { node: last, port: i as u16 };
+        let buf = k.buffer(&format!("y{i}"), f.dtype.carrier(), length(graph, borders, v), Access::Out);
+        let border = borders.get(&v);
+        if let Some(b) = border {
+            let fill = Expr::constant(f.dtype.carrier(), b.fill as f64);
+            around.append(&mut k.block(|k| fill_border(k, buf, &b.dims, &b.before, &b.inner, &fill)));
+        }
+        outs.push((buf, border));
     }
     let problem: Rc<RefCell<Option<String>>> = Rc::default();
     let ranges = Ranges::default();
-    let cx = Fuse { graph, group: g, params: &params, ranges: ranges.clone(), problem: problem.clone() };
+    let (shared, known) = (problem.clone(), ranges.clone());
+    let cx = Fuse { graph, group: g, params: &params, borders, ranges: known, problem: shared };
     let operands = graph.operands(g.anchor);
     let ins: Vec<Fact> = operands.iter().map(|v| graph.fact(*v).clone()).collect();
     let readers: Vec<Reader<'_>> = operands
@@ -112,16 +133,23 @@ pub(crate) fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<Value
         .collect();
     let writers: Vec<Writer<'_>> = outs
         .iter()
-        .map(|&buf| {
+        .map(|&(buf, border)| {
             let cx = cx.clone();
             Box::new(move |flat: Expr, value: Expr| {
                 let value = cx.epilogue(&flat, value);
-                (buf, flat, value)
+                (buf, border.map_or(flat.clone(), |b| b.at(&flat)), value)
             }) as Writer<'_>
         })
         .collect();
     let mut lcx =
         LowerCx::new(op, &ins, &node.facts, readers, writers, ranges, k).map_err(|e| fail(e.to_string()))?;
+    let halo = |v: &ValueId| {
+        let root = root(graph, *v);
+        // A view with other extents has no border along its own axes.
+        let border = borders.get(&root).filter(|_| graph.fact(*v).shape == graph.fact(root).shape)?;
+        Some(border.halo(params.of(root)?))
+    };
+    lcx = lcx.with_halos(operands.iter().map(halo).collect());
     op.lower(&mut lcx).map_err(|e| fail(e.to_string()))?;
     let kernel = lcx.finish();
     if let Some(message) = problem.borrow_mut().take() {
@@ -129,6 +157,8 @@ pub(crate) fn lower_group(graph: &Graph, g: &Group) -> Result<(Kernel, Vec<Value
     }
     let mut kernel = simplify_kernel(kernel);
     kernel.in_place = in_place(&kernel);
+    // An operand in the same place has the same border.
+    kernel.body.splice(0..0, around);
     Ok((kernel, reads))
 }
 
@@ -197,6 +227,7 @@ struct Fuse<'a> {
     graph: &'a Graph,
     group: &'a Group,
     params: &'a Params,
+    borders: &'a BTreeMap<ValueId, Border>,
     /// What is known of loop variables.
     ranges: Ranges,
     /// The first thing that went wrong inside a reader or writer, which cannot fail themselves.
@@ -208,7 +239,7 @@ impl Fuse<'_> {
     fn read(&self, v: ValueId, flat: Expr) -> Expr {
         let v = root(self.graph, v);
         if let Some(buf) = self.params.of(v) {
-            return Expr::load(buf, flat);
+            return Expr::load(buf, self.borders.get(&v).map_or(flat.clone(), |b| b.at(&flat)));
         }
         let dtype = self.graph.fact(v).dtype.carrier();
         let element = if self.group.inlined.contains(&v.node) { self.compute(v.node, &flat) } else { None };

@@ -7,7 +7,8 @@
 
 use crate::PassError;
 use crate::group::root;
-use crate::lower::{elements, external_reads, location, lower_group, share};
+use crate::halo::{Border, borders};
+use crate::lower::{elements, external_reads, length, location, lower_group, share};
 use crate::pipeline::State;
 use std::collections::BTreeMap;
 use tenon_base::{DType, Diagnostic, Fact, Loc, Scalar};
@@ -93,6 +94,8 @@ struct Scope<'s> {
     /// Where values are.
     buffers: BTreeMap<ValueId, BufferId>,
     homes: BTreeMap<ValueId, Home>,
+    /// Values in the middle of larger buffers.
+    borders: BTreeMap<ValueId, Border>,
     gates: Gates,
 }
 
@@ -111,7 +114,8 @@ impl<'s> Scope<'s> {
                 external_reads(graph, g).into_iter().for_each(|v| gates.used(v.node, &path));
             }
         }
-        Scope { state, graph, buffers: BTreeMap::new(), homes: BTreeMap::new(), gates }
+        let borders = borders(graph, &state.groups);
+        Scope { state, graph, buffers: BTreeMap::new(), homes: BTreeMap::new(), borders, gates }
     }
 }
 
@@ -163,7 +167,11 @@ impl Builder {
     fn result(&mut self, scope: &mut Scope<'_>, v: ValueId) -> BufferId {
         let fact = scope.graph.fact(v);
         let id = match scope.homes.get(&v) {
-            None => self.temporary(fact),
+            None => {
+                let label = format!("t{}", self.p.buffers.len());
+                let n = length(scope.graph, &scope.borders, v);
+                self.p.add_buffer(&label, fact.dtype.carrier(), n, BufferKind::Arena(None))
+            }
             Some(Home::Buffer(id)) => *id,
             Some(Home::Output(k)) => match self.outputs[*k] {
                 Some(id) => id,
@@ -214,7 +222,7 @@ impl Builder {
                 Some(Op::Branch(_)) => vec![self.branch(scope, g.anchor, &path, &mut pending, loc)],
                 Some(Op::Repeat(op)) => self.repeat(scope, g.anchor, op, loc)?,
                 _ => {
-                    let (kernel, reads) = lower_group(graph, g)?;
+                    let (kernel, reads) = lower_group(graph, g, &scope.borders)?;
                     let mut args: Vec<BufferId> = reads.iter().map(|v| self.buffer_of(scope, *v)).collect();
                     let node = g.last();
                     for port in 0..graph.node(node).facts.len() as u16 {

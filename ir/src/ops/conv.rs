@@ -4,7 +4,7 @@
 //! `y[n, o, p] = bias[o] + Σ_{c, k} x[n, g·C/G + c, p·stride + k·dilation - pad] · w[o, c, k]`, `g` the group of `o`.
 
 use super::util::for_each_index;
-use crate::lower::{flatten, wide};
+use crate::lower::{Padding, fill_border, flatten, wide};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
 use crate::ops::*;
 use tenon_base::{Scalar, Shape};
@@ -332,6 +332,14 @@ impl Operator for Conv {
         first.then(|| Op::Conv(Conv { layout: Layout::ChannelsLast, ..self.clone() }))
     }
 
+    fn halo(&self, ins: &[Fact]) -> Option<Padding> {
+        let mut widths = vec![[0; 2]; ins[0].shape.rank()];
+        for i in 0..self.kernel.len() {
+            widths[self.layout.spatial_axis(i)] = [self.pads[i], self.pads[i + self.kernel.len()]];
+        }
+        self.padded().then(|| Padding { widths, fill: self.fill.unwrap_or(0) })
+    }
+
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         let (wd, yd) = (cx.in_dims(1), cx.out_dims(0));
         if yd.contains(&0) {
@@ -339,12 +347,19 @@ impl Operator for Conv {
         }
         let l = self.layout;
         let rank = yd.len();
-        let (source, xd) = if self.padded() {
-            let fill = Expr::constant(cx.in_dtype(0), self.fill.unwrap_or(0) as f64);
-            let (buf, dims) = pad_input_with(cx, l, &self.pads, fill);
-            (Some(buf), dims)
-        } else {
-            (None, cx.in_dims(0))
+        let wanted = self.halo(&cx.in_facts());
+        // The buffer with a border, its extents, and where in it the first window begins.
+        let (source, xd, first) = match (wanted, cx.halo(0)) {
+            (None, _) => (None, cx.in_dims(0), vec![0; self.kernel.len()]),
+            (Some(wanted), Some(halo)) if halo.covers(&wanted) => {
+                let first = (0..self.kernel.len()).map(|i| halo.before[l.spatial_axis(i)] - self.pads[i]).collect();
+                (Some(halo.buf), halo.dims.clone(), first)
+            }
+            (Some(_), _) => {
+                let fill = Expr::constant(cx.in_dtype(0), self.fill.unwrap_or(0) as f64);
+                let (buf, dims) = pad_input_with(cx, l, &self.pads, fill);
+                (Some(buf), dims, vec![0; self.kernel.len()])
+            }
         };
         let (c_group, o_group) = (wd[1], wd[0] / self.group);
         let k = &mut cx.k;
@@ -369,7 +384,7 @@ impl Operator for Conv {
         let (dc, c) = k.contract_dim("c", c_group.max(1));
         reduce.push(dc);
         let at: Vec<Expr> = (0..taps.len())
-            .map(|i| spatial[i].clone() * self.strides[i] + taps[i].clone() * self.dilations[i])
+            .map(|i| spatial[i].clone() * self.strides[i] + taps[i].clone() * self.dilations[i] + first[i])
             .collect();
         let channel = g.clone() * c_group + c.clone();
         let out_channel = g * o_group + o;
@@ -516,7 +531,7 @@ fn pad_input_with(
         to[a] += pads[i] + pads[i + pads.len() / 2];
     }
     let buf = cx.scratch("padded", cx.in_dtype(0), to.iter().product());
-    fill_border(cx, buf, &to, &before, &dims, fill);
+    fill_border(&mut cx.k, buf, &to, &before, &dims, &fill);
     let vars: Vec<_> = (0..dims.len()).map(|i| cx.k.fresh(&format!("p{i}"), Type::INDEX)).collect();
     let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
     let shifted: Vec<Expr> = index.iter().zip(&before).map(|(i, &b)| i.clone() + b).collect();
@@ -527,38 +542,6 @@ fn pad_input_with(
     }
     body.into_iter().for_each(|s| cx.k.push(s));
     (buf, to)
-}
-
-/// Writes `fill` around the box of extents `inner` that starts at `before` in `buf`, of extents `to`: for every axis the
-/// slabs before and after the box, within the box along the axes before it.
-fn fill_border(
-    cx: &mut LowerCx<'_>,
-    buf: tenon_kernel::Buf,
-    to: &[usize],
-    before: &[usize],
-    inner: &[usize],
-    fill: Expr,
-) {
-    for axis in 0..to.len() {
-        let after = before[axis] + inner[axis];
-        for (from, until) in [(0, before[axis]), (after, to[axis])] {
-            if from == until {
-                continue;
-            }
-            // Per axis: where the slab starts and how far it goes.
-            let range = |a: usize| match a.cmp(&axis) {
-                std::cmp::Ordering::Less => (before[a], inner[a]),
-                std::cmp::Ordering::Equal => (from, until - from),
-                std::cmp::Ordering::Greater => (0, to[a]),
-            };
-            let extents: Vec<usize> = (0..to.len()).map(|a| range(a).1).collect();
-            let fill = fill.clone();
-            cx.k.parfor_nest(&extents, |k, i| {
-                let at: Vec<Expr> = i.iter().enumerate().map(|(a, v)| v.clone() + range(a).0).collect();
-                k.store(buf, flatten(&at, to), fill);
-            });
-        }
-    }
 }
 
 /// The bias of zeros that a convolution without one has, for passes that add to it.

@@ -107,6 +107,9 @@ macro_rules! ops {
             fn permutes(&self, i: usize) -> bool {
                 match self { $(Op::$name(op) => op.permutes(i)),* }
             }
+            fn halo(&self, ins: &[Fact]) -> Option<crate::lower::Padding> {
+                match self { $(Op::$name(op) => op.halo(ins)),* }
+            }
             fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
                 match self { $(Op::$name(op) => op.lower(cx)),* }
             }

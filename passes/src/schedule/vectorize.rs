@@ -2,12 +2,13 @@
 //!
 //! A loop is vectorised where all it stores is consecutive: a `parfor` (any of a nest of them: their order is free), or
 //! a sequential loop that only stores, or that only folds into accumulators where sums may be reordered. Loops inside
-//! it stay loops, of vectors. What does not fill a vector is left to a scalar loop behind.
+//! it stay loops, of vectors. What does not fill a vector is one shorter vector behind; sums go on in vectors of half as
+//! many lanes and in the end in scalars.
 
 use super::lanes::{Cost, Lanes};
 use super::{ScheduleCx, Unit};
 use tenon_base::DType;
-use tenon_kernel::{BinOp, Buf, Expr, Kernel, Stmt, Type, Var};
+use tenon_kernel::{BinOp, Buf, Expr, Kernel, MathFn, Stmt, Type, Var};
 use tenon_target::Target;
 
 /// Vectorises the loops of the kernel.
@@ -99,21 +100,22 @@ impl Vectorizer<'_> {
         let folds = folds(body);
         let folds = if shape.carried.is_empty() { vec![] } else { folds.filter(|_| self.reassociate)? };
         let n = usize::try_from(hi.checked_sub(lo)?).ok()?;
-        let mut lanes = self.lanes(&shape, n)?;
+        let halving = shape.halving || !folds.is_empty();
+        let mut lanes = self.lanes(&shape, n, halving)?;
         loop {
-            if let Some(done) = self.attempt(var, lo, hi, parallel, body, &folds, lanes) {
+            if let Some(done) = self.attempt(var, lo, hi, parallel, body, &folds, lanes, halving) {
                 return Some(done);
             }
             // Long vectors of many gathers do not pay; a failure of another kind fails again at once.
-            lanes /= 2;
+            lanes = lanes.next_power_of_two() / 2;
             if lanes * shape.least_bytes < self.target.vector_bytes || lanes < 2 {
                 return None;
             }
         }
     }
 
-    /// Lanes of a virtual vector for these element types and `n` iterations.
-    fn lanes(&self, shape: &Shape, n: usize) -> Option<usize> {
+    /// Lanes of a virtual vector for these element types and `n` iterations; a power of two where lanes are folded.
+    fn lanes(&self, shape: &Shape, n: usize, halving: bool) -> Option<usize> {
         let bytes = self.target.vector_bytes;
         let one = (bytes / shape.most_bytes).max(1);
         // The narrowest elements fill a register; if they are all of one size, a few registers.
@@ -128,6 +130,9 @@ impl Vectorizer<'_> {
                 registers
             },
         );
+        if !halving {
+            lanes = lanes.min(n);
+        }
         while lanes > n {
             lanes /= 2;
         }
@@ -144,6 +149,7 @@ impl Vectorizer<'_> {
         body: &[Stmt],
         folds: &[Fold],
         lanes: usize,
+        halving: bool,
     ) -> Option<Vec<Stmt>> {
         let vars = self.kernel.vars.len();
         let mut w = Widener {
@@ -183,10 +189,37 @@ impl Vectorizer<'_> {
         out.push(Stmt::For { var, lo, hi: Expr::int(main), step, parallel, body: wide });
         out.append(&mut after);
         if main < hi {
-            let (lo, hi) = (Expr::int(main), Expr::int(hi));
-            out.push(Stmt::For { var, lo, hi, step: 1, parallel, body: body.to_vec() });
+            out.append(&mut self.rest(var, main, hi, parallel, body, folds, lanes, halving));
         }
         Some(out)
+    }
+
+    /// The iterations `lo..hi`, fewer than `lanes`.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
+    fn rest(
+        &mut self,
+        var: Var,
+        lo: i64,
+        hi: i64,
+        parallel: bool,
+        body: &[Stmt],
+        folds: &[Fold],
+        lanes: usize,
+        halving: bool,
+    ) -> Vec<Stmt> {
+        let n = (hi - lo) as usize;
+        let next = if halving { lanes / 2 } else { n };
+        if n > 1 && next > 1 {
+            if next <= n
+                && let Some(done) = self.attempt(var, lo, hi, parallel, body, folds, next, halving)
+            {
+                return done;
+            }
+            if halving {
+                return self.rest(var, lo, hi, parallel, body, folds, next, halving);
+            }
+        }
+        vec![Stmt::For { var, lo: Expr::int(lo), hi: Expr::int(hi), step: 1, parallel, body: body.to_vec() }]
     }
 }
 
@@ -203,6 +236,8 @@ struct Shape {
     size: usize,
     /// Whether there are loops in it.
     nested: bool,
+    /// Whether its lanes will be folded, for which they must be a power of two.
+    halving: bool,
 }
 
 impl Shape {
@@ -216,6 +251,7 @@ impl Shape {
             least_bytes: 8,
             size: 0,
             nested: false,
+            halving: false,
         };
         let mut own = vec![];
         let mut ok = true;
@@ -257,8 +293,10 @@ impl Shape {
     /// Element types of a value; of what is inside an index, only the buffers.
     fn expression(&mut self, kernel: &Kernel, e: &Expr) {
         self.size += 1;
-        if let Expr::Math(..) = e {
+        if let Expr::Math(f, _) = e {
             self.size += 20;
+            // Its loop ends when all lanes have.
+            self.halving |= *f == MathFn::Fmod;
         }
         match e {
             Expr::Load { buf, index, .. } => {

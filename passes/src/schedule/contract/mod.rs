@@ -1,11 +1,14 @@
 //! Contractions become loops.
 //!
-//! [`plan`] decides, [`tile`] writes one register tile, [`nest`] the loops around it; what fits no plan is [`scalar`].
+//! [`plan`] decides with [`shape`], [`tile`] writes one register tile (its sum by [`window`] where both factors are
+//! vectors), [`nest`] the loops around it; what fits no plan is [`scalar`].
 
 mod nest;
 mod plan;
 mod scalar;
+mod shape;
 mod tile;
+mod window;
 
 use super::collapse::collapse_contract;
 use super::scope::rewrite_stmts;
@@ -18,7 +21,7 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
     unit.kernel.body = rewrite_stmts(body, &mut |s| match s {
         Stmt::Contract(mut c) => {
             collapse_contract(&mut c);
-            match plan::plan(&c, unit, cx.target) {
+            match plan::plan(&c, unit, cx) {
                 Some(p) => nest::lower(&c, p, &mut unit.kernel),
                 None => scalar::lower(*c, &mut unit.kernel),
             }

@@ -1,7 +1,8 @@
 //! The loops around register tiles.
 
-use super::plan::{Along, Factor, Plan};
-use super::tile::{Tile, tile};
+use super::plan::{Along, Factor, Order, Plan};
+use super::shape::Rows;
+use super::tile::{Part, Tile, tile};
 use crate::schedule::pack::Layout;
 use crate::schedule::scope::{Block, for_loop};
 use tenon_kernel::{Access, Affine, Contract, Expr, Kernel, Stmt};
@@ -16,9 +17,10 @@ pub(super) fn lower(c: &Contract, mut p: Plan, kernel: &mut Kernel) -> Vec<Stmt>
             if is_b { p.b = f } else { p.a = f }
         }
     }
+    p.divide(c, kernel);
     let parallel = packing.is_empty();
     let mut body = packing;
-    body.append(&mut v_tiles(c, &p, kernel));
+    body.append(&mut tiles(c, &p, kernel));
     for d in p.outer.iter().rev() {
         body = vec![for_loop(d.var, d.extent, 1, parallel, body)];
     }
@@ -28,7 +30,7 @@ pub(super) fn lower(c: &Contract, mut p: Plan, kernel: &mut Kernel) -> Vec<Stmt>
 /// Statements that copy factor `f` into panels, for one point of the outer loops; `f` then reads those.
 fn pack_inside(f: &mut Factor, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
     let used: Vec<_> = p.reduce.iter().filter(|d| f.uses(d)).cloned().collect();
-    let width = p.lanes * p.nv;
+    let width = p.lanes * p.cover.nv;
     let layout = Layout {
         base: 0,
         outer: vec![],
@@ -79,18 +81,57 @@ fn pack_inside(f: &mut Factor, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
     b.stmts
 }
 
-/// All tiles along `v`, for one point of the outer loops.
-fn v_tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
-    let width = p.nv * p.lanes;
+/// All tiles, for one point of the outer loops.
+fn tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
+    let within = |mut body: Vec<Stmt>| {
+        for d in p.middle.iter().rev() {
+            body = vec![for_loop(d.var, d.extent, 1, true, body)];
+        }
+        body
+    };
+    match p.order {
+        Order::RowsInside => columns(p, c, kernel, &mut |at, rows, kernel| {
+            let all = |part: Option<Part>, kernel: &mut Kernel| {
+                within(along_rows(p, rows, kernel, &mut |m0, mr, kernel| {
+                    tile(c, p, &Tile { m0, mr, part, ..at.clone() }, kernel)
+                }))
+            };
+            let Some(parts) = p.parts else { return all(None, kernel) };
+            let mut body = all(Some(Part::First), kernel);
+            if parts.count > 1 {
+                let inner = all(Some(Part::Inner), kernel);
+                body.push(for_loop(parts.var, parts.count - 1, 1, false, inner));
+            }
+            body.append(&mut all(Some(Part::Last(parts.count as i64 - 1)), kernel));
+            body
+        }),
+        Order::Lines => within(columns(p, c, kernel, &mut |at, rows, kernel| {
+            along_rows(p, rows, kernel, &mut |m0, mr, kernel| tile(c, p, &Tile { m0, mr, ..at.clone() }, kernel))
+        })),
+        Order::ColumnsInside => within(along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
+            columns(p, c, kernel, &mut |at, _, kernel| {
+                tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel)
+            })
+        })),
+    }
+}
+
+/// Writes what is done for one column of tiles: where it is, how its rows are tiled.
+type Column<'a> = dyn FnMut(&Tile, &[Rows], &mut Kernel) -> Vec<Stmt> + 'a;
+
+/// All columns of tiles along `v`.
+fn columns(p: &Plan, c: &Contract, kernel: &mut Kernel, column: &mut Column<'_>) -> Vec<Stmt> {
+    let width = p.cover.nv * p.lanes;
     let n = p.v.extent;
     let (full, rest) = (n / width, n % width);
-    let paneled = [&p.a, &p.b].into_iter().any(|f| matches!(f.along, Along::Panel { .. }));
+    let paneled = p.paneled();
     let base = Tile {
         v0: Expr::int(0),
         panel: Expr::int(0),
         m0: Expr::int(0),
+        part: None,
         mr: 1,
-        nv: p.nv,
+        nv: p.cover.nv,
         lanes: p.lanes,
         valid: width,
     };
@@ -99,60 +140,64 @@ fn v_tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
         if paneled {
             let t = Block::new(kernel).index("t");
             let at = Tile { v0: Expr::Var(t) * width, panel: Expr::Var(t), ..base.clone() };
-            out.push(for_loop(t, full, 1, true, m_tiles(c, p, &at, kernel)));
+            out.push(for_loop(t, full, 1, true, column(&at, &p.cover.full, kernel)));
         } else {
             let at = Tile { v0: Expr::Var(p.v.var), ..base.clone() };
-            out.push(for_loop(p.v.var, full * width, width, true, m_tiles(c, p, &at, kernel)));
+            out.push(for_loop(p.v.var, full * width, width, true, column(&at, &p.cover.full, kernel)));
         }
     }
     if rest == 0 {
         return out;
     }
     let registers = rest.div_ceil(p.lanes);
+    // A column of as many registers whose last is part full still has the rows of the others.
+    let rows = if registers == p.cover.nv { &p.cover.full } else { &p.cover.rest };
     let shared = kernel.in_place.iter().any(|(_, o)| *o == c.out);
-    if paneled {
+    if paneled || p.partial {
         // Panels are padded, so all lanes are computed; only those that exist are stored.
         let (v0, panel) = (Expr::from(full * width), Expr::from(full));
         let at = Tile { v0, panel, nv: registers, valid: rest, ..base };
-        out.append(&mut m_tiles(c, p, &at, kernel));
+        out.append(&mut column(&at, rows, kernel));
     } else if n >= registers * p.lanes && !shared {
         // The last whole registers, some elements of which are computed a second time.
         let valid = registers * p.lanes;
         let at = Tile { v0: (n - valid).into(), nv: registers, valid, ..base };
-        out.append(&mut m_tiles(c, p, &at, kernel));
+        out.append(&mut column(&at, rows, kernel));
     } else {
         let (vectors, scalars) = (rest / p.lanes, rest % p.lanes);
         if vectors > 0 {
-            let at = Tile { v0: (full * width).into(), nv: vectors, valid: vectors * p.lanes, ..base.clone() };
-            out.append(&mut m_tiles(c, p, &at, kernel));
+            let valid = vectors * p.lanes;
+            let at = Tile { v0: (full * width).into(), nv: vectors, valid, ..base.clone() };
+            out.append(&mut column(&at, rows, kernel));
         }
         if scalars > 0 {
             let at = Tile { v0: (n - scalars).into(), nv: scalars, lanes: 1, valid: scalars, ..base };
-            out.append(&mut m_tiles(c, p, &at, kernel));
+            out.append(&mut column(&at, rows, kernel));
         }
     }
     out
 }
 
-/// The loops between, and all tiles along `m`, for one place along `v`.
-fn m_tiles(c: &Contract, p: &Plan, at: &Tile, kernel: &mut Kernel) -> Vec<Stmt> {
+/// All tiles along `m`.
+fn along_rows(
+    p: &Plan,
+    rows: &[Rows],
+    kernel: &mut Kernel,
+    tile: &mut dyn FnMut(Expr, usize, &mut Kernel) -> Vec<Stmt>,
+) -> Vec<Stmt> {
+    let Some(m) = &p.m else { return tile(Expr::int(0), 1, kernel) };
     let mut body = vec![];
-    match &p.m {
-        None => body = tile(c, p, at, kernel),
-        Some(m) => {
-            let full = m.extent / p.mr * p.mr;
-            if full > 0 {
-                let at = Tile { m0: Expr::Var(m.var), mr: p.mr, ..at.clone() };
-                body.push(for_loop(m.var, full, p.mr, true, tile(c, p, &at, kernel)));
-            }
-            if full < m.extent {
-                let at = Tile { m0: full.into(), mr: m.extent - full, ..at.clone() };
-                body.append(&mut tile(c, p, &at, kernel));
-            }
+    let mut from = 0;
+    for r in rows {
+        let to = from + r.mr * r.count;
+        if r.count == 1 {
+            body.append(&mut tile(from.into(), r.mr, kernel));
+        } else {
+            let tiles = tile(Expr::Var(m.var), r.mr, kernel);
+            let (lo, hi) = (from.into(), to.into());
+            body.push(Stmt::For { var: m.var, lo, hi, step: r.mr as i64, parallel: true, body: tiles });
         }
-    }
-    for d in p.middle.iter().rev() {
-        body = vec![for_loop(d.var, d.extent, 1, true, body)];
+        from = to;
     }
     body
 }

@@ -4,11 +4,11 @@
 //! all lanes, consecutive elements, or else packed so that it is: constants when compiling, other data in a scratch
 //! buffer inside the kernel. A second output loop, `m`, that shares what is loaded along `v`, is unrolled beside it.
 
-use crate::schedule::Unit;
+use super::shape::{Budget, Cover};
 use crate::schedule::pack::Layout;
+use crate::schedule::{ScheduleCx, Unit};
 use tenon_base::DType;
-use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr};
-use tenon_target::Target;
+use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Type, Var};
 
 /// A factor: a load under casts.
 #[derive(Clone, Debug)]
@@ -72,35 +72,70 @@ pub(super) struct Plan {
     pub(super) m: Option<ContractDim>,
     /// Loops that a vector factor depends on, outside all others.
     pub(super) outer: Vec<ContractDim>,
-    /// Loops between those over `v` and over `m`.
+    /// Loops over tiles that are neither along `v` nor along `m`.
     pub(super) middle: Vec<ContractDim>,
     pub(super) reduce: Vec<ContractDim>,
     /// Lanes of a register.
     pub(super) lanes: usize,
-    /// Registers along `v`.
-    pub(super) nv: usize,
-    /// Rows along `m`.
-    pub(super) mr: usize,
+    /// Registers and rows of the tiles.
+    pub(super) cover: Cover,
+    /// Which loops over tiles are inside which.
+    pub(super) order: Order,
+    /// Both factors are vectors, and rows share one of them and a few taps: see [`super::window`].
+    pub(super) window: bool,
+    /// The sums' first values, padded where registers would read beyond them.
+    pub(super) init: Option<Factor>,
+    /// What tiles may use.
+    pub(super) budget: Budget,
+    /// Whether the code generator takes vectors that fill a part of a register only, in memory too.
+    pub(super) partial: bool,
+    /// Whether sums may be reordered.
+    pub(super) reassociate: bool,
+    /// Bytes of the second cache.
+    pub(super) l2: usize,
+    /// The sum in parts, where what a column of tiles reads would not stay in the second cache.
+    pub(super) parts: Option<Parts>,
 }
+
+/// Parts of a sum: the loop over them, and how many there are. Between parts the sums are in the result's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Parts {
+    pub(super) var: Var,
+    pub(super) count: usize,
+}
+
+/// The order of loops over tiles, outermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Along `v`, `middle`, along `m`: what is loaded along `v` stays in the first cache.
+    RowsInside,
+    /// `middle`, along `m`, along `v`: rows are read once, what is loaded along `v` stays in the second cache.
+    ColumnsInside,
+    /// `middle`, along `v`, along `m`: neighbouring rows share what they read.
+    Lines,
+}
+
+/// Taps of a line at most, so that they and what they are multiplied with stay in registers.
+const MAX_TAPS: usize = 16;
 
 /// Multiplications for which a pass over a factor to pack it is worth while.
 const REUSE: usize = 4;
 
 /// How to tile `c`; `None` if it is to stay scalar. Constants are packed on the way: new parameters of the unit.
-pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target) -> Option<Plan> {
+pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option<Plan> {
     let dtype = unit.kernel.var(c.acc).ty.elem;
     if !matches!(dtype, DType::F32 | DType::F64 | DType::I32) {
         return None;
     }
     // Without vectors a register is one element, and the tile still saves loads.
-    let lanes = target.lanes(dtype);
+    let lanes = cx.target.lanes(dtype);
     let (mut a, mut b) = (Factor::of(&c.a)?, Factor::of(&c.b)?);
     let out = Affine::of(&c.out_index)?;
     let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1)?.clone();
     if v.extent < 2 || c.reduce.is_empty() {
         return None;
     }
-    let others: Vec<ContractDim> = c.dims.iter().filter(|d| d.var != v.var).cloned().collect();
+    let others = others_of(c, &v);
     let work = |f: &Factor| others.iter().filter(|d| !f.uses(d)).map(|d| d.extent).product::<usize>();
     let (reuse_a, reuse_b) = (work(&a), work(&b));
     for (f, reuse) in [(&mut a, reuse_a), (&mut b, reuse_b)] {
@@ -115,11 +150,6 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target) -> Option<Pla
     if a.along == Along::Splat && b.along == Along::Splat {
         return None;
     }
-    // The loop that is unrolled beside `v` shares the vectors of one factor.
-    let shares = |d: &&ContractDim| {
-        [&a, &b].into_iter().any(|f| f.along != Along::Splat && !f.uses(d)) && [&a, &b].into_iter().any(|f| f.uses(d))
-    };
-    let m = others.iter().filter(shares).max_by_key(|d| d.extent).cloned();
     let both = a.along != Along::Splat && b.along != Along::Splat;
     let mut reduce = c.reduce.clone();
     if !both {
@@ -127,7 +157,20 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target) -> Option<Pla
         let splat = if a.along == Along::Splat { &a } else { &b };
         reduce.sort_by_key(|d| std::cmp::Reverse(splat.index.coefficient(d.var).unsigned_abs()));
     }
-    let (nv, mr) = shape(target, lanes, v.extent, m.as_ref().map_or(1, |d| d.extent), both);
+    let bytes = |f: &Factor| {
+        let buffer = unit.kernel.buffer(f.buf);
+        buffer.len * buffer.dtype.size()
+    };
+    // What loops over rows and what loops over columns would read again.
+    let (rows, columns) = if a.along == Along::Splat { (bytes(&a), bytes(&b)) } else { (bytes(&b), bytes(&a)) };
+    let half = cx.target.caches.l2 / 2;
+    let order = match both {
+        true => Order::Lines,
+        false if columns <= half && rows > half => Order::ColumnsInside,
+        false => Order::RowsInside,
+    };
+    let shaper = Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, both, order, cx };
+    let (m, cover) = shaper.rows(&others, [&a, &b]);
     for f in [&mut a, &mut b] {
         let constant = unit.constant.get(f.buf.0 as usize) == Some(&true);
         if f.along == Along::Pack && both && !constant {
@@ -135,7 +178,7 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target) -> Option<Pla
         }
         if constant && f.along != Along::Splat {
             // Beside another vector factor, one long panel is as good as consecutive elements.
-            let width = if both { v.extent } else { nv * lanes };
+            let width = if both { v.extent } else { cover.nv * lanes };
             if !both || f.along == Along::Pack {
                 pack_constant(f, &v, &others, &reduce, width, unit);
                 if both {
@@ -149,16 +192,145 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target) -> Option<Pla
     let depends = |d: &ContractDim| !both && [&a, &b].into_iter().any(|f| is_vector(f) && f.uses(d));
     let rest = others.into_iter().filter(|d| m.as_ref().is_none_or(|m| m.var != d.var));
     let (outer, middle) = rest.partition(depends);
-    let mut plan = Plan { a, b, v, m, outer, middle, reduce, lanes, nv, mr };
+    let window = both && m.is_some() && reduce.last().is_some_and(|d| d.extent <= MAX_TAPS);
+    let partial = cx.target.vector_bytes > 16;
+    let padded = !both && partial && !v.extent.is_multiple_of(lanes);
+    let init = if padded { padded_init(c, &v, &others_of(c, &v), cover.nv * lanes, unit) } else { None };
+    let (budget, partial, reassociate) = (shaper.budget, partial, cx.reassociate);
+    let mut plan = Plan {
+        a,
+        b,
+        v: v.clone(),
+        m,
+        outer,
+        middle,
+        reduce: reduce.clone(),
+        lanes,
+        cover,
+        order,
+        window,
+        init,
+        budget,
+        partial,
+        reassociate,
+        l2: cx.target.caches.l2,
+        parts: None,
+    };
     while plan.merge_reduce() {}
     Some(plan)
 }
 
+/// The output loops of `c` but `v`.
+fn others_of(c: &Contract, v: &ContractDim) -> Vec<ContractDim> {
+    c.dims.iter().filter(|d| d.var != v.var).cloned().collect()
+}
+
+/// A constant that the sums begin with, in panels: whole registers of it can be loaded.
+fn padded_init(
+    c: &Contract,
+    v: &ContractDim,
+    others: &[ContractDim],
+    width: usize,
+    unit: &mut Unit,
+) -> Option<Factor> {
+    let mut f = Factor::of(&c.init)?;
+    let constant = unit.constant.get(f.buf.0 as usize) == Some(&true);
+    (constant && f.index.coefficient(v.var) == 1).then(|| {
+        pack_constant(&mut f, v, others, &[], width, unit);
+        f
+    })
+}
+
+/// Chooses the loop that is unrolled beside the vector loop, and the tiles.
+struct Shaper<'a> {
+    budget: Budget,
+    lanes: usize,
+    v: &'a ContractDim,
+    reduce: &'a [ContractDim],
+    both: bool,
+    order: Order,
+    cx: &'a ScheduleCx<'a>,
+}
+
+impl Shaper<'_> {
+    /// Of the loops that share the vectors of one factor, the one with the cheapest tiles.
+    fn rows(&self, others: &[ContractDim], factors: [&Factor; 2]) -> (Option<ContractDim>, Cover) {
+        let shares = |d: &&ContractDim| {
+            factors.iter().any(|f| f.along != Along::Splat && !f.uses(d)) && factors.iter().any(|f| f.uses(d))
+        };
+        let all: usize = others.iter().map(|d| d.extent).product();
+        let mut best: Option<(f64, u64, ContractDim, Cover)> = None;
+        for d in others.iter().filter(shares) {
+            let cover = self.cover(d.extent, Some(d), factors);
+            let cost = cover.cost * (all / d.extent) as f64;
+            // Of equals the one whose rows lie closest together.
+            let distance = factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0);
+            if best.as_ref().is_none_or(|b| (cost, distance) < (b.0, b.1)) {
+                best = Some((cost, distance, d.clone(), cover));
+            }
+        }
+        match best {
+            Some((_, _, d, cover)) => (Some(d), cover),
+            None => (None, self.cover(1, None, factors)),
+        }
+    }
+
+    fn cover(&self, m: usize, d: Option<&ContractDim>, factors: [&Factor; 2]) -> Cover {
+        let registers = self.v.extent.div_ceil(self.lanes);
+        let steps: usize = self.reduce.iter().map(|d| d.extent).product();
+        if !self.both {
+            return self.budget.cover(m, registers, steps, self.order == Order::ColumnsInside, self.cx.reassociate);
+        }
+        let Some(tap) = self.reduce.last().filter(|t| d.is_some() && t.extent <= MAX_TAPS) else {
+            return self.budget.cover(m, registers, steps, true, self.cx.reassociate);
+        };
+        let step = d.map_or(0, |d| factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0));
+        let by = factors.iter().map(|f| f.index.coefficient(tap.var).unsigned_abs()).max().unwrap_or(0);
+        // Rows whose places no tap shares are as good as far apart.
+        let apart = if by > 0 && step % by == 0 { (step / by) as usize } else { tap.extent };
+        self.budget.window(m, registers, tap.extent, steps / tap.extent, apart)
+    }
+}
+
 impl Plan {
+    /// Whether a factor is read from panels, which are padded to whole tiles.
+    pub(super) fn paneled(&self) -> bool {
+        [&self.a, &self.b].into_iter().any(|f| matches!(f.along, Along::Panel { .. }))
+    }
+
+    /// Divides the sum so that the part of a column that its tiles read again and again stays in the second cache.
+    pub(super) fn divide(&mut self, c: &Contract, kernel: &mut Kernel) {
+        let dtype = kernel.var(c.acc).ty.elem;
+        let rows: usize = self.middle.iter().chain(&self.m).map(|d| d.extent).product();
+        let again = self.order == Order::RowsInside && self.paneled() && rows > 2 * self.cover.full[0].mr;
+        let fits = kernel.buffer(c.out).dtype == dtype && self.v.extent.is_multiple_of(self.lanes);
+        let step = self.cover.nv * self.lanes * dtype.size();
+        let steps: usize = self.reduce.iter().map(|d| d.extent).product();
+        if !again || !fits || steps * step <= self.l2 / 2 {
+            return;
+        }
+        let most = self.l2 / 8 / step;
+        let Some(d) = self.reduce.iter().max_by_key(|d| d.extent).cloned() else { return };
+        let others = steps / d.extent;
+        let Some(part) = (1..=most / others).rev().find(|n| d.extent.is_multiple_of(*n)) else { return };
+        if part * others * 3 < most {
+            return;
+        }
+        let var = kernel.new_var("part", Type::INDEX);
+        for f in [&mut self.a, &mut self.b] {
+            let by = f.index.coefficient(d.var) * part as i64;
+            f.index = std::mem::take(&mut f.index).with(var, by);
+        }
+        self.reduce.iter_mut().filter(|r| r.var == d.var).for_each(|r| r.extent = part);
+        self.parts = Some(Parts { var, count: d.extent / part });
+        // The result's place holds sums while operands are still to be read.
+        kernel.in_place.retain(|(_, o)| *o != c.out);
+    }
+
     /// Makes one of two neighbouring loops summed over that both factors walk as one.
     fn merge_reduce(&mut self) -> bool {
-        // What is packed inside the kernel has its own loops over these.
-        if self.a.along == Along::Pack || self.b.along == Along::Pack {
+        // What is packed inside the kernel has its own loops over these; a line of taps stays one.
+        if self.window || self.a.along == Along::Pack || self.b.along == Along::Pack {
             return false;
         }
         for i in 1..self.reduce.len() {
@@ -179,18 +351,6 @@ impl Plan {
         }
         false
     }
-}
-
-/// Registers along `v` and rows along `m`, of accumulators that stay in registers with what is multiplied.
-fn shape(target: &Target, lanes: usize, v: usize, m: usize, both: bool) -> (usize, usize) {
-    let accumulators = if target.vector_registers() >= 32 { 16 } else { 8 };
-    let vectors = v.div_ceil(lanes);
-    // Two factors of vectors: each product loads one anew.
-    let most_nv = if m == 1 { accumulators } else { 2 };
-    let nv = most_nv.min(vectors).max(1);
-    let most_mr = if both { 4 } else { accumulators / nv };
-    let tiles = m.div_ceil(most_mr.min(8));
-    (nv, m.div_ceil(tiles))
 }
 
 /// Replaces constant factor `f` by a parameter in panels of `width`.

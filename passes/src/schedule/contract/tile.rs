@@ -3,7 +3,7 @@
 use super::plan::{Along, Factor, Plan};
 use super::scalar::multiply_add;
 use crate::schedule::lanes::Lanes;
-use crate::schedule::scope::Block;
+use crate::schedule::scope::{Block, for_loop};
 use tenon_base::DType;
 use tenon_kernel::{Contract, ContractDim, Expr, Kernel, Stmt, Var};
 
@@ -20,10 +20,23 @@ pub(super) struct Tile {
     pub(super) mr: usize,
     /// Registers along the vector loop.
     pub(super) nv: usize,
-    /// Lanes of each; 1 for the scalar rest.
+    /// Lanes of each, but for the last where it may be partial; 1 for the scalar rest.
     pub(super) lanes: usize,
     /// Elements along the vector loop that exist.
     pub(super) valid: usize,
+    /// Which part of a sum in parts.
+    pub(super) part: Option<Part>,
+}
+
+/// A part of a sum in [`super::plan::Parts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// What the sums begin with, and no products.
+    First,
+    /// Any but the last: sums come from the result's place and go there.
+    Inner,
+    /// The last, which it is.
+    Last(i64),
 }
 
 /// The most operations of an unrolled loop body.
@@ -32,27 +45,51 @@ const UNROLLED: usize = 128;
 /// The statements of a tile.
 pub(super) fn tile(c: &Contract, p: &Plan, t: &Tile, kernel: &mut Kernel) -> Vec<Stmt> {
     let dtype = kernel.var(c.acc).ty.elem;
-    let mut g = Generator { c, p, t, dtype, block: Block::new(kernel), acc: vec![] };
+    let terms: usize = p.reduce.iter().map(|d| d.extent).product();
+    let chains = if p.reassociate && !p.window { p.budget.chains(t.mr * t.nv) } else { 1 };
+    let chains = if terms >= 4 * chains { chains } else { 1 };
+    let mut g = Generator { c, p, t, dtype, block: Block::new(kernel), acc: vec![], chains, at: 0 };
+    if t.part == Some(Part::First) {
+        g.begin();
+        return g.block.stmts;
+    }
     g.accumulators();
     let loops = g.reduction();
     g.block.stmts.extend(loops);
+    g.join();
     g.epilogue();
     g.block.stmts
 }
 
-struct Generator<'a, 'k> {
+pub(super) struct Generator<'a, 'k> {
     c: &'a Contract,
-    p: &'a Plan,
-    t: &'a Tile,
-    dtype: DType,
-    block: Block<'k>,
-    /// Accumulators by row, then register.
+    pub(super) p: &'a Plan,
+    pub(super) t: &'a Tile,
+    pub(super) dtype: DType,
+    pub(super) block: Block<'k>,
+    /// Accumulators by chain, then row, then register.
     acc: Vec<Var>,
+    /// Independent sums of every accumulator.
+    chains: usize,
+    /// The chain that the next step adds to.
+    at: usize,
 }
 
 impl Generator<'_, '_> {
-    fn lanes(&self) -> u16 {
-        self.t.lanes as u16
+    /// Lanes of accumulator `j`. Panels are padded: there all lanes are computed.
+    pub(super) fn lanes(&self, j: usize) -> u16 {
+        let partial = self.p.partial && !self.p.paneled();
+        if partial { self.valid(j) as u16 } else { self.t.lanes as u16 }
+    }
+
+    /// Elements of register `j` that exist.
+    fn valid(&self, j: usize) -> usize {
+        (self.t.valid - j * self.t.lanes).min(self.t.lanes)
+    }
+
+    /// The accumulator that the present step adds to.
+    pub(super) fn accumulator(&self, row: usize, j: usize) -> Var {
+        self.acc[(self.at * self.t.mr + row) * self.t.nv + j]
     }
 
     /// `e` in row `i`.
@@ -68,41 +105,79 @@ impl Generator<'_, '_> {
         self.t.v0.clone() + j * self.t.lanes
     }
 
-    /// `e`, an expression of the vector loop and of `scalar`, in register `j` where `scalar` is `vector`: all lanes at
-    /// once, or if that is not possible as `Err` each lane that exists.
-    fn register(&self, e: &Expr, j: usize, vectors: &[(Var, Var)]) -> Result<Expr, Vec<Expr>> {
-        let valid = (self.t.valid - j * self.t.lanes).min(self.t.lanes);
-        let lanes = Lanes { var: self.p.v.var, base: self.v(j), lanes: self.lanes(), vectors };
-        if self.t.lanes > 1 && valid == self.t.lanes {
-            if let Some(w) = lanes.widen(e) {
-                return Ok(w.vector(self.lanes()));
-            }
-        } else if self.t.lanes == 1 {
+    /// `e`, an expression of the vector loop and of `scalar`, in `lanes` lanes of register `j` where `scalar` is `vector`:
+    /// all at once, or if that is not possible as `Err` each lane that exists.
+    fn register(&self, e: &Expr, j: usize, lanes: u16, vectors: &[(Var, Var)]) -> Result<Expr, Vec<Expr>> {
+        let valid = self.valid(j);
+        let at = Lanes { var: self.p.v.var, base: self.v(j), lanes, vectors };
+        if lanes == 1 {
             let e = vectors.iter().fold(e.clone(), |e, (s, w)| e.substitute(*s, &Expr::Var(*w)));
             return Ok(e.substitute(self.p.v.var, &self.v(j)));
         }
-        Err((0..valid as u16).map(|l| lanes.at(e, l)).collect())
+        if valid >= lanes.into()
+            && let Some(w) = at.widen(e)
+        {
+            return Ok(w.vector(lanes));
+        }
+        Err((0..valid as u16).map(|l| at.at(e, l)).collect())
+    }
+
+    /// The value of accumulator `j` of row `i` before the sum.
+    fn initial(&self, i: usize, j: usize) -> Expr {
+        let lanes = self.lanes(j);
+        if matches!(self.t.part, Some(Part::Inner | Part::Last(_))) {
+            return Expr::Load { buf: self.c.out, index: Box::new(self.place(i, j)), lanes };
+        }
+        if let Some(f) = &self.p.init {
+            return self.load(f, i, j, &[]);
+        }
+        if self.bias_later() {
+            return Expr::constant(self.dtype, 0.0).splat(lanes);
+        }
+        match self.register(&self.row(&self.c.init, i), j, lanes, &[]) {
+            Ok(e) => e,
+            Err(mut all) => {
+                all.resize(lanes.into(), Expr::constant(self.dtype, 0.0));
+                Expr::Lanes(all)
+            }
+        }
+    }
+
+    /// Whether the sums begin with 0 and their first value is added in the end: where it cannot be loaded in whole
+    /// registers.
+    fn bias_later(&self) -> bool {
+        let whole = self.t.valid.is_multiple_of(self.t.lanes);
+        let plain = matches!(self.c.init, Expr::Const(_)) || self.p.init.is_some();
+        !whole && !plain && self.p.partial && self.p.paneled() && self.p.reassociate
+    }
+
+    /// Where the result of row `i` and register `j` goes.
+    fn place(&self, i: usize, j: usize) -> Expr {
+        self.row(&self.c.out_index, i).substitute(self.p.v.var, &self.v(j))
+    }
+
+    /// Stores what the sums begin with.
+    fn begin(&mut self) {
+        for i in 0..self.t.mr {
+            for j in 0..self.t.nv {
+                let (buf, index, value) = (self.c.out, self.place(i, j), self.initial(i, j));
+                self.block.stmts.push(Stmt::Store { buf, index, value });
+            }
+        }
     }
 
     /// Declares the accumulators.
     fn accumulators(&mut self) {
-        let by_row = self.p.m.as_ref().is_some_and(|m| self.c.init.uses(m.var));
+        let by_row = self.t.part.is_some() || self.p.m.as_ref().is_some_and(|m| self.c.init.uses(m.var));
         let mut shared: Vec<Expr> = vec![];
         for i in 0..self.t.mr {
             for j in 0..self.t.nv {
                 let first = match shared.get(j) {
                     Some(e) => e.clone(),
                     None => {
-                        let init = self.row(&self.c.init, i);
-                        let e = match self.register(&init, j, &[]) {
-                            Ok(e) => e,
-                            Err(mut lanes) => {
-                                lanes.resize(self.t.lanes, Expr::constant(self.dtype, 0.0));
-                                Expr::Lanes(lanes)
-                            }
-                        };
+                        let e = self.initial(i, j);
                         // Constants are cheap to make anew.
-                        let plain = matches!(self.c.init, Expr::Const(_));
+                        let plain = matches!(self.c.init, Expr::Const(_)) || self.bias_later();
                         let e = if by_row || plain || self.t.mr == 1 { e } else { self.block.bind("init", e) };
                         if !by_row {
                             shared.push(e.clone());
@@ -114,20 +189,37 @@ impl Generator<'_, '_> {
                 self.acc.push(var);
             }
         }
+        for i in 0..(self.chains - 1) * self.t.mr * self.t.nv {
+            let zero = Expr::constant(self.dtype, 0.0).splat(self.lanes(i % self.t.nv));
+            let var = self.block.declare("acc", zero);
+            self.acc.push(var);
+        }
+    }
+
+    /// Adds up the chains.
+    fn join(&mut self) {
+        let n = self.t.mr * self.t.nv;
+        for i in n..self.acc.len() {
+            let (var, other) = (self.acc[i % n], self.acc[i]);
+            self.block.stmts.push(Stmt::Set { var, value: Expr::Var(var) + Expr::Var(other) });
+        }
     }
 
     /// The load of factor `f` for row `i` and register `j`.
-    fn load(&self, f: &Factor, i: usize, j: usize, at: &[(Var, Expr)]) -> Expr {
+    pub(super) fn load(&self, f: &Factor, i: usize, j: usize, at: &[(Var, Expr)]) -> Expr {
         let index = self.row(&f.index.to_expr(), i);
         let (index, lanes) = match f.along {
             Along::Splat | Along::Pack => (index, 1),
-            Along::Vector => (index.substitute(self.p.v.var, &self.v(j)), self.lanes()),
+            Along::Vector => (index.substitute(self.p.v.var, &self.v(j)), self.lanes(j)),
             Along::Panel { stride } => {
-                // Panels are read whole registers at a time, also by the scalar rest.
-                (index + self.t.panel.clone() * stride + j * self.t.lanes, self.lanes())
+                (index + self.t.panel.clone() * stride + j * self.t.lanes, self.lanes(j))
             }
         };
         let index = at.iter().fold(index, |e, (v, by)| e.substitute(*v, by));
+        let index = match (self.p.parts, self.t.part) {
+            (Some(parts), Some(Part::Last(k))) => index.substitute(parts.var, &Expr::int(k)),
+            _ => index,
+        };
         f.cast(Expr::Load { buf: f.buf, index: Box::new(index), lanes })
     }
 
@@ -146,14 +238,14 @@ impl Generator<'_, '_> {
                 }
                 values[f].clear();
                 for j in 0..self.t.nv {
-                    if j > 0 && !vector[f] {
+                    if j > 0 && !vector[f] && self.lanes(j) == self.lanes(0) {
                         let first = values[f][0].clone();
                         values[f].push(first);
                         continue;
                     }
                     let loaded = self.load(factors[f], row, j, at);
-                    let e = if vector[f] { loaded } else { loaded.splat(self.lanes()) };
-                    let uses = if vector[f] { 1 } else { self.t.nv } * if by_row[f] { 1 } else { self.t.mr };
+                    let e = if vector[f] { loaded } else { loaded.splat(self.lanes(j)) };
+                    let uses = if vector[f] { 1 } else { self.t.nv - j } * if by_row[f] { 1 } else { self.t.mr };
                     // What is used once is folded into the instruction that uses it.
                     let e = if uses > 1 { self.bind(e, &mut out) } else { e };
                     values[f].push(e);
@@ -161,7 +253,7 @@ impl Generator<'_, '_> {
             }
             let [left, right] = &values;
             for (j, (a, b)) in left.iter().zip(right).enumerate() {
-                let var = self.acc[row * self.t.nv + j];
+                let var = self.accumulator(row, j);
                 let (a, b) = (a.clone(), b.clone());
                 // The operand that is used for the last time comes first: its register takes the product.
                 let ends = |f: usize| (by_row[f] || row + 1 == self.t.mr) && (vector[f] || j + 1 == self.t.nv);
@@ -172,7 +264,7 @@ impl Generator<'_, '_> {
         out
     }
 
-    fn bind(&mut self, value: Expr, out: &mut Vec<Stmt>) -> Expr {
+    pub(super) fn bind(&mut self, value: Expr, out: &mut Vec<Stmt>) -> Expr {
         let var = self.block.kernel.new_var("f", self.block.kernel.type_of(&value));
         out.push(Stmt::Let { var, value });
         Expr::Var(var)
@@ -180,55 +272,95 @@ impl Generator<'_, '_> {
 
     /// The loops summed over: the innermost unrolled as far as the budget goes, the next in part.
     fn reduction(&mut self) -> Vec<Stmt> {
-        let step = self.t.mr * self.t.nv + self.t.mr + self.t.nv;
+        let step = match self.p.window {
+            true => self.t.mr * self.t.nv,
+            false => self.t.mr * self.t.nv + self.t.mr + self.t.nv,
+        };
         let mut whole = 1;
         let mut loops: Vec<ContractDim> = self.p.reduce.clone();
         let mut unrolled = vec![];
         while let Some(d) = loops.last()
-            && d.extent * whole * step <= UNROLLED
+            && (d.extent * whole * step <= UNROLLED || self.p.window && unrolled.is_empty())
         {
             whole *= d.extent;
             unrolled.insert(0, d.clone());
             loops.pop();
         }
-        let Some(d) = loops.pop() else { return self.points(&unrolled, &mut vec![]) };
-        let by = [4, 2].into_iter().find(|u| u * whole * step <= UNROLLED && d.extent >= 2 * u).unwrap_or(1);
+        let Some(d) = loops.pop() else { return self.body(&unrolled, &[]) };
+        let fits = |u: &usize| u * whole * step <= UNROLLED && d.extent >= 2 * u;
+        // Without a rest if possible.
+        let even = [4, 3, 5, 2].into_iter().find(|u| fits(u) && d.extent.is_multiple_of(*u));
+        let most = [4, 2].into_iter().find(fits).unwrap_or(1);
+        let by = even.filter(|u| 2 * u > most).unwrap_or(most);
         let main = d.extent / by * by;
-        let mut body = vec![];
-        for u in 0..by {
-            body.append(&mut self.points(&unrolled, &mut vec![(d.var, Expr::Var(d.var) + u)]));
-        }
-        let mut out = vec![crate::schedule::scope::for_loop(d.var, main, by, false, body)];
-        for k in main..d.extent {
-            out.append(&mut self.points(&unrolled, &mut vec![(d.var, k.into())]));
+        let places: Vec<Expr> = (0..by).map(|u| Expr::Var(d.var) + u).collect();
+        let at: Vec<(Var, Expr)> = places.into_iter().map(|e| (d.var, e)).collect();
+        let body = self.body(&unrolled, &at);
+        let mut out = vec![for_loop(d.var, main, by, false, body)];
+        let rest: Vec<(Var, Expr)> = (main..d.extent).map(|k| (d.var, k.into())).collect();
+        if !rest.is_empty() {
+            out.append(&mut self.body(&unrolled, &rest));
         }
         for d in loops.iter().rev() {
-            out = vec![crate::schedule::scope::for_loop(d.var, d.extent, 1, false, out)];
+            out = vec![for_loop(d.var, d.extent, 1, false, out)];
         }
         out
     }
 
-    /// A step for every point of `dims`.
-    fn points(&mut self, dims: &[ContractDim], at: &mut Vec<(Var, Expr)>) -> Vec<Stmt> {
-        let Some((d, rest)) = dims.split_first() else { return self.step(at) };
+    /// Steps for every point of `dims`, at each place of the loop around them.
+    fn body(&mut self, dims: &[ContractDim], places: &[(Var, Expr)]) -> Vec<Stmt> {
+        self.at = 0;
+        let mut all: Vec<Vec<(Var, Expr)>> = match places {
+            [] => vec![vec![]],
+            places => places.iter().map(|p| vec![p.clone()]).collect(),
+        };
+        for d in dims {
+            let points = |at: &Vec<(Var, Expr)>| {
+                let at = at.clone();
+                let one = move |k: usize| at.iter().cloned().chain([(d.var, k.into())]).collect::<Vec<_>>();
+                (0..d.extent).map(one).collect::<Vec<_>>()
+            };
+            all = all.iter().flat_map(points).collect();
+        }
+        if self.p.window {
+            let line = dims.last().map_or(1, |d| d.extent);
+            return all.chunks(line).flat_map(|line| self.line(line)).collect();
+        }
         let mut out = vec![];
-        for k in 0..d.extent {
-            at.push((d.var, k.into()));
-            out.append(&mut self.points(rest, at));
-            at.pop();
+        for at in all {
+            out.append(&mut self.step(&at));
+            self.at = (self.at + 1) % self.chains;
         }
         out
     }
 
     /// Stores the results.
     fn epilogue(&mut self) {
+        let later = self.bias_later();
         for i in 0..self.t.mr {
             for j in 0..self.t.nv {
-                let acc = self.acc[i * self.t.nv + j];
-                let value = self.row(&self.c.value, i);
-                let index = self.row(&self.c.out_index, i).substitute(self.p.v.var, &self.v(j));
+                let mut acc = self.acc[i * self.t.nv + j];
+                let mut lanes = self.lanes(j);
+                let valid = self.valid(j) as u16;
+                if self.p.partial && valid < lanes {
+                    // The lanes that exist.
+                    let of = |l| Expr::Extract(Box::new(Expr::Var(acc)), l);
+                    let part = if valid == 1 { of(0) } else { Expr::Lanes((0..valid).map(of).collect()) };
+                    lanes = valid;
+                    acc = self.variable("part", part);
+                }
+                if later
+                    && let Ok(first) = self.register(&self.row(&self.c.init, i), j, lanes, &[])
+                {
+                    acc = self.variable("sum", Expr::Var(acc) + first);
+                }
+                let value = match self.t.part {
+                    Some(Part::Inner) => Expr::Var(self.c.acc),
+                    _ => self.row(&self.c.value, i),
+                };
+                let index = self.place(i, j);
                 let buf = self.c.out;
-                match self.register(&value, j, &[(self.c.acc, acc)]) {
+                match self.register(&value, j, lanes, &[(self.c.acc, acc)]) {
                     Ok(value) => self.block.stmts.push(Stmt::Store { buf, index, value }),
                     Err(lanes) => {
                         for (l, value) in lanes.into_iter().enumerate() {
@@ -238,5 +370,11 @@ impl Generator<'_, '_> {
                 }
             }
         }
+    }
+
+    fn variable(&mut self, name: &str, value: Expr) -> Var {
+        let var = self.block.kernel.new_var(name, self.block.kernel.type_of(&value));
+        self.block.stmts.push(Stmt::Let { var, value });
+        var
     }
 }

@@ -1,0 +1,185 @@
+//! The shape of register tiles: how many rows and registers, by what fits and what it costs.
+//!
+//! Costs are in products of one vector, of which a core is taken to start two a cycle, with two loads beside them, each
+//! done four cycles later. So a step of a tile takes as long as its products, its loads, or the eight products in
+//! flight that an accumulator waits for, whichever is most.
+
+use tenon_target::{Arch, Target};
+
+/// What limits a register tile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Budget {
+    /// Vector registers.
+    registers: usize,
+    /// Accumulators at most.
+    accumulators: usize,
+}
+
+/// Products in flight when both multipliers are busy.
+const IN_FLIGHT: usize = 8;
+
+/// Tiles of `count` times `mr` rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rows {
+    pub(super) mr: usize,
+    pub(super) count: usize,
+}
+
+/// How a matrix of rows by registers is covered: columns of tiles `nv` registers wide, and what is left over.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Cover {
+    pub(super) nv: usize,
+    /// Tiles of each column of `nv` registers.
+    pub(super) full: Vec<Rows>,
+    /// Tiles of the last column, if it has fewer registers.
+    pub(super) rest: Vec<Rows>,
+    /// In products.
+    pub(super) cost: f64,
+}
+
+/// `m` rows in as few tiles of at most `most` as possible, as even as possible: two sizes that differ by one.
+pub(super) fn split(m: usize, most: usize) -> Vec<Rows> {
+    let tiles = m.div_ceil(most);
+    let (mr, extra) = (m / tiles, m % tiles);
+    let all = [Rows { mr: mr + 1, count: extra }, Rows { mr, count: tiles - extra }];
+    all.into_iter().filter(|r| r.count > 0).collect()
+}
+
+impl Budget {
+    /// Of `target`.
+    pub(super) fn of(target: &Target) -> Budget {
+        let registers = target.vector_registers();
+        let accumulators = match target.arch {
+            // Cranelift spills in tiles of more; wider vectors have a code generator of their own.
+            Arch::X86_64 if target.vector_bytes <= 16 => 8,
+            Arch::X86_64 => registers - 2,
+            Arch::Aarch64 | Arch::Riscv64 => 16,
+        };
+        Budget { registers, accumulators }
+    }
+
+    /// Rows of a tile of `nv` registers at most: accumulators, what the rows share, and one scalar at a time.
+    fn rows(&self, nv: usize) -> usize {
+        let free = self.registers.saturating_sub(nv + 1).min(self.accumulators);
+        (free / nv).max(1)
+    }
+
+    /// Independent sums that each accumulator of a tile of `products` is split into, where sums may be reordered.
+    pub(super) fn chains(&self, products: usize) -> usize {
+        (IN_FLIGHT / products.max(1)).clamp(1, 4).min(self.accumulators / products.max(1)).max(1)
+    }
+
+    /// A step of the sum in a tile of `mr` by `nv`.
+    fn step(&self, mr: usize, nv: usize, reassociate: bool) -> f64 {
+        let products = mr * nv;
+        let loads = mr + nv;
+        let waiting = if reassociate { IN_FLIGHT.div_ceil(self.chains(products)) } else { IN_FLIGHT };
+        products.max(loads).max(waiting) as f64 + 0.1 * loads as f64
+    }
+
+    /// All tiles of one column of `nv` registers: `m` rows, `k` steps.
+    fn column(&self, m: usize, nv: usize, k: usize, reassociate: bool) -> (Vec<Rows>, f64) {
+        let cost = |rows: &[Rows]| {
+            let one = |r: &Rows| k as f64 * self.step(r.mr, nv, reassociate) + (12 + 3 * r.mr * nv) as f64;
+            let sum: f64 = rows.iter().map(|r| r.count as f64 * one(r)).sum();
+            // Code that is larger for nothing.
+            sum * (1.0 + 0.005 * (rows.len() as f64 - 1.0))
+        };
+        let most = self.rows(nv).min(m);
+        let mut best: Option<(Vec<Rows>, f64)> = None;
+        for mr in (1..=most).rev() {
+            let rows = split(m, mr);
+            let c = cost(&rows);
+            if best.as_ref().is_none_or(|b| c < b.1) {
+                best = Some((rows, c));
+            }
+        }
+        best.unwrap_or_default()
+    }
+
+    /// The cheapest cover of `m` rows of `registers` for sums of `k` terms. With `alike`, the last column has the rows of
+    /// the others.
+    pub(super) fn cover(&self, m: usize, registers: usize, k: usize, alike: bool, reassociate: bool) -> Cover {
+        let mut best: Option<Cover> = None;
+        // Of equals the widest: it reads the rows' side less often.
+        for nv in (1..=registers.min(self.accumulators)).rev() {
+            let (full, one) = self.column(m, nv, k, reassociate);
+            let mut cost = one * (registers / nv) as f64;
+            let mut rest = vec![];
+            let left = registers % nv;
+            if left > 0 {
+                let (own, c) = self.column(m, left, k, reassociate);
+                rest = if alike { full.clone() } else { own };
+                cost = (cost + c) * 1.005;
+            }
+            if best.as_ref().is_none_or(|b| cost < b.cost) {
+                best = Some(Cover { nv, full, rest, cost });
+            }
+        }
+        best.unwrap_or(Cover { nv: 1, full: split(m, 1), rest: vec![], cost: f64::INFINITY })
+    }
+
+    /// The cheapest cover where both factors are vectors: `taps` products in a line that share their operands between
+    /// rows, whose places differ by `step` where those of taps differ by `tap`; `lines` of them.
+    pub(super) fn window(&self, m: usize, registers: usize, taps: usize, lines: usize, stride: usize) -> Cover {
+        let mut best: Option<Cover> = None;
+        for nv in 1..=registers.min(4) {
+            let fits = (self.registers / nv).saturating_sub(taps.min(self.registers / nv / 2) + 1);
+            let most = fits.min(self.accumulators / nv).min(8).min(m);
+            if most == 0 {
+                break;
+            }
+            for mr in 1..=most {
+                let rows = split(m, mr);
+                let one = |r: &Rows| {
+                    let products = r.mr * taps * nv;
+                    let loads = nv * (taps + ((r.mr - 1) * stride + taps).min(r.mr * taps));
+                    let line = products.max(loads).max(IN_FLIGHT * taps) as f64 + 0.1 * loads as f64;
+                    r.count as f64 * (lines as f64 * line + (12 + 3 * r.mr * nv) as f64)
+                };
+                let columns = registers as f64 / nv as f64;
+                let cost: f64 = rows.iter().map(one).sum::<f64>() * columns * (1.0 + 0.01 * (rows.len() - 1) as f64);
+                if best.as_ref().is_none_or(|b| cost < b.cost) {
+                    best = Some(Cover { nv, rest: rows.clone(), full: rows, cost });
+                }
+            }
+        }
+        best.unwrap_or(Cover { nv: 1, full: split(m, 1), rest: split(m, 1), cost: f64::INFINITY })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn budget(target: &str) -> Budget {
+        Budget::of(&Target::parse(target).expect("a target"))
+    }
+
+    #[test]
+    fn rows_are_split_evenly() {
+        let sizes = |m, most| split(m, most).into_iter().map(|r| (r.mr, r.count)).collect::<Vec<_>>();
+        assert_eq!(sizes(49, 6), [(6, 4), (5, 5)]);
+        assert_eq!(sizes(12, 6), [(6, 2)]);
+        assert_eq!(sizes(7, 4), [(4, 1), (3, 1)]);
+        assert_eq!(sizes(3, 6), [(3, 1)]);
+    }
+
+    #[test]
+    fn tiles_fit_the_registers_and_fill_the_multipliers() {
+        for (target, most) in [("x86_64-linux/x86-64-v2", 8), ("x86_64-linux/x86-64-v3", 14), ("aarch64-linux", 16)] {
+            let b = budget(target);
+            for m in [1, 2, 3, 7, 49, 196, 3136] {
+                for registers in [1, 2, 3, 5, 8, 12, 40] {
+                    let c = b.cover(m, registers, 64, false, true);
+                    let covered = |rows: &[Rows]| rows.iter().map(|r| r.mr * r.count).sum::<usize>();
+                    assert_eq!(covered(&c.full), m);
+                    assert!(c.full.iter().all(|r| r.mr * c.nv <= most), "{target} {m} {registers}: {c:?}");
+                    if registers % c.nv > 0 {
+                        assert_eq!(covered(&c.rest), m);
+                    }
+                }
+            }
+        }
+    }
+}
