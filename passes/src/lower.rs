@@ -10,9 +10,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use tenon_base::{Diagnostic, Fact, Loc};
-use tenon_ir::lower::{
-    Ranges, Reader, Writer, fill_border, flatten, move_element, pointwise_element, unflatten,
-};
+use tenon_ir::lower::{Ranges, Reader, Writer, fill_border, flatten, move_element, pointwise_element, unflatten};
 use tenon_ir::{Graph, LowerCx, NodeId, OpClass, Operator, ValueId};
 use tenon_kernel::{
     Access, Buf, Expr, Kernel, KernelBuilder, Program, Stmt,

@@ -109,9 +109,7 @@ fn tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
             along_rows(p, rows, kernel, &mut |m0, mr, kernel| tile(c, p, &Tile { m0, mr, ..at.clone() }, kernel))
         })),
         Order::ColumnsInside => within(along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
-            columns(p, c, kernel, &mut |at, _, kernel| {
-                tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel)
-            })
+            columns(p, c, kernel, &mut |at, _, kernel| tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel))
         })),
     }
 }

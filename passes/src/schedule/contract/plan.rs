@@ -284,7 +284,8 @@ impl Shaper<'_> {
         let Some(tap) = self.reduce.last().filter(|t| d.is_some() && t.extent <= MAX_TAPS) else {
             return self.budget.cover(m, registers, steps, true, self.cx.reassociate);
         };
-        let step = d.map_or(0, |d| factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0));
+        let step =
+            d.map_or(0, |d| factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0));
         let by = factors.iter().map(|f| f.index.coefficient(tap.var).unsigned_abs()).max().unwrap_or(0);
         // Rows whose places no tap shares are as good as far apart.
         let apart = if by > 0 && step % by == 0 { (step / by) as usize } else { tap.extent };

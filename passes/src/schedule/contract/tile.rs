@@ -211,9 +211,7 @@ impl Generator<'_, '_> {
         let (index, lanes) = match f.along {
             Along::Splat | Along::Pack => (index, 1),
             Along::Vector => (index.substitute(self.p.v.var, &self.v(j)), self.lanes(j)),
-            Along::Panel { stride } => {
-                (index + self.t.panel.clone() * stride + j * self.t.lanes, self.lanes(j))
-            }
+            Along::Panel { stride } => (index + self.t.panel.clone() * stride + j * self.t.lanes, self.lanes(j)),
         };
         let index = at.iter().fold(index, |e, (v, by)| e.substitute(*v, by));
         let index = match (self.p.parts, self.t.part) {
@@ -349,9 +347,7 @@ impl Generator<'_, '_> {
                     lanes = valid;
                     acc = self.variable("part", part);
                 }
-                if later
-                    && let Ok(first) = self.register(&self.row(&self.c.init, i), j, lanes, &[])
-                {
+                if later && let Ok(first) = self.register(&self.row(&self.c.init, i), j, lanes, &[]) {
                     acc = self.variable("sum", Expr::Var(acc) + first);
                 }
                 let value = match self.t.part {
