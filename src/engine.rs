@@ -113,10 +113,7 @@ impl<'a> Session<'a> {
                 Ok(outputs)
             }
             Kind::Object(l) => l.run(&self.compiled.program, inputs, &mut self.states.borrow_mut()),
-            Kind::Emulated(_) if !self.compiled.program.states.is_empty() => Err(Error::Run(
-                "the model keeps state from run to run, but every run of the emulator is a process of its own".into(),
-            )),
-            Kind::Emulated(e) => e.run(&self.compiled.program, inputs),
+            Kind::Emulated(e) => e.run(&self.compiled.program, inputs, &mut self.states.borrow_mut()),
         }
     }
 

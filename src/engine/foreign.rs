@@ -47,17 +47,27 @@ impl Emulated {
         Ok(Emulated { target: c.target.clone(), program: folder.path().join("main"), _folder: folder })
     }
 
-    /// Runs on `inputs`, which have been checked against `program`.
-    pub(super) fn run(&self, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>, Error> {
-        let bytes: Vec<u8> = inputs.iter().flat_map(|t| t.bytes().to_vec()).collect();
+    /// Runs on `inputs`, which have been checked against `program`, and on `states`, which it changes.
+    pub(super) fn run(
+        &self,
+        program: &Program,
+        inputs: &[Tensor],
+        states: &mut Vec<Tensor>,
+    ) -> Result<Vec<Tensor>, Error> {
+        let mut bytes = vec![0; program.state_bytes()];
+        crate::jit::put_states(program, states, &mut bytes);
+        inputs.iter().for_each(|t| bytes.extend_from_slice(t.bytes()));
         let out = link::emulate(&self.target, &self.program, bytes)?;
         let mut rest = out.stdout.as_slice();
         let sizes: Vec<usize> = program.outputs.iter().map(crate::jit::bytes_of).collect();
-        if !out.status.success() || rest.len() != sizes.iter().sum::<usize>() {
+        if !out.status.success() || rest.len() != program.state_bytes() + sizes.iter().sum::<usize>() {
             let said = String::from_utf8_lossy(&out.stderr);
             let status = out.status;
             return Err(Error::Run(format!("the emulated program for {} failed ({status}): {said}", self.target)));
         }
+        let (kept, tail) = rest.split_at(program.state_bytes());
+        rest = tail;
+        *states = crate::jit::get_states(program, kept)?;
         let outputs: Vec<AlignedBuf> = sizes
             .into_iter()
             .map(|n| {
@@ -95,14 +105,19 @@ fn write_main(c: &mut String, p: &Program) -> std::fmt::Result {
     };
     buffers(c, "in", &p.inputs)?;
     buffers(c, "out", &p.outputs)?;
-    writeln!(c, "\nint main(void) {{\n    int32_t status;")?;
+    // State is at the beginning of the arena: it comes before the inputs and leaves before the outputs.
+    let state = p.state_bytes();
+    writeln!(
+        c,
+        "\nint main(void) {{\n    int32_t status;\n    if (transfer(SYS_READ, 0, arena, {state}ul) != 0) return 100;"
+    )?;
     for (i, io) in p.inputs.iter().enumerate() {
         writeln!(c, "    if (transfer(SYS_READ, 0, in{i}, {}ul) != 0) return 100;", crate::jit::bytes_of(io))?;
     }
     writeln!(
         c,
         "    status = {name}_run((const {name}_inputs *)ins, (const {name}_outputs *)outs, arena, 0);\n    \
-         if (status != 0) return status;"
+         if (status != 0) return status;\n    if (transfer(SYS_WRITE, 1, arena, {state}ul) != 0) return 101;"
     )?;
     for (i, io) in p.outputs.iter().enumerate() {
         writeln!(c, "    if (transfer(SYS_WRITE, 1, out{i}, {}ul) != 0) return 101;", crate::jit::bytes_of(io))?;

@@ -86,3 +86,17 @@ impl BlobRef {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_function_gives_the_address_behind_itself() {
+        // ADR (Arm ARM C6.2.11): bit 31 is 0, immlo in 30:29, 10000 in 28:24, immhi in 23:5, the register in 4:0.
+        let word = u32::from_le_bytes([ADDRESS_BEHIND[0], ADDRESS_BEHIND[1], ADDRESS_BEHIND[2], ADDRESS_BEHIND[3]]);
+        assert_eq!((word >> 31, word >> 24 & 31, word & 31), (0, 0b10000, 0));
+        let distance = (word >> 5 & 0x7_ffff) << 2 | word >> 29 & 3;
+        assert_eq!((distance as usize, ADDRESS_BEHIND.len() % Program::ALIGN), (ADDRESS_BEHIND.len(), 0));
+    }
+}

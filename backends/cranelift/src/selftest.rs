@@ -11,7 +11,7 @@ use cranelift_codegen::ir::{Function, UserFuncName};
 use cranelift_module::{FuncId, Linkage, Module};
 use std::collections::BTreeMap;
 use tenon_base::{DType, Tensor};
-use tenon_kernel::Program;
+use tenon_kernel::{Io, Kernel, Program};
 use tenon_target::Target;
 
 /// What a self-test is made of.
@@ -59,26 +59,27 @@ impl Selftest<'_> {
         let golden = Blob::declare(module, &format!("{name}_golden"), self.target).map_err(fail)?;
 
         let mut functions = vec![];
-        let mut compare: BTreeMap<(DType, usize), FuncId> = BTreeMap::new();
         let machine = Machine::new(self.target, self.program.fused_multiply_add);
-        let outputs: Vec<(DType, usize)> = self
-            .program
-            .outputs
-            .iter()
-            .map(|o| (o.fact.dtype, o.fact.dims().unwrap_or_default().iter().product()))
-            .collect();
-        for &(dtype, len) in &outputs {
-            if compare.contains_key(&(dtype, len)) {
-                continue;
-            }
-            let kernel = code::compare(dtype, len);
-            let isa = &**isas.get(lower::optimisation(&kernel, &machine));
+        let mut add = |module: &mut M, kernel: &Kernel| -> Result<FuncId, BackendError> {
+            let isa = &**isas.get(lower::optimisation(kernel, &machine));
             let symbol = format!("{name}_{}", kernel.name);
             let sig = lower::kernel_signature(isa, kernel.buffers.len());
             let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
-            let made = generate(&symbol, lower::kernel(&kernel, id.as_u32(), machine, isa), id, isa)?;
+            let made = generate(&symbol, lower::kernel(kernel, id.as_u32(), machine, isa), id, isa)?;
             functions.push(made.define(module, id, symbol).map_err(fail)?);
-            compare.insert((dtype, len), id);
+            Ok(id)
+        };
+        let reset = match self.program.state_bytes() {
+            0 => None,
+            n => Some(add(module, &code::reset(n))?),
+        };
+        let mut compare: BTreeMap<(DType, usize), FuncId> = BTreeMap::new();
+        let of = |o: &Io| (o.fact.dtype, o.fact.dims().unwrap_or_default().iter().product());
+        let outputs: Vec<(DType, usize)> = self.program.outputs.iter().map(of).collect();
+        for &(dtype, len) in &outputs {
+            if !compare.contains_key(&(dtype, len)) {
+                compare.insert((dtype, len), add(module, &code::compare(dtype, len))?);
+            }
         }
 
         // Behind the model's own arena: the outputs, and the count of wrong elements.
@@ -100,6 +101,7 @@ impl Selftest<'_> {
             run: module.declare_func_in_func(self.run, &mut func),
             golden: golden.in_function(module, &mut func),
             compare: outputs.iter().map(|o| module.declare_func_in_func(compare[o], &mut func)).collect(),
+            reset: reset.map(|id| module.declare_func_in_func(id, &mut func)),
             outputs: places,
             wrong,
             vectors,

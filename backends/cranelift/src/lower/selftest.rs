@@ -34,6 +34,8 @@ pub(crate) struct Plan {
     pub(crate) golden: BlobRef,
     /// The kernel that compares each output ([`compare`]).
     pub(crate) compare: Vec<FuncRef>,
+    /// The kernel that makes the state what a first run finds ([`reset`]), where there is any.
+    pub(crate) reset: Option<FuncRef>,
     /// Where in the arena each output goes.
     pub(crate) outputs: Vec<usize>,
     /// Where in the arena the number of wrong elements goes.
@@ -60,6 +62,9 @@ pub(crate) fn build(plan: &Plan, func: &mut Function, isa: &dyn TargetIsa) {
     for v in &plan.vectors {
         let ins: Vec<Value> = v.inputs.iter().map(|at| guard::offset(&mut b, golden, *at)).collect();
         let outs: Vec<Value> = plan.outputs.iter().map(|at| guard::offset(&mut b, arena, *at)).collect();
+        if let Some(reset) = plan.reset {
+            b.ins().call(reset, &[arena]);
+        }
         let (ins, out_struct) = (pointers(&mut b, &ins), pointers(&mut b, &outs));
         let null = b.ins().iconst(types::I64, 0);
         let args: Vec<Value> = [ins, out_struct, arena].into_iter().chain(weights).chain([null]).collect();
@@ -89,6 +94,14 @@ fn pointers(b: &mut FunctionBuilder<'_>, list: &[Value]) -> Value {
         b.ins().store(flags, *p, base, 8 * k as i32);
     }
     base
+}
+
+/// Zeros in `bytes` bytes.
+pub(crate) fn reset(bytes: usize) -> Kernel {
+    let mut k = KernelBuilder::new(format!("reset_{bytes}"));
+    let state = k.buffer("state", DType::U8, bytes, Access::Out);
+    k.parfor("i", bytes, |k, i| k.store(state, i, Expr::constant(DType::U8, 0.0)));
+    k.finish()
 }
 
 /// Counts the elements of `found` that are neither equal to those of `expected` nor, for floats, as near as `tolerance`.
@@ -134,6 +147,7 @@ mod tests {
 
     #[test]
     fn comparisons_verify_for_every_type() {
+        assert!(verify_kernel(&reset(192), Stage::Scheduled).is_ok());
         for d in DType::ALL {
             for len in [0, 1, 7] {
                 let k = compare(d, len);
