@@ -6,7 +6,7 @@ use tenon_snapshot_tests::places::repository;
 use tenon_snapshot_tests::sources::{Source, has_word, rust_files};
 
 /// Every crate, its folder, and the crates of the workspace it may depend on. Lower ones first.
-const LAYERS: [(&str, &str, &[&str]); 12] = [
+const LAYERS: [(&str, &str, &[&str]); 13] = [
     ("tenon-base", "ir/base", &[]),
     ("tenon-abi", "runtime-stub/abi", &[]),
     ("tenon-target", "backends/target", &["tenon-base"]),
@@ -14,7 +14,12 @@ const LAYERS: [(&str, &str, &[&str]); 12] = [
     ("tenon-ir", "ir", &["tenon-base", "tenon-kernel"]),
     ("tenon-frontend", "frontend", &["tenon-base", "tenon-ir"]),
     ("tenon-passes", "passes", &["tenon-base", "tenon-kernel", "tenon-ir", "tenon-target"]),
-    ("tenon-cranelift", "backends/cranelift", &["tenon-abi", "tenon-base", "tenon-kernel", "tenon-target"]),
+    ("tenon-wide", "backends/wide", &["tenon-base", "tenon-kernel", "tenon-target"]),
+    (
+        "tenon-cranelift",
+        "backends/cranelift",
+        &["tenon-abi", "tenon-base", "tenon-kernel", "tenon-target", "tenon-wide"],
+    ),
     ("tenon-runtime", "runtime-stub", &["tenon-abi"]),
     (
         "tenon",
@@ -35,10 +40,11 @@ const LAYERS: [(&str, &str, &[&str]); 12] = [
 ];
 
 /// External crates that only these may depend on, and only these sources name.
-const OWNED: [(&[&str], &str); 4] = [
+const OWNED: [(&[&str], &str); 5] = [
     (&["prost"], "tenon-frontend"),
     (&["petgraph"], "tenon-ir"),
     (&["egg"], "tenon-passes"),
+    (&["iced-x86", "regalloc2"], "tenon-wide"),
     (
         &["cranelift-codegen", "cranelift-frontend", "cranelift-jit", "cranelift-module", "cranelift-object"],
         "tenon-cranelift",

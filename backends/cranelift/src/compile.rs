@@ -13,7 +13,7 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget, ModuleResult};
 use rayon::prelude::*;
-use tenon_kernel::Program;
+use tenon_kernel::{Kernel, Program};
 use tenon_target::Target;
 
 /// The machine code of one function.
@@ -59,6 +59,9 @@ impl Kernels {
             .enumerate()
             .map(|(i, k)| {
                 guarded(&k.name, || {
+                    if let Some(code) = wide(k, program, target) {
+                        return Ok(code);
+                    }
                     let isa = isas.get(lower::optimisation(k, &machine));
                     let func = lower::kernel(k, i as u32, machine, &**isa);
                     generate(&k.name, func, FuncId::from_u32(i as u32), &**isa)
@@ -72,6 +75,15 @@ impl Kernels {
     pub(crate) fn bytes(&self) -> usize {
         self.codes.iter().map(|c| c.bytes.len().next_multiple_of(c.align as usize)).sum()
     }
+}
+
+/// The code of `k` with the target's wide vectors; `None` if it has none, or not for this kernel.
+fn wide(k: &Kernel, program: &Program, target: &Target) -> Option<Code> {
+    if !program.fused_multiply_add || !tenon_wide::supports(target) || !tenon_wide::has_vectors(k) {
+        return None;
+    }
+    let code = tenon_wide::compile(k, target).ok()?;
+    Some(Code { bytes: code.bytes, align: code.align as u64, relocs: vec![] })
 }
 
 /// A program's functions in a module.

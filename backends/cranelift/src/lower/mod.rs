@@ -23,9 +23,10 @@ use address::Addresses;
 use cranelift_codegen::ir::{
     AbiParam, AliasRegion, AliasRegionData, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value,
 };
-use cranelift_codegen::isa::TargetIsa;
+use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use std::collections::HashMap;
+use target_lexicon::Architecture;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{BinOp, Expr, Kernel, Stmt, Var};
 use value::Binding;
@@ -52,7 +53,10 @@ pub(super) struct Lower<'f> {
 
 /// The signature of a kernel with `buffers` parameters.
 pub(crate) fn kernel_signature(isa: &dyn TargetIsa, buffers: usize) -> Signature {
-    let mut sig = Signature::new(isa.default_call_conv());
+    // Kernels are local, so on x86-64 one convention serves every system, and both code generators.
+    let x86 = matches!(isa.triple().architecture, Architecture::X86_64);
+    let convention = if x86 { CallConv::SystemV } else { isa.default_call_conv() };
+    let mut sig = Signature::new(convention);
     sig.params = vec![AbiParam::new(isa.pointer_type()); buffers];
     sig
 }

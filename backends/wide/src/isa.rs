@@ -1,0 +1,25 @@
+//! What of a target matters to selection.
+
+use tenon_target::{Arch, Feature, Target};
+
+/// An instruction set level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Isa {
+    /// Bytes of the widest register: 32 or 64.
+    pub(crate) bytes: usize,
+    /// AVX-512 F, VL, BW and DQ: 32 registers, masks.
+    pub(crate) avx512: bool,
+    /// Conversion of half floats.
+    pub(crate) f16c: bool,
+}
+
+impl Isa {
+    /// `None` where the machine has no vectors of 32 bytes or more.
+    pub(crate) fn of(target: &Target) -> Option<Isa> {
+        if target.arch != Arch::X86_64 || target.vector_bytes < 32 {
+            return None;
+        }
+        let avx512 = target.vector_bytes == 64;
+        Some(Isa { bytes: target.vector_bytes, avx512, f16c: target.has(Feature::F16c) })
+    }
+}

@@ -1,0 +1,150 @@
+//! Expressions.
+
+use super::Select;
+use super::value::{Row, Val, in_vector};
+use regalloc2::VReg;
+use tenon_base::DType;
+use tenon_kernel::{BinOp, Expr, Var};
+
+impl Select<'_> {
+    /// The value of `e`. Operands are evaluated in order, left to right.
+    pub(super) fn expr(&mut self, e: &Expr) -> Val {
+        match e {
+            Expr::Const(s) => {
+                let row = self.scalar_constant(*s);
+                Val::scalar(s.dtype(), row)
+            }
+            Expr::Var(v) => self.read(*v),
+            Expr::Load { buf, index, lanes } => {
+                let m = self.address(*buf, index);
+                self.load(*buf, *lanes, m)
+            }
+            Expr::Unary(op, x) => {
+                let x = self.expr(x);
+                self.unary(*op, &x)
+            }
+            Expr::Binary(op, xy) => {
+                let (x, y) = (self.expr(&xy[0]), self.expr(&xy[1]));
+                self.binary(*op, &x, &y)
+            }
+            Expr::Compare(op, xy) => {
+                let (x, y) = (self.expr(&xy[0]), self.expr(&xy[1]));
+                let elem = x.ty.elem;
+                if !x.is_scalar() {
+                    if elem == DType::Bool {
+                        return self.compare_masks(*op == tenon_kernel::CmpOp::Eq, &x, &y);
+                    }
+                    return self.compare_vectors(*op, &x, &y);
+                }
+                let (x, y) = (x.rows[0], y.rows[0]);
+                let row = if in_vector(elem) {
+                    self.compare_float(*op, elem, x, y)
+                } else {
+                    self.compare_int(*op, elem, x, y)
+                };
+                Val::scalar(DType::Bool, row)
+            }
+            Expr::Select(mxy) => self.select_expr(&mxy[0], &mxy[1], &mxy[2]),
+            Expr::Fma(xyz) => {
+                let [x, y, z] = [0, 1, 2].map(|i| self.expr(&xyz[i]));
+                let free = [0, 1, 2].map(|i| self.is_free(&xyz[i]));
+                self.fma(&x, &y, &z, free)
+            }
+            Expr::Cast(to, x) => {
+                let x = self.expr(x);
+                self.cast(&x, *to)
+            }
+            Expr::Bitcast(to, x) => {
+                let x = self.expr(x);
+                self.bitcast(&x, *to)
+            }
+            Expr::Splat(n, x) => {
+                let x = self.expr(x);
+                if !x.is_scalar() {
+                    self.unsupported("a repeated vector");
+                }
+                self.splat(x.ty.elem, x.rows[0], *n, x.ty.elem.size())
+            }
+            Expr::Lanes(es) => {
+                let elem = self.kernel.type_of(&es[0]).elem;
+                let lanes: Vec<Row> = es.iter().map(|e| self.expr(e).rows[0]).collect();
+                self.pack(elem, &lanes)
+            }
+            Expr::Extract(x, i) => {
+                let x = self.expr(x);
+                let row = self.extract(&x, *i);
+                Val::scalar(x.ty.elem, row)
+            }
+            Expr::Reduce(op, x) => {
+                let x = self.expr(x);
+                self.reduce(*op, &x)
+            }
+            Expr::Math(f, x) => {
+                self.unsupported(format!("the function {f:?}"));
+                self.expr(&x[0])
+            }
+        }
+    }
+
+    fn compare_masks(&mut self, equal: bool, a: &Val, b: &Val) -> Val {
+        let differ = self.binary(BinOp::Xor, a, b);
+        if !equal {
+            return differ;
+        }
+        let w = self.width_of(&differ);
+        let rows = self.map1(&differ, &mut |s, r| s.complement(r, w));
+        Val { rows, splat: None, ..differ }
+    }
+
+    fn select_expr(&mut self, mask: &Expr, x: &Expr, y: &Expr) -> Val {
+        let ty = self.kernel.type_of(x);
+        if ty.lanes > 1 {
+            let m = self.expr(mask);
+            let (x, y) = (self.expr(x), self.expr(y));
+            return self.select_vectors(&m, &x, &y);
+        }
+        // A comparison of floats selects floats of its size without a detour.
+        if let Expr::Compare(op, ab) = mask
+            && in_vector(ty.elem)
+            && self.kernel.type_of(&ab[0]) == ty
+            && !self.isa.avx512
+        {
+            let (a, b) = (self.expr(&ab[0]).rows[0], self.expr(&ab[1]).rows[0]);
+            let m = self.scalar_mask(*op, ty.elem, a, b);
+            let (x, y) = (self.scalar_float(x), self.scalar_float(y));
+            let row = self.blend(m, Row::Reg(x), Row::Reg(y), ty.elem.size(), crate::lir::Width::X);
+            return Val::scalar(ty.elem, row);
+        }
+        let m = self.expr(mask).rows[0];
+        let (x, y) = (self.expr(x).rows[0], self.expr(y).rows[0]);
+        let row = self.select_scalar(m, ty.elem, x, y);
+        Val::scalar(ty.elem, row)
+    }
+
+    fn scalar_float(&mut self, e: &Expr) -> VReg {
+        let v = self.expr(e);
+        self.float_reg(v.rows[0], v.ty.elem)
+    }
+
+    /// The present value of a variable.
+    fn read(&mut self, v: Var) -> Val {
+        let uses = &mut self.uses[v.0 as usize];
+        *uses = uses.saturating_sub(1);
+        self.vars[v.0 as usize].clone().expect("the verifier saw that it is in scope").val
+    }
+
+    /// Whether nothing later reads the register of `e`, which was just selected.
+    fn is_free(&self, e: &Expr) -> bool {
+        match e {
+            Expr::Var(v) if self.setting == Some(*v) => true,
+            Expr::Var(v) => {
+                let here = self.vars[v.0 as usize].as_ref().is_some_and(|b| b.depth == self.depth);
+                here && self.uses[v.0 as usize] == 0
+            }
+            // These may give the operand's own register. A wrong answer costs a copy, no more.
+            Expr::Bitcast(_, x) | Expr::Extract(x, _) => self.is_free(x),
+            Expr::Cast(to, x) => self.kernel.type_of(x).elem != *to || self.is_free(x),
+            _ => true,
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Lanes to scalars and back, and folding lanes.
+
+use super::Select;
+use super::value::{Row, Rows, Val, in_vector};
+use crate::lir::{Alu, Arg, Op, Width};
+use crate::table::V;
+use regalloc2::VReg;
+use smallvec::smallvec;
+use tenon_base::DType;
+use tenon_kernel::{BinOp, Type};
+
+impl Select<'_> {
+    /// One lane as a scalar.
+    pub(super) fn extract(&mut self, v: &Val, i: u16) -> Row {
+        if let Some(s) = v.splat {
+            return s;
+        }
+        let at = usize::from(i) * v.lane;
+        let (r, within) = (at / self.isa.bytes, at % self.isa.bytes);
+        let elem = v.ty.elem;
+        if elem != DType::Bool
+            && let Row::Mem(m) = v.rows[r]
+            && !m.broadcast
+        {
+            return Row::Mem(m.offset(within));
+        }
+        let w = self.width_of(v);
+        let reg = self.in_reg(v.rows[r], w, v.lane);
+        let quarter = match within / 16 {
+            0 => reg,
+            q => self.v(V::Extract128, w, &[Arg::Use(reg), Arg::Imm(q as i64)]),
+        };
+        let lane = within % 16 / v.lane;
+        if in_vector(elem) {
+            return Row::Reg(self.float_lane(quarter, v.lane, lane));
+        }
+        let d = self.gen_reg();
+        let (op, imm) = match (v.lane, lane) {
+            (1, _) => (V::Pextrb, true),
+            (2, _) => (V::Pextrw, true),
+            (4, 0) => (V::MovdTo, false),
+            (8, 0) => (V::MovqTo, false),
+            (4, _) => (V::Pextrd, true),
+            _ => (V::Pextrq, true),
+        };
+        if imm {
+            self.push(Op::V(op, Width::X), [Arg::Def(d), Arg::Use(quarter), Arg::Imm(lane as i64)]);
+        } else {
+            self.push(Op::V(op, Width::X), [Arg::Def(d), Arg::Use(quarter)]);
+        }
+        if elem == DType::Bool {
+            return Row::Reg(self.alu_imm(Alu::And, 4, d, 1));
+        }
+        Row::Reg(if elem.is_signed_int() { self.extended(d, elem) } else { d })
+    }
+
+    /// Float lane `lane` of 128 bits as the first.
+    fn float_lane(&mut self, v: VReg, size: usize, lane: usize) -> VReg {
+        match (size, lane) {
+            (_, 0) => v,
+            (8, _) => self.v(V::Unpckhpd, Width::X, &[Arg::Use(v), Arg::Use(v)]),
+            _ => self.v(V::Pshufd, Width::X, &[Arg::Use(v), Arg::Imm(lane as i64)]),
+        }
+    }
+
+    /// A vector of scalars.
+    pub(super) fn pack(&mut self, elem: DType, lanes: &[Row]) -> Val {
+        let n = lanes.len() as u16;
+        if let [one] = lanes {
+            return Val::scalar(elem, *one);
+        }
+        let ty = Type::vector(elem, n);
+        if lanes.iter().all(|l| *l == lanes[0]) && elem != DType::Bool {
+            return self.splat(elem, lanes[0], n, elem.size());
+        }
+        let size = elem.size();
+        let w = self.width(n, size);
+        let mut rows: Rows = smallvec![];
+        for row in lanes.chunks(self.isa.bytes / size) {
+            let constants: Option<Vec<u8>> = (elem != DType::Bool)
+                .then(|| row.iter().map(|l| self.constant_bytes(*l, elem)).collect::<Option<Vec<_>>>())
+                .flatten()
+                .map(|b| b.concat());
+            if let Some(mut bytes) = constants {
+                bytes.resize(w.bytes(), 0);
+                rows.push(self.constant(bytes));
+                continue;
+            }
+            let quarters: Vec<VReg> = row.chunks(16 / size).map(|q| self.pack_quarter(elem, q)).collect();
+            let mut v = quarters[0];
+            for (i, q) in quarters.iter().enumerate().skip(1) {
+                v = self.v(V::Insert128, w, &[Arg::Use(v), Arg::Use(*q), Arg::Imm(i as i64)]);
+            }
+            rows.push(if elem == DType::Bool {
+                let zero = self.lanes_of(0, 8, w);
+                self.v2(V::Psubb, w, 1, zero, Row::Reg(v))
+            } else {
+                Row::Reg(v)
+            });
+        }
+        Val::vector(ty, rows)
+    }
+
+    /// Scalars in the lanes of 128 bits.
+    fn pack_quarter(&mut self, elem: DType, lanes: &[Row]) -> VReg {
+        let size = elem.size();
+        if in_vector(elem) {
+            let mut v = self.float_reg(lanes[0], elem);
+            for (i, l) in lanes.iter().enumerate().skip(1) {
+                if size == 4 {
+                    let l = self.operand(*l);
+                    v = self.v(V::Insertps, Width::X, &[Arg::Use(v), l, Arg::Imm((i as i64) << 4)]);
+                } else {
+                    let l = self.float_reg(*l, elem);
+                    v = self.v(V::Unpcklpd, Width::X, &[Arg::Use(v), Arg::Use(l)]);
+                }
+            }
+            return v;
+        }
+        let insert = match size {
+            1 => V::Pinsrb,
+            2 => V::Pinsrw,
+            4 => V::Pinsrd,
+            _ => V::Pinsrq,
+        };
+        let first = self.int_reg(lanes[0], elem);
+        let op = if size == 8 { V::MovqFrom } else { V::MovdFrom };
+        let mut v = self.v(op, Width::X, &[Arg::Use(first)]);
+        for (i, l) in lanes.iter().enumerate().skip(1) {
+            let l = match l {
+                Row::Mem(m) => Arg::Mem(*m),
+                l => Arg::Use(self.int_reg(*l, elem)),
+            };
+            v = self.v(insert, Width::X, &[Arg::Use(v), l, Arg::Imm(i as i64)]);
+        }
+        v
+    }
+
+    /// Folds the lanes by halving: lane `i` with lane `i + n/2`.
+    pub(super) fn reduce(&mut self, op: BinOp, v: &Val) -> Val {
+        let mut v = v.clone();
+        while v.ty.lanes > 1 {
+            let (low, high) = self.halves(&v);
+            v = self.binary(op, &low, &high);
+        }
+        v
+    }
+
+    /// The lower and the upper half of the lanes.
+    fn halves(&mut self, v: &Val) -> (Val, Val) {
+        let half = v.ty.lanes / 2;
+        let ty = Type::vector(v.ty.elem, half);
+        if half == 1 {
+            let (low, high) = (self.extract(v, 0), self.extract(v, 1));
+            return (Val::scalar(v.ty.elem, low), Val::scalar(v.ty.elem, high));
+        }
+        let part = |rows: &[Row]| Val { ty, lane: v.lane, rows: rows.iter().copied().collect(), splat: None };
+        if v.rows.len() > 1 {
+            let (low, high) = v.rows.split_at(v.rows.len() / 2);
+            return (part(low), part(high));
+        }
+        // Within one register: the upper half moves down.
+        let w = self.width_of(v);
+        let reg = self.reg_of(v, 0);
+        let bytes = usize::from(half) * v.lane;
+        let use_ = Arg::Use(reg);
+        let moved = match bytes {
+            32 => self.v(V::Extract256, w, &[use_, Arg::Imm(1)]),
+            16 => self.v(V::Extract128, w, &[use_, Arg::Imm(1)]),
+            8 => self.v(V::Pshufd, Width::X, &[use_, Arg::Imm(0x0e)]),
+            4 => self.v(V::Pshufd, Width::X, &[use_, Arg::Imm(0x01)]),
+            2 => self.v(V::PsrldI, Width::X, &[use_, Arg::Imm(16)]),
+            _ => self.v(V::PsrlwI, Width::X, &[use_, Arg::Imm(8)]),
+        };
+        (part(&[Row::Reg(reg)]), part(&[Row::Reg(moved)]))
+    }
+}
