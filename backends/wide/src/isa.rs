@@ -11,6 +11,8 @@ pub(crate) struct Isa {
     pub(crate) avx512: bool,
     /// Conversion of half floats.
     pub(crate) f16c: bool,
+    /// Dot products of bytes.
+    pub(crate) vnni: bool,
 }
 
 impl Isa {
@@ -20,6 +22,8 @@ impl Isa {
             return None;
         }
         let avx512 = target.vector_bytes == 64;
-        Some(Isa { bytes: target.vector_bytes, avx512, f16c: target.has(Feature::F16c) })
+        Some(Isa { bytes: target.vector_bytes, avx512, f16c: target.has(Feature::F16c),
+            vnni: target.has(if avx512 { Feature::Avx512vnni } else { Feature::AvxVnni }),
+        })
     }
 }

@@ -58,10 +58,23 @@ impl Select<'_> {
                 let x = self.expr(x);
                 self.bitcast(&x, *to)
             }
+            Expr::Dot(xyz) => {
+                let [x, y, z] = [0, 1, 2].map(|i| self.expr(&xyz[i]));
+                self.dot(&x, &y, &z)
+            }
+            // A run of one word is broadcast straight from memory.
+            Expr::Splat(n, x) if self.is_word_load(x) => match &**x {
+                Expr::Load { buf, index, lanes } => {
+                    let elem = self.kernel.buffer(*buf).dtype;
+                    let m = self.address(*buf, index);
+                    self.repeat_memory(elem, m, *lanes, *n)
+                }
+                x => self.expr(x),
+            },
             Expr::Splat(n, x) => {
                 let x = self.expr(x);
                 if !x.is_scalar() {
-                    self.unsupported("a repeated vector");
+                    return self.repeat(&x, *n);
                 }
                 self.splat(x.ty.elem, x.rows[0], *n, x.ty.elem.size())
             }

@@ -12,7 +12,11 @@ use tenon_kernel::{Buf, CmpOp, Type};
 impl Select<'_> {
     /// `lanes` elements of `buf` at `m`. Whole registers stay memory operands.
     pub(super) fn load(&mut self, buf: Buf, lanes: u16, m: Mem) -> Val {
-        let elem = self.kernel.buffer(buf).dtype;
+        self.load_elements(self.kernel.buffer(buf).dtype, lanes, m)
+    }
+
+    /// The same by the element's type.
+    pub(super) fn load_elements(&mut self, elem: DType, lanes: u16, m: Mem) -> Val {
         if lanes == 1 {
             if elem != DType::Bool {
                 return Val::scalar(elem, Row::Mem(m));

@@ -8,6 +8,7 @@ mod arith;
 mod build;
 mod cast;
 mod compare;
+mod dot;
 mod expr;
 mod integer;
 mod memory;
@@ -23,9 +24,10 @@ use crate::lir::{Arg, Base, Function, GENERAL, Mem, Op};
 use address::Addresses;
 use regalloc2::{Block, PReg, RegClass, VReg};
 use std::collections::{BTreeMap, HashMap};
+use tenon_base::DType;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{Expr, Kernel, Stmt, Var};
-use value::Binding;
+use value::{Binding, Row};
 
 /// The state of selecting one kernel.
 pub(crate) struct Select<'k> {
@@ -47,6 +49,8 @@ pub(crate) struct Select<'k> {
     /// The variable that the present statement sets: what it held is free.
     setting: Option<Var>,
     addresses: Addresses,
+    /// Vectors of bytes taken apart, by block, type and register: see [`dot`].
+    parts: Vec<((Block, DType, Row), [Row; 2])>,
     /// Bytes of each constant.
     constants: Vec<Vec<u8>>,
     constant_ids: HashMap<Vec<u8>, u32>,
@@ -76,6 +80,7 @@ pub(crate) fn select(kernel: &Kernel, isa: Isa) -> Result<Function, Unsupported>
         depth: 0,
         setting: None,
         addresses: Addresses::new(kernel),
+        parts: vec![],
         constants: vec![],
         constant_ids: HashMap::new(),
         pool: BTreeMap::new(),
