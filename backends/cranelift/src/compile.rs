@@ -83,7 +83,7 @@ fn wide(k: &Kernel, program: &Program, target: &Target) -> Option<Code> {
         return None;
     }
     let code = tenon_wide::compile(k, target).ok()?;
-    Some(Code { bytes: code.bytes, align: code.align as u64, relocs: vec![] })
+    Some(Code { bytes: code.bytes, align: code.align as u64, relocs: vec![], stack: code.stack })
 }
 
 /// A program's functions in a module.

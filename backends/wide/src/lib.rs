@@ -35,6 +35,8 @@ pub struct Code {
     pub bytes: Vec<u8>,
     /// The address that it is put at must be a multiple of this.
     pub align: usize,
+    /// Bytes of the stack that it takes at most, its return address included.
+    pub stack: usize,
 }
 
 /// Why a kernel was not compiled.
@@ -99,6 +101,6 @@ pub fn compile(kernel: &Kernel, target: &Target) -> Result<Code, Unsupported> {
     if out.num_spillslots * 8 > MAX_FRAME {
         return Err(Unsupported::Size(out.num_spillslots * 8));
     }
-    let bytes = emit::emit(&func, &view, &out, &isa)?;
-    Ok(Code { bytes, align: 64 })
+    let (bytes, stack) = emit::emit(&func, &view, &out, &isa)?;
+    Ok(Code { bytes, align: 64, stack })
 }

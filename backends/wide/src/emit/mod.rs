@@ -27,8 +27,8 @@ enum Place {
     Imm(i64),
 }
 
-/// Emits `func` with the registers that `out` gives.
-pub(crate) fn emit(func: &Function, view: &View<'_>, out: &Output, isa: &Isa) -> Result<Vec<u8>, Unsupported> {
+/// Emits `func` with the registers that `out` gives: its bytes, and bytes of the stack that it takes at most.
+pub(crate) fn emit(func: &Function, view: &View<'_>, out: &Output, isa: &Isa) -> Result<(Vec<u8>, usize), Unsupported> {
     let mut e = Emitter {
         isa: *isa,
         encoder: Encoder::new(64),
@@ -81,7 +81,8 @@ pub(crate) fn emit(func: &Function, view: &View<'_>, out: &Output, isa: &Isa) ->
     if let Some(message) = e.error {
         return Err(Unsupported::Encoding(message));
     }
-    Ok(lay_out(e.items, &func.pool))
+    let stack = e.stack();
+    Ok((lay_out(e.items, &func.pool), stack))
 }
 
 /// For each block, the one that a jump to it ends up in: blocks that only jump are passed over.
@@ -196,6 +197,11 @@ impl Emitter {
             self.built(Instruction::with2(Code::Sub_rm64_imm32, Register::RSP, self.frame as i32));
             self.built(Instruction::with2(Code::And_rm64_imm8, Register::RSP, -64i32));
         }
+    }
+
+    /// Bytes of the stack: return address, saved registers, spilled values with what aligns them.
+    fn stack(&self) -> usize {
+        16 + 8 * self.kept.len() + if self.frame > 0 { self.frame + 63 } else { 0 }
     }
 
     fn epilogue(&mut self) {
