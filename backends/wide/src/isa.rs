@@ -22,7 +22,10 @@ impl Isa {
             return None;
         }
         let avx512 = target.vector_bytes == 64;
-        Some(Isa { bytes: target.vector_bytes, avx512, f16c: target.has(Feature::F16c),
+        Some(Isa {
+            bytes: target.vector_bytes,
+            avx512,
+            f16c: target.has(Feature::F16c),
             vnni: target.has(if avx512 { Feature::Avx512vnni } else { Feature::AvxVnni }),
         })
     }

@@ -28,7 +28,12 @@ enum Place {
 }
 
 /// Emits `func` with the registers that `out` gives: its bytes, and bytes of the stack that it takes at most.
-pub(crate) fn emit(func: &Function, view: &View<'_>, out: &Output, isa: &Isa) -> Result<(Vec<u8>, usize), Unsupported> {
+pub(crate) fn emit(
+    func: &Function,
+    view: &View<'_>,
+    out: &Output,
+    isa: &Isa,
+) -> Result<(Vec<u8>, usize), Unsupported> {
     let mut e = Emitter {
         isa: *isa,
         encoder: Encoder::new(64),
