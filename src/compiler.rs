@@ -1,6 +1,6 @@
 //! From a model to a compiled program.
 
-use crate::{Artifact, ArtifactOptions, Error, Report, artifact, example, jit};
+use crate::{Artifact, ArtifactOptions, Error, Recipe, Report, artifact, example, jit, recipe};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ pub struct Options {
     pub math: Math,
     /// The model's name in symbols and files; by default from the file's name.
     pub name: Option<String>,
+    /// How to compute a float model in integers.
+    pub recipe: Option<Recipe>,
 }
 
 impl Options {
@@ -41,7 +43,7 @@ impl Options {
     pub fn new(target: Target) -> Options {
         let (dims, set, data) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (given, states) = (BTreeMap::new(), vec![]);
-        Options { target, dims, set, data, given, states, math: Math::default(), name: None }
+        Options { target, dims, set, data, given, states, math: Math::default(), name: None, recipe: None }
     }
 
     /// For this machine.
@@ -129,6 +131,9 @@ impl Compiler {
     pub fn compile_file(&self, path: &Path) -> Result<Compiled, Error> {
         let start = Instant::now();
         let imported = self.import_file(path)?;
+        if let Some(r) = &self.options.recipe {
+            r.check_model(&recipe::hash_file(path)?).map_err(|e| Error::Input(e.to_string()))?;
+        }
         let read = PassTiming { name: "import".into(), time: start.elapsed(), changed: imported.graph.len() };
         let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or("model");
         // ONNX's test layout calls every model `model.onnx`: the folder's name says more.
@@ -157,6 +162,16 @@ impl Compiler {
         Ok(tenon_passes::run(graph, &self.settings(&name), to, &mut |_, _, _| {})?)
     }
 
+    /// The graph with what the recipe says of it; itself where there is none.
+    fn quantised(&self, graph: Graph, name: &str) -> Result<Graph, Error> {
+        let Some(recipe) = &self.options.recipe else { return Ok(graph) };
+        let state = tenon_passes::run(graph, &self.settings(name), Phase::Canonical, &mut |_, _, _| {})?;
+        let mut graph = state.graph;
+        tenon_passes::quantize::recipe::insert(&mut graph, &recipe.choice())
+            .map_err(|e| Error::Input(format!("the recipe does not fit the model: {e}")))?;
+        Ok(graph)
+    }
+
     fn settings(&self, name: &str) -> Settings {
         let Options { target, math, states, .. } = &self.options;
         Settings { target: target.clone(), math: *math, name: artifact::c_identifier(name), states: states.clone() }
@@ -170,6 +185,7 @@ impl Compiler {
         info: Option<ModelInfo>,
         read: PassTiming,
     ) -> Result<Compiled, Error> {
+        let graph = self.quantised(graph, name)?;
         let mut timings = vec![read];
         let mut work = vec![];
         let mut last = Instant::now();

@@ -15,6 +15,7 @@
 
 mod artifact;
 pub mod budget;
+pub mod calibrate;
 mod compiler;
 pub mod cost;
 pub mod engine;
@@ -22,12 +23,14 @@ mod error;
 mod example;
 pub mod jit;
 pub mod profile;
+pub mod recipe;
 mod report;
 
 pub use artifact::{Artifact, ArtifactOptions, Emit, File, write_file};
 pub use budget::Budget;
 pub use compiler::{Compiled, Compiler, Options, PassTiming};
 pub use error::Error;
+pub use recipe::Recipe;
 pub use report::Report;
 
 pub use tenon_base::{DType, Diagnostic, Diagnostics, Dim, Fact, Loc, Scalar, Severity, Shape, Tensor};

@@ -17,6 +17,7 @@ mod moves;
 mod params;
 mod pointwise;
 mod product;
+pub mod recipe;
 mod table;
 
 use crate::PassError;

@@ -10,7 +10,7 @@ use tenon_ir::ops::requantize::Requantize;
 use tenon_ir::{NodeId, Op, ValueId};
 
 /// Whether `op` gives elements of operand 0, all of them meaning what they meant.
-fn moves(op: &Op) -> bool {
+pub(super) fn moves(op: &Op) -> bool {
     match op {
         Op::Reshape(_)
         | Op::Transpose(_)

@@ -1,7 +1,7 @@
 //! From scheduled kernels back to a program: packed constants, scratch buffers, and nothing that is not used.
 
 use super::Unit;
-use super::pack::Layout;
+use super::pack::Arrangement;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use tenon_base::Tensor;
@@ -22,7 +22,7 @@ pub(super) fn link(mut program: Program, units: Vec<Unit>) -> Program {
 }
 
 /// The key of a packed constant.
-type Packed = (BufferId, Layout);
+type Packed = (BufferId, Arrangement);
 
 fn packed_names(program: &Program, units: &[Unit]) -> Vec<Packed> {
     let mut wanted: Vec<Packed> = vec![];
@@ -74,6 +74,13 @@ fn add_arguments(program: &mut Program, units: &[Unit]) {
     let mut steps = Program { steps: std::mem::take(&mut program.steps), ..Program::default() };
     for call in steps.calls_mut() {
         let unit = &units[call.kernel];
+        // Those it had may hold other elements now.
+        for (i, b) in unit.kernel.buffers.iter().enumerate().take(unit.constant.len()) {
+            if b.access == Access::Scratch {
+                let own = &mut program.buffers[call.args[i].0 as usize];
+                (own.dtype, own.len) = (b.dtype, b.len);
+            }
+        }
         for (i, b) in unit.kernel.buffers.iter().enumerate().skip(unit.constant.len()) {
             if b.access == Access::Scratch {
                 let id = program.add_buffer(&b.name, b.dtype, b.len, BufferKind::Arena(None));

@@ -1,7 +1,7 @@
 //! Constants in another layout: what a kernel asks for, and the copy that provides it.
 
 use rayon::prelude::*;
-use tenon_base::Tensor;
+use tenon_base::{DType, Tensor};
 use tenon_kernel::Buf;
 
 /// The layout `[outer…][tiles][inner…][lanes]` of a buffer: element `(o, t, i, l)` is element
@@ -99,12 +99,158 @@ pub(crate) struct Pack {
     /// The new parameter.
     pub(crate) packed: Buf,
     /// How.
-    pub(crate) layout: Layout,
+    pub(crate) layout: Arrangement,
+}
+
+/// How a constant is laid out.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Arrangement {
+    /// In panels.
+    Panels(Layout),
+    /// In panels, converted to `f32`.
+    Floats(Layout),
+    /// In groups of neighbours.
+    Groups(Groups),
+    /// The sums of the columns of groups, in `i32`.
+    Sums(Groups),
+}
+
+impl Arrangement {
+    /// `source` so.
+    pub(crate) fn apply(&self, source: &Tensor) -> Tensor {
+        match self {
+            Arrangement::Panels(l) => l.apply(source),
+            Arrangement::Floats(l) => {
+                let t = l.apply(source);
+                Tensor::from_f64(DType::F32, &[t.len()], &t.to_f64())
+            }
+            Arrangement::Groups(g) => g.apply(source),
+            Arrangement::Sums(g) => g.sums(source),
+        }
+    }
+}
+
+/// The layout `[outer…][tiles of v][reduce…][groups][width][group]` of the factor of a contraction whose sum takes neighbouring
+/// elements at once: zeros fill the last tile and the last group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Groups {
+    /// First element.
+    pub(crate) base: i64,
+    /// Extents and source strides outside the tiles.
+    pub(crate) outer: Vec<(usize, i64)>,
+    /// Extent and source stride of the tiled dim.
+    pub(crate) v: (usize, i64),
+    /// Elements of the tiled dim in a tile.
+    pub(crate) width: usize,
+    /// Extents and source strides summed over outside the run.
+    pub(crate) reduce: Vec<(usize, i64)>,
+    /// Extents and source strides of the run, outermost first.
+    pub(crate) run: Vec<(usize, i64)>,
+    /// Elements of the run in a group.
+    pub(crate) group: usize,
+}
+
+impl Groups {
+    /// Elements of the run.
+    fn length(&self) -> usize {
+        self.run.iter().map(|d| d.0).product()
+    }
+
+    /// Elements of one point of the dims outside the run, with padding.
+    fn run_len(&self) -> usize {
+        self.length().div_ceil(self.group) * self.width * self.group
+    }
+
+    /// Elements, with padding.
+    pub(crate) fn len(&self) -> usize {
+        let all = |dims: &[(usize, i64)]| dims.iter().map(|d| d.0).product::<usize>();
+        all(&self.outer) * self.v.0.div_ceil(self.width) * all(&self.reduce) * self.run_len()
+    }
+
+    /// Strides of the outer dims, of the tiles and of the dims summed over; a group follows the one before by
+    /// `width · group`.
+    pub(crate) fn strides(&self) -> (Vec<i64>, i64, Vec<i64>) {
+        let mut at = self.run_len();
+        let mut walk = |dims: &[(usize, i64)]| {
+            let mut strides: Vec<i64> = dims
+                .iter()
+                .rev()
+                .map(|d| {
+                    let stride = at as i64;
+                    at *= d.0;
+                    stride
+                })
+                .collect();
+            strides.reverse();
+            strides
+        };
+        let reduce = walk(&self.reduce);
+        let tile = walk(&[(self.v.0.div_ceil(self.width), 0)])[0];
+        (walk(&self.outer), tile, reduce)
+    }
+
+    /// The position in the source of every point of `dims`, in row-major order.
+    fn offsets(dims: &[(usize, i64)]) -> Vec<i64> {
+        dims.iter()
+            .fold(vec![0], |all, d| all.iter().flat_map(|a| (0..d.0 as i64).map(move |i| a + i * d.1)).collect())
+    }
+
+    /// `source` in this layout.
+    fn apply(&self, source: &Tensor) -> Tensor {
+        let size = source.dtype().size();
+        let from = source.bytes();
+        let (outer, reduce, run) =
+            (Groups::offsets(&self.outer), Groups::offsets(&self.reduce), Groups::offsets(&self.run));
+        let tiles = self.v.0.div_ceil(self.width);
+        let mut to = vec![0u8; self.len() * size];
+        let tile_bytes = reduce.len() * self.run_len() * size;
+        to.par_chunks_mut(tile_bytes.max(1)).enumerate().for_each(|(n, tile)| {
+            let base = self.base + outer[n / tiles];
+            let first = n % tiles * self.width;
+            for (r, part) in reduce.iter().zip(tile.chunks_exact_mut(self.run_len() * size)) {
+                for (k, at) in run.iter().enumerate() {
+                    for l in 0..self.width.min(self.v.0 - first) {
+                        let element = (base + r + at + (first + l) as i64 * self.v.1) as usize * size;
+                        let place = ((k / self.group * self.width + l) * self.group + k % self.group) * size;
+                        part[place..place + size].copy_from_slice(&from[element..element + size]);
+                    }
+                }
+            }
+        });
+        let shape = [self.len()];
+        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
+    }
+
+    /// For each point of the outer dims and of the tiled one, the sum over all others.
+    fn sums(&self, source: &Tensor) -> Tensor {
+        let v = source.to_i64();
+        let (reduce, run) = (Groups::offsets(&self.reduce), Groups::offsets(&self.run));
+        let mut sums = vec![];
+        for o in Groups::offsets(&self.outer) {
+            for i in 0..self.v.0 as i64 {
+                let base = self.base + o + i * self.v.1;
+                let at = |r: i64, k: i64| v[(base + r + k) as usize];
+                let sum: i64 = reduce.iter().map(|r| run.iter().map(|k| at(*r, *k)).sum::<i64>()).sum();
+                sums.push(sum as i32);
+            }
+        }
+        Tensor::new(&[sums.len()], &sums)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_of_two_along_a_run_of_three() {
+        // W of [3, 3] (n, k): tiles of two columns, groups of two along k.
+        let w = Tensor::new::<i8>(&[3, 3], &[1, 2, 3, 11, 12, 13, 21, 22, 23]);
+        let g = Groups { base: 0, outer: vec![], v: (3, 3), width: 2, reduce: vec![], run: vec![(3, 1)], group: 2 };
+        assert_eq!(g.apply(&w).to_vec::<i8>(), [1, 2, 11, 12, 3, 0, 13, 0, 21, 22, 0, 0, 23, 0, 0, 0]);
+        assert_eq!(g.strides(), (vec![], 8, vec![]));
+        assert_eq!(g.sums(&w).to_vec::<i32>(), [6, 36, 66]);
+    }
 
     #[test]
     fn a_transposed_matrix_in_tiles_of_two() {

@@ -30,6 +30,9 @@ pub(crate) struct CompileArgs {
     /// The model's name in symbols and files; by default from the file's name.
     #[arg(long)]
     pub(crate) name: Option<String>,
+    /// Compute in integers as this recipe of `tenon quantize` says.
+    #[arg(long, value_name = "TOML")]
+    pub(crate) recipe: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -50,6 +53,7 @@ impl CompileArgs {
         options.set = self.pinned_inputs(path)?;
         options.states.clone_from(&self.states);
         options.name = self.name.clone();
+        options.recipe = self.recipe()?;
         Ok(options)
     }
 
@@ -62,6 +66,12 @@ impl CompileArgs {
             MathArg::Fast => Math::Fast,
         };
         Ok(options)
+    }
+
+    /// The recipe.
+    pub(crate) fn recipe(&self) -> Outcome<Option<tenon::Recipe>> {
+        let read = |p: &PathBuf| tenon::Recipe::read(p).map_err(|e| Failure::bad_input(e.to_string()));
+        self.recipe.as_ref().map(read).transpose()
     }
 
     /// The machine.

@@ -18,6 +18,7 @@ mod picture;
 mod prepared;
 mod profile;
 mod progress;
+mod quantize;
 mod report;
 mod run;
 mod targets;
@@ -53,6 +54,8 @@ enum Command {
     Bench(bench::Args),
     /// Show where the time of a compiled model goes, kernel call by kernel call.
     Profile(profile::Args),
+    /// Find how to compute a float model in integers, from samples.
+    Quantize(quantize::Args),
     /// Print a model in the compiler's own terms, at any phase.
     Opt(opt::Args),
     /// Show what is in an object or archive, and that it needs nothing from elsewhere.
@@ -92,6 +95,7 @@ fn dispatch(command: Command, json: bool) -> Outcome {
         Command::Verify(a) => verify::main(&a, json),
         Command::Bench(a) => bench::main(&a, json),
         Command::Profile(a) => profile::main(&a, json),
+        Command::Quantize(a) => quantize::main(&a, json),
         Command::Opt(a) => opt::main(&a, json),
         Command::Audit(a) => audit::main(&a, json),
         Command::Report(a) => report::main(&a, json),

@@ -3,6 +3,7 @@
 //! [`plan`] decides with [`shape`], [`tile`] writes one register tile (its sum by [`window`] where both factors are
 //! vectors), [`nest`] the loops around it; what fits no plan is [`scalar`].
 
+mod dot;
 mod nest;
 mod plan;
 mod scalar;
@@ -18,9 +19,13 @@ use tenon_kernel::Stmt;
 /// Replaces every contraction of the kernel.
 pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
     let body = std::mem::take(&mut unit.kernel.body);
-    unit.kernel.body = rewrite_stmts(body, &mut |s| match s {
+    let mut widened = dot::Widened::of(&body);
+    let body = rewrite_stmts(body, &mut |s| match s {
         Stmt::Contract(mut c) => {
             collapse_contract(&mut c);
+            if let Some(loops) = dot::lower(&c, unit, cx, &mut widened) {
+                return loops;
+            }
             match plan::plan(&c, unit, cx) {
                 Some(p) => nest::lower(&c, p, &mut unit.kernel),
                 None => scalar::lower(*c, &mut unit.kernel),
@@ -28,4 +33,5 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
         }
         s => vec![s],
     });
+    unit.kernel.body = dot::widen_stores(body, &widened);
 }

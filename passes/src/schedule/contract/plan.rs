@@ -5,7 +5,7 @@
 //! buffer inside the kernel. A second output loop, `m`, that shares what is loaded along `v`, is unrolled beside it.
 
 use super::shape::{Budget, Cover};
-use crate::schedule::pack::Layout;
+use crate::schedule::pack::{Arrangement, Layout};
 use crate::schedule::{ScheduleCx, Unit};
 use tenon_base::DType;
 use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Type, Var};
@@ -379,12 +379,12 @@ fn pack_constant(
     let decl = unit.kernel.buffer(f.buf).clone();
     let (outer_strides, stride, inner_strides) = layout.strides();
     let source = f.buf;
+    let (len, layout) = (layout.len(), Arrangement::Panels(layout));
     let known = unit.packs.iter().find(|p| p.source == source && p.layout == layout);
     f.buf = match known {
         Some(p) => p.packed,
         None => {
-            let packed =
-                unit.kernel.new_buffer(&format!("{}_packed", decl.name), decl.dtype, layout.len(), Access::In);
+            let packed = unit.kernel.new_buffer(&format!("{}_packed", decl.name), decl.dtype, len, Access::In);
             unit.packs.push(crate::schedule::pack::Pack { source, packed, layout });
             packed
         }

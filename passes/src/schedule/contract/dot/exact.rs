@@ -1,0 +1,63 @@
+//! Sums of products of bytes in `f32`, where no partial sum leaves the integers that `f32` holds.
+
+use super::super::super::{ScheduleCx, Unit};
+use super::super::{nest, plan};
+use super::{Widened, factor};
+use crate::schedule::pack::Arrangement;
+use tenon_base::DType;
+use tenon_kernel::{Contract, Expr, Stmt, Type};
+
+/// Integers up to this are exact in `f32`.
+const EXACT: u64 = 1 << 24;
+
+/// The largest magnitude of an element.
+fn largest(d: DType) -> Option<u64> {
+    match d {
+        DType::U8 => Some(255),
+        DType::I8 => Some(128),
+        _ => None,
+    }
+}
+
+/// Loops for `c` where both factors differ between lanes.
+pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened: &mut Widened) -> Option<Vec<Stmt>> {
+    let (a, b) = (factor(&c.a, unit)?, factor(&c.b, unit)?);
+    let products = c.reduce.iter().map(|d| d.extent as u64).try_fold(1u64, u64::checked_mul)?;
+    let bound = products.checked_mul(largest(a.2)?)?.checked_mul(largest(b.2)?)?;
+    let out = tenon_kernel::Affine::of(&c.out_index)?;
+    let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1 && d.extent > 1)?.var;
+    let varies = |f: &tenon_kernel::Affine| f.coefficient(v) != 0;
+    if bound > EXACT || !varies(&a.1) || !varies(&b.1) {
+        return None;
+    }
+    let acc = unit.kernel.new_var("acc", Type::scalar(DType::F32));
+    let mut float = |e: &Expr, buf| {
+        let Expr::Cast(_, load) = e else { return e.clone() };
+        if widened.widen(buf, DType::F32, unit) { (**load).clone() } else { (**load).clone().cast(DType::F32) }
+    };
+    let (left, right) = (float(&c.a, a.0), float(&c.b, b.0));
+    let sum = Expr::Var(acc).cast(DType::I32) + c.init.clone();
+    let floats = Contract {
+        acc,
+        init: Expr::constant(DType::F32, 0.0),
+        a: left,
+        b: right,
+        value: c.value.clone().substitute(c.acc, &sum),
+        ..c.clone()
+    };
+    let known = unit.packs.len();
+    let Some(mut p) = plan::plan(&floats, unit, cx) else {
+        return Some(super::super::scalar::lower(floats, &mut unit.kernel));
+    };
+    // Constants are converted when they are packed.
+    for pack in &mut unit.packs[known..] {
+        for f in [&mut p.a, &mut p.b].into_iter().filter(|f| f.buf == pack.packed) {
+            if let Arrangement::Panels(layout) = &pack.layout {
+                pack.layout = Arrangement::Floats(layout.clone());
+                unit.kernel.buffers[pack.packed.0 as usize].dtype = DType::F32;
+                f.casts.clear();
+            }
+        }
+    }
+    Some(nest::lower(&floats, p, &mut unit.kernel))
+}

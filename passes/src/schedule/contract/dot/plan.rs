@@ -1,0 +1,214 @@
+//! How a contraction of narrow integers is tiled.
+
+use super::super::super::Unit;
+use super::{Widened, factor};
+use crate::schedule::pack::{Arrangement, Groups, Pack};
+use tenon_base::DType;
+use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr};
+use tenon_target::{Arch, Feature, Target};
+
+/// A tiled contraction: one factor is `x`, the same for all lanes, the other `w`, packed.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// Where `x` is read.
+    pub(super) x: Buf,
+    /// Its index; the dims of the run are replaced by `run`.
+    pub(super) x_index: Affine,
+    /// If `x` is to be copied first: from where, and as what.
+    pub(super) copy: Option<(Buf, DType)>,
+    /// The sign bit of the bytes of `x` is flipped, and these sums of columns times this make up for it.
+    pub(super) flip: Option<(Buf, i64)>,
+    /// The packed constant.
+    pub(super) w: Buf,
+    /// Its index but for the tile along `v` and the group.
+    pub(super) w_index: Affine,
+    /// From tile to tile along `v`.
+    pub(super) w_tile: i64,
+    /// The dtype both have in the product.
+    pub(super) elements: (DType, DType),
+    /// Neighbours that one lane adds up.
+    pub(super) group: usize,
+    /// Groups of a run.
+    pub(super) groups: usize,
+    /// The loop that becomes lanes.
+    pub(super) v: ContractDim,
+    /// The loop that is unrolled, if any.
+    pub(super) m: Option<ContractDim>,
+    /// Loops around the tiles along `v`: `w` depends on them.
+    pub(super) outer: Vec<ContractDim>,
+    /// Loops inside them.
+    pub(super) middle: Vec<ContractDim>,
+    /// Loops summed over around the run.
+    pub(super) reduce: Vec<ContractDim>,
+    /// The loop over the groups of a run.
+    pub(super) run: tenon_kernel::Var,
+    /// Lanes of a register.
+    pub(super) lanes: usize,
+    /// Registers along `v`.
+    pub(super) nv: usize,
+    /// Rows along `m`.
+    pub(super) mr: usize,
+}
+
+/// What the machine multiplies: the dtypes of `x` and `w` in the product, the group, and whether the sign of `x` is flipped.
+fn product(target: &Target, x: DType, w: DType) -> (DType, DType, usize, bool) {
+    let pairs = (DType::I16, DType::I16, 2, false);
+    if w != DType::I8 || x == DType::I16 {
+        return pairs;
+    }
+    let has = |f| target.has(f);
+    match target.arch {
+        // Unsigned by signed.
+        Arch::X86_64 if has(Feature::AvxVnni) || has(Feature::Avx512vnni) && has(Feature::Avx512vl) => {
+            (DType::U8, w, 4, x == DType::I8)
+        }
+        // Signed by signed; mixed with `i8mm`.
+        Arch::Aarch64 if has(Feature::I8mm) => (x, w, 4, false),
+        Arch::Aarch64 if has(Feature::Dotprod) => (DType::I8, w, 4, x == DType::U8),
+        _ => pairs,
+    }
+}
+
+/// The dims of the innermost run along which `x` is consecutive, outermost first, and the other dims.
+fn run_of(reduce: &[ContractDim], x: &Affine) -> Option<(Vec<ContractDim>, Vec<ContractDim>)> {
+    let mut rest = reduce.to_vec();
+    let mut run: Vec<ContractDim> = vec![];
+    let mut length = 1;
+    while let Some(i) = rest.iter().position(|d| x.coefficient(d.var) == length) {
+        let d = rest.remove(i);
+        length = length.checked_mul(i64::try_from(d.extent).ok()?)?;
+        run.insert(0, d);
+    }
+    (!run.is_empty()).then_some((run, rest))
+}
+
+/// The plan for `c`; `None` if it does not have this form. Adds parameters and scratch buffers to the unit.
+pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target, widened: &mut Widened) -> Option<Plan> {
+    let out = Affine::of(&c.out_index)?;
+    let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1 && d.extent > 1)?.clone();
+    let (a, b) = (factor(&c.a, unit)?, factor(&c.b, unit)?);
+    let swapped = a.1.coefficient(v.var) != 0;
+    let ((x, x_index, x_dtype), (w, w_index, w_dtype)) = if swapped { (b, a) } else { (a, b) };
+    let constant = unit.constant.get(w.0 as usize) == Some(&true);
+    if x_index.coefficient(v.var) != 0 || w_index.coefficient(v.var) == 0 || !constant {
+        return None;
+    }
+    let (run, reduce) = run_of(&c.reduce, &x_index)?;
+    let length: usize = run.iter().map(|d| d.extent).product();
+    let (x_as, w_as, group, flip) = product(target, x_dtype, w_dtype);
+    let groups = length.div_ceil(group);
+    let others: Vec<ContractDim> = c.dims.iter().filter(|d| d.var != v.var).cloned().collect();
+    let uses = |i: &Affine, d: &ContractDim| i.coefficient(d.var) != 0;
+    let m = others.iter().filter(|d| uses(&x_index, d) && !uses(&w_index, d)).max_by_key(|d| d.extent).cloned();
+    let rest = others.iter().filter(|d| m.as_ref().is_none_or(|m| m.var != d.var)).cloned();
+    let (outer, middle): (Vec<_>, Vec<_>) = rest.partition(|d| uses(&w_index, d));
+    let lanes = target.lanes(DType::I32);
+    let (nv, mr) = shape(target, lanes, v.extent, m.as_ref().map_or(1, |m| m.extent));
+    // The packed constant.
+    let width = nv * lanes;
+    let strides = |dims: &[ContractDim]| dims.iter().map(|d| (d.extent, w_index.coefficient(d.var))).collect();
+    let layout = Groups {
+        base: w_index.base,
+        outer: strides(&outer),
+        v: (v.extent, w_index.coefficient(v.var)),
+        width,
+        reduce: strides(&reduce),
+        run: strides(&run),
+        group,
+    };
+    let (outer_strides, w_tile, reduce_strides) = layout.strides();
+    let packed = packed(unit, w, w_dtype, layout.len(), Arrangement::Groups(layout.clone()));
+    let at = outer.iter().zip(outer_strides).chain(reduce.iter().zip(reduce_strides));
+    let run_var = unit.kernel.new_var("g", tenon_kernel::Type::INDEX);
+    let packed_index = at.fold(Affine::default(), |i, (d, s)| i.with(d.var, s)).with(run_var, (width * group) as i64);
+    let x_run = run.iter().fold(x_index.clone(), |i, d| i.with(d.var, 0)).with(run_var, group as i64);
+    let sums = flip.then(|| {
+        let n = outer.iter().map(|d| d.extent).product::<usize>() * v.extent;
+        let name = unit.kernel.buffer(w).name.clone();
+        let buf = unit.kernel.new_buffer(&format!("{name}_sums"), DType::I32, n, Access::In);
+        unit.packs.push(Pack { source: w, packed: buf, layout: Arrangement::Sums(layout) });
+        // Flipping the sign bit of an unsigned byte takes 128 away, of a signed one adds 128.
+        (buf, if x_dtype == DType::U8 { 128 } else { -128 })
+    });
+    let ragged = !length.is_multiple_of(group);
+    let (x, copy) = source(unit, x, (x_dtype, x_as), (flip, ragged), group, widened);
+    Some(Plan {
+        x,
+        x_index: x_run,
+        copy,
+        flip: sums,
+        w: packed,
+        w_index: packed_index,
+        w_tile,
+        elements: (x_as, w_as),
+        group,
+        groups,
+        v,
+        m,
+        outer,
+        middle,
+        reduce,
+        run: run_var,
+        lanes,
+        nv,
+        mr,
+    })
+}
+
+/// The parameter that is constant `w` in another order.
+fn packed(unit: &mut Unit, w: Buf, dtype: DType, len: usize, layout: Arrangement) -> Buf {
+    if let Some(p) = unit.packs.iter().find(|p| p.source == w && p.layout == layout) {
+        return p.packed;
+    }
+    let name = format!("{}_packed", unit.kernel.buffer(w).name);
+    let packed = unit.kernel.new_buffer(&name, dtype, len, Access::In);
+    unit.packs.push(Pack { source: w, packed, layout });
+    packed
+}
+
+/// Where `x` is read as `to`: in place, in its scratch buffer (whose elements are widened), or in a copy.
+fn source(
+    unit: &mut Unit,
+    x: Buf,
+    (from, to): (DType, DType),
+    (flip, ragged): (bool, bool),
+    group: usize,
+    widened: &mut Widened,
+) -> (Buf, Option<(Buf, DType)>) {
+    if from == to && !flip && !ragged {
+        return (x, None);
+    }
+    // Written by this kernel alone, it may as well be written as what is wanted, with room for the last group.
+    let keeps = from == to || to == DType::I16;
+    if !flip && keeps && widened.widen(x, to, unit) {
+        unit.kernel.buffers[x.0 as usize].len += group;
+        return (x, None);
+    }
+    let decl = unit.kernel.buffer(x).clone();
+    let name = format!("{}_{to}", decl.name);
+    let copy = unit.kernel.new_buffer(&name, to, decl.len + group, Access::Scratch);
+    (copy, Some((x, to)))
+}
+
+/// Registers along `v` and rows along `m`.
+fn shape(target: &Target, lanes: usize, v: usize, m: usize) -> (usize, usize) {
+    // One register holds the products, one the repeated group, the rest are accumulators and constants.
+    let accumulators = match target.vector_registers() {
+        16 if target.vector_bytes == 16 => 8,
+        16 => 12,
+        _ => 16,
+    };
+    let vectors = v.div_ceil(lanes);
+    let most_nv = if m == 1 { 8 } else { 2 };
+    let nv = most_nv.min(vectors).max(1);
+    let most_mr = (accumulators / nv).clamp(1, 8);
+    let tiles = m.div_ceil(most_mr);
+    (nv, m.div_ceil(tiles))
+}
+
+impl Plan {
+    /// The value of `x` at the group, `group` neighbours.
+    pub(super) fn neighbours(&self, index: Expr) -> Expr {
+        Expr::Load { buf: self.x, index: Box::new(index), lanes: self.group as u16 }
+    }
+}

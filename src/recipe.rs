@@ -1,0 +1,245 @@
+//! Recipes: small text files with the decisions that a quantised compile rests on.
+//!
+//! A recipe names the model it belongs to, the range of every quantised value, and the precision of every layer. The same
+//! model with the same recipe gives the same bytes.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::path::Path;
+use tenon_passes::quantize::recipe::{Choice, Range};
+
+/// The version of the format that is written, and the only one that is read.
+const VERSION: u32 = 1;
+
+/// A recipe, as in its file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// Version of the format.
+    pub version: u32,
+    /// `sha256:` and the hash of the model's file.
+    pub model: String,
+    /// How the ranges were found.
+    pub method: String,
+    /// From how many samples.
+    pub samples: usize,
+    /// Quantised values, in the order they are computed.
+    #[serde(default, rename = "value")]
+    pub values: Vec<ValueRange>,
+    /// Convolutions and matrix products, in the order they are computed.
+    #[serde(default, rename = "layer")]
+    pub layers: Vec<LayerPrecision>,
+}
+
+/// The range of a value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ValueRange {
+    /// The node that makes it, or the input.
+    pub name: String,
+    /// Smaller values are cut off.
+    pub min: f64,
+    /// Larger values are cut off.
+    pub max: f64,
+}
+
+/// How a layer is computed.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LayerPrecision {
+    /// The node.
+    pub name: String,
+    /// Integers or floats.
+    pub precision: Precision,
+    /// Added to the bias of each output channel, in units of the sum of products: makes up for the mean error of the rounded
+    /// weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub correction: Vec<i32>,
+}
+
+/// Elements that a layer multiplies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// Bytes: unsigned activations, signed weights with one scale a channel.
+    #[serde(rename = "int8")]
+    Int8,
+    /// As in the model.
+    #[serde(rename = "float")]
+    Float,
+}
+
+/// Why a recipe cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecipeError(pub String);
+
+impl fmt::Display for RecipeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+impl std::error::Error for RecipeError {}
+
+/// `sha256:` and the hash of the file `path`.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn hash_file(path: &Path) -> Result<String, crate::Error> {
+    use sha2::{Digest, Sha256};
+    let mut file = std::fs::File::open(path).map_err(crate::Error::io("read", path))?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        let n = std::io::Read::read(&mut file, &mut buffer).map_err(crate::Error::io("read", path))?;
+        if n == 0 {
+            break;
+        }
+        hash.update(&buffer[..n]);
+    }
+    let hex: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    Ok(format!("sha256:{hex}"))
+}
+
+/// `f32` as the shortest decimal number that reads back as it.
+pub(crate) fn shortest(v: f32) -> f64 {
+    v.to_string().parse().unwrap_or(f64::from(v))
+}
+
+impl Recipe {
+    /// An empty recipe for the model whose file hashes to `model`.
+    pub fn new(model: String, method: &str, samples: usize) -> Recipe {
+        Recipe { version: VERSION, model, method: method.to_string(), samples, values: vec![], layers: vec![] }
+    }
+
+    /// Reads the file `path`.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no recipe, or one of another version.
+    pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
+        let bad = |e: &dyn fmt::Display| RecipeError(format!("cannot read recipe {}: {e}", path.display()));
+        // A recipe is small: what is not is something else.
+        let size = std::fs::metadata(path).map_err(|e| bad(&e))?.len();
+        if size > 64 << 20 {
+            return Err(bad(&"it is larger than 64 MiB"));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
+        Recipe::parse(&text).map_err(|e| bad(&e))
+    }
+
+    /// Reads the text of a recipe.
+    ///
+    /// # Errors
+    /// Says where and what is wrong.
+    pub fn parse(text: &str) -> Result<Recipe, RecipeError> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let fail = |e: toml::de::Error| RecipeError(e.to_string().trim_end().to_string());
+        let Version { version } = toml::from_str(text).map_err(fail)?;
+        if version != VERSION {
+            return Err(RecipeError(format!(
+                "version {version} of the format is not known (known: {VERSION}); make the recipe anew with `tenon quantize`"
+            )));
+        }
+        let recipe: Recipe = toml::from_str(text).map_err(fail)?;
+        let mut names = std::collections::BTreeSet::new();
+        for v in &recipe.values {
+            if !v.min.is_finite() || !v.max.is_finite() || v.min > v.max {
+                return Err(RecipeError(format!(
+                    "value \"{}\": expected min <= max, both finite, found {}..{}",
+                    v.name, v.min, v.max
+                )));
+            }
+            if (v.min as f32).is_infinite() || (v.max as f32).is_infinite() {
+                return Err(RecipeError(format!("value \"{}\": {}..{} is beyond f32", v.name, v.min, v.max)));
+            }
+            if !names.insert(&v.name) {
+                return Err(RecipeError(format!("value \"{}\" occurs twice", v.name)));
+            }
+        }
+        let mut names = std::collections::BTreeSet::new();
+        if let Some(l) = recipe.layers.iter().find(|l| !names.insert(&l.name)) {
+            return Err(RecipeError(format!("layer \"{}\" occurs twice", l.name)));
+        }
+        Ok(recipe)
+    }
+
+    /// The text of the recipe.
+    ///
+    /// # Errors
+    /// Never for a recipe that was read or made by calibration.
+    pub fn to_text(&self) -> Result<String, RecipeError> {
+        let body = toml::to_string(self).map_err(|e| RecipeError(e.to_string()))?;
+        Ok(format!(
+            "# How to quantise a model. Written by `tenon quantize`, used by `--recipe`; ranges and precisions may be edited.\n{body}"
+        ))
+    }
+
+    /// What the passes need of it.
+    pub fn choice(&self) -> Choice {
+        let mut choice = Choice::default();
+        for v in &self.values {
+            choice.ranges.insert(v.name.clone(), Range { min: v.min as f32, max: v.max as f32 });
+        }
+        for l in &self.layers {
+            if l.precision == Precision::Float {
+                choice.float.insert(l.name.clone());
+            } else if !l.correction.is_empty() {
+                choice.corrections.insert(l.name.clone(), l.correction.clone());
+            }
+        }
+        // Ranges that only layers in floats would need are no mistake.
+        choice
+    }
+
+    /// Fails unless the recipe belongs to the model that hashes to `model`.
+    ///
+    /// # Errors
+    /// It belongs to another.
+    pub fn check_model(&self, model: &str) -> Result<(), RecipeError> {
+        if self.model == model {
+            return Ok(());
+        }
+        Err(RecipeError(format!(
+            "the recipe was made for another model ({}, this one is {model}); make one for this model with `tenon quantize`",
+            self.model
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn recipe() -> Recipe {
+        let mut r = Recipe::new("sha256:00".into(), "mse", 3);
+        r.values.push(ValueRange { name: "in/put \"x\"".into(), min: shortest(-0.1), max: shortest(1.7) });
+        r.layers.push(LayerPrecision { name: "a".into(), precision: Precision::Int8, correction: vec![0, -3] });
+        r.layers.push(LayerPrecision { name: "b".into(), precision: Precision::Float, correction: vec![] });
+        r
+    }
+
+    #[test]
+    fn text_reads_back_and_is_short() {
+        let text = recipe().to_text().unwrap();
+        assert_eq!(Recipe::parse(&text).unwrap(), recipe());
+        assert!(text.contains("min = -0.1\n") && text.contains("precision = \"float\""), "{text}");
+        assert_eq!(recipe().choice().ranges["in/put \"x\""], Range { min: -0.1, max: 1.7 });
+    }
+
+    #[test]
+    fn bad_recipes_are_told_apart() {
+        let text = recipe().to_text().unwrap();
+        let error = |from: &str, to: &str| Recipe::parse(&text.replace(from, to)).unwrap_err().0;
+        assert!(error("version = 1", "version = 9").contains("version 9"));
+        assert!(error("version = 1\n", "").contains("version"));
+        assert!(error("min = -0.1", "min = nan").contains("min <= max"));
+        assert!(error("min = -0.1", "min = 9.0").contains("min <= max"));
+        assert!(error("max = 1.7", "max = 1e300").contains("beyond f32"));
+        assert!(error("\"float\"", "\"int3\"").contains("int3"));
+        assert!(error("name = \"b\"", "name = \"a\"").contains("twice"));
+        assert!(error("samples = 3", "sample = 3").contains("sample"));
+        assert!(Recipe::parse("\u{0}").is_err() && Recipe::parse("").is_err());
+        assert!(recipe().check_model("sha256:11").unwrap_err().0.contains("another model"));
+    }
+}
