@@ -102,7 +102,8 @@ impl<'a> Session<'a> {
         match &self.kind {
             Kind::Reference => self.reference(inputs),
             Kind::Kernel => {
-                Ok(tenon_kernel::run_program_on(&self.compiled.program, inputs, &mut self.states.borrow_mut())?)
+                let p = &self.compiled.program;
+                Ok(p.actual(tenon_kernel::run_program_on(p, inputs, &mut self.states.borrow_mut())?))
             }
             Kind::Jit(m) => {
                 let mut runner = m.runner();
@@ -142,7 +143,7 @@ impl<'a> Session<'a> {
                 None => outputs.push(t),
             }
         }
-        Ok(outputs)
+        Ok(program.actual(outputs))
     }
 }
 

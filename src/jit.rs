@@ -38,6 +38,7 @@ impl Model {
             inputs: c.program.inputs.clone(),
             outputs: c.program.outputs.clone(),
             states: c.program.states.clone(),
+            sized: c.program.sized.clone(),
             arena_bytes: c.program.arena_bytes,
             ..Program::default()
         };
@@ -202,7 +203,8 @@ pub(crate) fn to_tensors(program: &Program, outputs: &[AlignedBuf]) -> Result<Ve
         Tensor::from_bytes(io.fact.dtype, &dims, data.into())
             .map_err(|e| Error::Internal(format!("output \"{}\": {e}", io.name)))
     };
-    program.outputs.iter().zip(outputs).map(tensor).collect()
+    let all: Result<Vec<Tensor>, Error> = program.outputs.iter().zip(outputs).map(tensor).collect();
+    Ok(program.actual(all?))
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 use crate::body::{Session, Slot};
 use std::collections::BTreeMap;
 use tenon_base::{Dim, Loc, Tensor};
+use tenon_ir::import::Extents;
 use tenon_ir::{Graph, Importer, Op, ValueId};
 
 /// A graph under construction.
@@ -13,6 +14,8 @@ pub(crate) struct Level {
     pub(crate) graph: Graph,
     /// Small integer values known only symbolically.
     pub(crate) dims: BTreeMap<ValueId, Vec<Dim>>,
+    /// Extents known only at run time.
+    pub(crate) extents: Extents,
     /// What values of the graph around it are called here.
     captures: BTreeMap<ValueId, ValueId>,
     /// Those of them that are inputs, in order.
@@ -65,6 +68,7 @@ impl<'p> Session<'p> {
         let around = self.level_mut(level - 1);
         let (fact, weight) = (around.graph.fact(v).clone(), around.graph.weight(v).cloned());
         let dims = around.dims.get(&v).cloned();
+        let extents = around.extents.get(&v).cloned();
         let here = self.level_mut(level);
         let new = match weight {
             Some(t) => here.graph.add_weight("", t),
@@ -78,6 +82,10 @@ impl<'p> Session<'p> {
         if let Some(d) = dims {
             here.dims.insert(new, d);
         }
+        if let Some(list) = extents {
+            let list = list.into_iter().map(|e| e.map(|n| self.capture(n, level))).collect();
+            self.level_mut(level).extents.insert(new, list);
+        }
         new
     }
 
@@ -89,7 +97,7 @@ impl<'p> Session<'p> {
 
     /// An importer for one node.
     pub(crate) fn importer(&mut self, loc: &str) -> Importer<'_> {
-        Importer::new(&mut self.top.graph, &mut self.top.dims, Loc::new(loc))
+        Importer::new(&mut self.top.graph, &mut self.top.dims, &mut self.top.extents, Loc::new(loc))
     }
 
     /// Constant data of the current graph.

@@ -433,6 +433,9 @@ impl<'p> Session<'p> {
         let mut values = vec![];
         for s in made {
             let Slot::Value(v) = s else { return Err(ImportError::new("an output of the body is no tensor")) };
+            if self.top.extents.contains_key(&v) {
+                return Err(ImportError::new("an output of the body has an extent that is known only at run time"));
+            }
             values.push(v);
         }
         let more = if r.is_loop {

@@ -5,6 +5,7 @@ use crate::{Op, Operator};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::EdgeRef;
+use std::collections::BTreeMap;
 use std::fmt;
 use tenon_base::{Fact, Loc, Tensor};
 
@@ -91,6 +92,8 @@ pub struct Graph {
     inner: StableDiGraph<Node, Edge, u32>,
     inputs: Vec<NodeId>,
     outputs: Vec<(String, ValueId)>,
+    /// Outputs whose actual extents another output tells.
+    sized: BTreeMap<usize, usize>,
     /// Of evaluating constants: what may still be spent.
     effort: Effort,
 }
@@ -173,6 +176,17 @@ impl Graph {
     /// Declares `value` an output of the model.
     pub fn add_output(&mut self, name: impl Into<String>, value: ValueId) {
         self.outputs.push((name.into(), value));
+    }
+
+    /// Declares that output `k` has as many elements along each axis as output `sizes`, a vector of i64, tells: its own shape is the
+    /// largest. Both are positions among the outputs.
+    pub fn size_output(&mut self, k: usize, sizes: usize) {
+        self.sized.insert(k, sizes);
+    }
+
+    /// Outputs whose extents are known only at run time, and the outputs that tell them.
+    pub fn sized(&self) -> &BTreeMap<usize, usize> {
+        &self.sized
     }
 
     /// Inputs, in the model's order.
@@ -341,7 +355,7 @@ impl Graph {
 
     /// Nodes in an order in which operands come first: deterministic, close to insertion order.
     pub fn topological(&self) -> Result<Vec<NodeId>, GraphError> {
-        let mut missing: std::collections::BTreeMap<NodeId, usize> = std::collections::BTreeMap::new();
+        let mut missing: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut ready = std::collections::BTreeSet::new();
         for n in self.nodes() {
             let count = self.inner.edges_directed(NodeIndex::new(n.0 as usize), Direction::Incoming).count();

@@ -264,16 +264,60 @@ pub struct Importer<'g> {
     graph: &'g mut Graph,
     /// Small integer values known only symbolically.
     dims: &'g mut BTreeMap<ValueId, Vec<Dim>>,
+    /// Extents known only at run time.
+    extents: &'g mut Extents,
     loc: Loc,
 }
+
+/// Extents known only at run time: of a value, for each axis a scalar, or `None` where the shape says it.
+pub type Extents = BTreeMap<ValueId, Vec<Option<ValueId>>>;
 
 /// Results up to this many elements are computed at import.
 const EAGER_ELEMENTS: i64 = 1 << 16;
 
 impl<'g> Importer<'g> {
-    /// An importer for one node, named `loc`. `dims` lives as long as the import of the whole graph.
-    pub fn new(graph: &'g mut Graph, dims: &'g mut BTreeMap<ValueId, Vec<Dim>>, loc: Loc) -> Importer<'g> {
-        Importer { graph, dims, loc }
+    /// An importer for one node, named `loc`. `dims` and `extents` live as long as the import of the whole graph.
+    pub fn new(
+        graph: &'g mut Graph,
+        dims: &'g mut BTreeMap<ValueId, Vec<Dim>>,
+        extents: &'g mut Extents,
+        loc: Loc,
+    ) -> Importer<'g> {
+        Importer { graph, dims, extents, loc }
+    }
+
+    /// The extents of `v` that are known only at run time, an axis each; `None` if all are known. The value itself has room for
+    /// the largest, which is what its shape says.
+    pub fn extents(&self, v: ValueId) -> Option<&[Option<ValueId>]> {
+        self.extents.get(&v).map(Vec::as_slice)
+    }
+
+    /// The extent of `v` along `axis` as a scalar, known or not.
+    pub fn extent(&mut self, v: ValueId, axis: usize) -> ValueId {
+        if let Some(Some(n)) = self.extents.get(&v).and_then(|e| e.get(axis)) {
+            return *n;
+        }
+        let d = self.shape(v).0[axis].clone();
+        match d.as_const() {
+            Some(n) => self.weight(Tensor::scalar(n)),
+            None => self.symbolic(vec![d], &[]),
+        }
+    }
+
+    /// Says that `v` has as many elements along `axis` as `count`, a scalar, tells. A constant count cuts the value instead.
+    pub fn sized(&mut self, v: ValueId, axis: usize, count: ValueId) -> Result<ValueId, ImportError> {
+        if let Some(n) = self.known(count).map(|t| t.get(0).as_int() as i64) {
+            let mut to = self.shape(v).clone();
+            if to.0[axis] == Dim::Const(n) {
+                return Ok(v);
+            }
+            to.0[axis] = Dim::Const(n);
+            let op = crate::ops::slice::Slice { starts: vec![0; to.rank()], steps: vec![1; to.rank()], to };
+            return self.op(op, &[v]);
+        }
+        let rank = self.rank(v);
+        self.extents.entry(v).or_insert_with(|| vec![None; rank])[axis] = Some(count);
+        Ok(v)
     }
 
     /// The graph so far.
@@ -425,7 +469,11 @@ impl<'g> Importer<'g> {
         if let Some(tensors) = self.eager(&op, operands)? {
             return Ok(tensors.into_iter().map(|t| self.weight(t)).collect());
         }
+        let spread = self.spread(&op, operands)?;
         let outs = self.graph.add_op(op.clone(), operands, self.loc.clone())?;
+        if let Some(spread) = spread {
+            self.extents.insert(outs[0], spread);
+        }
         if let [out] = outs[..] {
             let known: Vec<Option<Vec<Dim>>> = operands.iter().map(|v| self.known_dims(*v)).collect();
             let facts: Vec<Fact> = operands.iter().map(|v| self.fact(*v).clone()).collect();
@@ -444,6 +492,39 @@ impl<'g> Importer<'g> {
             }
         }
         Ok(outs)
+    }
+
+    /// What of the result's extents is known only at run time, from what is of the operands'.
+    fn spread(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Option<ValueId>>>, ImportError> {
+        if !operands.iter().any(|v| self.extents.contains_key(v)) {
+            return Ok(None);
+        }
+        let facts: Vec<Fact> = operands.iter().map(|v| self.fact(*v).clone()).collect();
+        let outs = op.infer(&facts)?;
+        let ins: Vec<(Fact, Vec<Option<ValueId>>)> = operands
+            .iter()
+            .zip(facts)
+            .map(|(v, f)| (f.clone(), self.extents.get(v).cloned().unwrap_or_else(|| vec![None; f.shape.rank()])))
+            .collect();
+        let found = crate::extents::spread(op, &ins, &outs).map_err(|message| {
+            ImportError::new(message).with_help(
+                "what such a value is used for along that axis must be done outside of the model; or give the data that \
+                 decides about it as a constant, with --set",
+            )
+        })?;
+        let mut all = vec![];
+        for e in found {
+            all.push(match e {
+                None => None,
+                Some((n, 1)) => Some(n),
+                Some((n, k)) => {
+                    let k = self.weight(Tensor::scalar(k));
+                    let mul = crate::ops::binary::Binary::named("mul").ok_or("there is no product".to_string())?;
+                    Some(self.op(mul, &[n, k])?)
+                }
+            });
+        }
+        Ok(Some(all))
     }
 
     fn eager(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Tensor>>, ImportError> {

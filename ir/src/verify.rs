@@ -10,6 +10,7 @@
 //! - Extents that are numbers are not negative.
 //! - Every input node is listed once among the graph's inputs, and nothing else is; every output exists.
 //! - Inputs and outputs have names; no two inputs, and no two outputs, have one name.
+//! - An output whose extents are known only at run time is sized by an output that is an `i64` for each of its axes.
 //! - All this holds for the graphs inside operators.
 
 use crate::text::{PrintOptions, print};
@@ -160,6 +161,16 @@ impl Verifier<'_> {
             let times = listed.get(&id).copied().unwrap_or(0);
             if matches!(graph.node(id).kind, NodeKind::Input(_)) && times != 1 {
                 self.error(id, format!("expected to be listed once among the inputs, found {times} times"));
+            }
+        }
+        for (k, by) in graph.sized() {
+            let fact =
+                |k: &usize| graph.outputs().get(*k).filter(|(_, v)| graph.contains(*v)).map(|(_, v)| graph.fact(*v));
+            let fits = fact(k)
+                .zip(fact(by))
+                .is_some_and(|(y, dims)| *dims == Fact::of(tenon_base::DType::I64, &[y.shape.rank()]));
+            if !fits {
+                self.graph_error(format!("output {k} is sized by output {by}, which is not a vector of its extents"));
             }
         }
         let mut names = BTreeSet::new();

@@ -52,6 +52,8 @@ pub fn lower(state: &State, name: &str, kept: &[(String, String)]) -> Result<Pro
     }
     b.branch_homes(&mut scope);
     let mut steps = b.block(&mut scope)?;
+    let place = |k: usize| (!is_kept(k)).then(|| b.numbers[k]);
+    b.p.sized = graph.sized().iter().filter_map(|(k, by)| place(*k).zip(place(*by))).collect();
     b.finish_outputs(&mut scope, &mut steps, &is_kept);
     b.keep(&mut scope, &mut steps, &pairs);
     b.p.steps = steps;

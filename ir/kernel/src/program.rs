@@ -1,6 +1,7 @@
 //! A whole compiled model before machine code: kernels, buffers, ordered steps, entry signature, constant data.
 
 use crate::{Access, Kernel, Step};
+use std::collections::BTreeMap;
 use tenon_base::{DType, Fact, Loc, Tensor};
 
 /// A buffer of the program: its position in [`Program::buffers`].
@@ -83,6 +84,8 @@ pub struct Program {
     pub inputs: Vec<Io>,
     /// Outputs, in the model's order.
     pub outputs: Vec<Io>,
+    /// Outputs whose actual extents another output tells: positions of both.
+    pub sized: BTreeMap<usize, usize>,
     /// What is kept from run to run.
     pub states: Vec<State>,
     /// All buffers.
@@ -119,6 +122,32 @@ impl Program {
         self.buffers.iter().filter(|b| matches!(b.kind, BufferKind::Const(_))).map(ProgramBuffer::bytes).sum()
     }
 
+    /// `outputs` with the actual extents of those that have room for more than they hold.
+    pub fn actual(&self, mut outputs: Vec<Tensor>) -> Vec<Tensor> {
+        for (k, by) in &self.sized {
+            if let (Some(y), Some(dims)) = (outputs.get(*k), outputs.get(*by)) {
+                let extents: Vec<usize> = y
+                    .shape()
+                    .iter()
+                    .zip(dims.to_i64())
+                    .map(|(n, d)| usize::try_from(d).unwrap_or(0).min(*n))
+                    .collect();
+                let mut bytes = vec![];
+                front(y, &extents, 0, 0, &mut bytes);
+                if let Ok(t) = Tensor::from_bytes(y.dtype(), &extents, bytes.into()) {
+                    outputs[*k] = t;
+                }
+            }
+        }
+        outputs
+    }
+
+    /// The outputs that the model itself has, by position: not those that only tell extents of others.
+    pub fn own_outputs(&self) -> Vec<usize> {
+        let tells = |k: &usize| self.sized.values().any(|by| by == k);
+        (0..self.outputs.len()).filter(|k| !tells(k)).collect()
+    }
+
     /// Where each state begins in the arena.
     pub fn state_offsets(&self) -> Vec<usize> {
         let mut next = 0;
@@ -151,5 +180,18 @@ impl Program {
     pub fn writes<'a>(&'a self, call: &'a Call) -> impl Iterator<Item = BufferId> + 'a {
         let kernel = &self.kernels[call.kernel];
         call.args.iter().zip(&kernel.buffers).filter(|(_, b)| b.access != Access::In).map(|(id, _)| *id)
+    }
+}
+
+/// Appends the elements of `t` within `extents`, from axis `axis` on, where `at` is the position of the first.
+fn front(t: &Tensor, extents: &[usize], axis: usize, at: usize, bytes: &mut Vec<u8>) {
+    let size = t.dtype().size();
+    if axis == extents.len() {
+        bytes.extend_from_slice(&t.bytes()[at * size..(at + 1) * size]);
+        return;
+    }
+    let stride: usize = t.shape()[axis + 1..].iter().product();
+    for i in 0..extents[axis] {
+        front(t, extents, axis + 1, at + i * stride, bytes);
     }
 }

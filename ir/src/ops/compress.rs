@@ -1,9 +1,11 @@
-//! Compress and NonZero: results whose extents depend on data, for data that is known at compile time.
+//! Compress and NonZero: results whose extents depend on data. Where the data is known at compile time, so are they.
 //!
 //! ONNX: [Compress](https://onnx.ai/onnx/operators/onnx__Compress.html) (9, 11), a gather at the true positions;
 //! [NonZero](https://onnx.ai/onnx/operators/onnx__NonZero.html) (9, 13), a constant.
 
+use super::choose::Choose;
 use super::gather::Gather;
+use super::nonzero::NonZero;
 use super::util::{for_each_index, reshape};
 use crate::op::resolve_axis;
 use crate::ops::*;
@@ -27,7 +29,11 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
             0
         }
     };
-    let condition = cx.constant(node.input(1)?, "condition")?.to_i64();
+    let condition = node.input(1)?;
+    let Some(condition) = cx.known(condition).map(Tensor::to_i64) else {
+        let made = cx.ops(Choose { axis }, &[x, condition])?;
+        return Ok(vec![cx.sized(made[0], axis, made[1])?]);
+    };
     let extent = cx.shape(x).0[axis].clone();
     if extent.as_const().is_some_and(|n| n < condition.len() as i64) {
         return Err(ImportError::new(format!("condition: expected at most {extent} elements, found {}", condition.len())));
@@ -38,7 +44,10 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
 }
 
 fn import_non_zero(cx: &mut Importer<'_>, x: ValueId) -> Result<Vec<ValueId>, ImportError> {
-    let x = cx.constant(x, "X")?.clone();
+    let Some(x) = cx.known(x).cloned() else {
+        let made = cx.ops(NonZero {}, &[x])?;
+        return Ok(vec![cx.sized(made[0], 1, made[1])?]);
+    };
     // A scalar is a vector of one element.
     let dims = if x.shape().is_empty() { vec![1] } else { x.shape().to_vec() };
     let mut found: Vec<Vec<i64>> = vec![vec![]; dims.len()];

@@ -2,9 +2,10 @@
 
 use super::{binary::Binary, cast::Cast, reshape::Reshape, slice::Slice, unary::Unary};
 use crate::import::{ImportError, Importer};
+use crate::lower::LowerCx;
 use crate::{Op, ValueId};
 use tenon_base::{DType, Dim, Fact, Scalar, Shape, Tensor};
-use tenon_kernel::{CmpOp, Expr, Stmt, Var};
+use tenon_kernel::{CmpOp, Expr, Stmt, Type, Var};
 
 /// Row-major strides of `dims`, in elements.
 pub(crate) fn strides(dims: &[usize]) -> Vec<usize> {
@@ -177,4 +178,45 @@ pub(crate) fn wrap(i: i64, n: usize) -> usize {
 pub(crate) fn with_constant(cx: &mut Importer<'_>, name: &str, x: ValueId, c: f64) -> Result<ValueId, ImportError> {
     let c = number(cx, cx.dtype(x), c);
     apply(cx, name, &[x, c])
+}
+
+/// A kernel that finds any number of things: a counter, and results that are zeros behind what is found.
+#[derive(Clone, Copy)]
+pub(crate) struct Counted {
+    count: Var,
+}
+
+impl Counted {
+    /// Fills the results `ports` with zeros and begins to count.
+    pub(crate) fn begin(cx: &mut LowerCx<'_>, ports: &[usize]) -> Counted {
+        for &port in ports {
+            let (dtype, n) = (cx.out_dtype(port), cx.out_dims(port).iter().product());
+            let i = cx.k.fresh("z", Type::INDEX);
+            let (buf, index, value) = cx.write(port, Expr::Var(i), Expr::Const(Scalar::of_int(dtype, 0)));
+            cx.k.push(loop_over(i, n, true, vec![Stmt::Store { buf, index, value }]));
+        }
+        Counted { count: cx.k.declare("count", Expr::int(0)) }
+    }
+
+    /// Where the next thing goes in a result with room for `n`.
+    pub(crate) fn slot(self, n: usize) -> Expr {
+        Expr::Var(self.count).clamp(0, n.max(1) as i64 - 1)
+    }
+
+    /// A store to a result.
+    pub(crate) fn store(self, cx: &LowerCx<'_>, port: usize, at: Expr, value: Expr) -> Stmt {
+        let (buf, index, value) = cx.write(port, at, value);
+        Stmt::Store { buf, index, value }
+    }
+
+    /// One more.
+    pub(crate) fn next(self) -> Stmt {
+        Stmt::Set { var: self.count, value: Expr::Var(self.count) + 1i64 }
+    }
+
+    /// Stores the count.
+    pub(crate) fn end(self, cx: &mut LowerCx<'_>, port: usize) {
+        let (buf, index, value) = cx.write(port, Expr::int(0), Expr::Var(self.count));
+        cx.k.store(buf, index, value);
+    }
 }

@@ -16,6 +16,7 @@
 //! - The body of a loop is an attribute too, a graph in its own words: `body=graph body(%i: i64[]) -> (…) { … }`.
 //! - A node may list several results, `%3, %4 = split(%x) {axis=0} : f32[1], f32[2]`. Types of operators may be left out
 //!   when writing by hand; they are inferred. Where they are given they must be what is inferred.
+//! - `("y": %4 sized "y_dims", "y_dims": %5)`: the extents of `y` are known only at run time, `y_dims` tells them.
 //! - The model's location of a node trails it: `@ "Conv_0"`. `//` begins a comment.
 
 mod parse;
@@ -51,6 +52,7 @@ struct Canonical<'g> {
     inputs: Vec<&'g Node>,
     nodes: Vec<(&'g Node, Vec<(usize, u16)>)>,
     outputs: Vec<(&'g str, (usize, u16))>,
+    sized: &'g BTreeMap<usize, usize>,
 }
 
 impl<'g> Canonical<'g> {
@@ -68,6 +70,7 @@ impl<'g> Canonical<'g> {
             name: &graph.name,
             inputs: graph.inputs().iter().map(|&id| graph.node(id)).collect(),
             nodes: order.iter().map(node).collect::<Option<_>>()?,
+            sized: graph.sized(),
             outputs: graph.outputs().iter().map(|(n, v)| Some((n.as_str(), value(v)?))).collect::<Option<_>>()?,
         })
     }

@@ -69,7 +69,14 @@ impl Parser {
         while !lex.eat("}")? {
             self.line(lex)?;
         }
-        for (label, name, at) in outputs {
+        let labels: Vec<String> = outputs.iter().map(|o| o.label.clone()).collect();
+        for (k, Output { label, name, at, sized }) in outputs.into_iter().enumerate() {
+            if let Some(sized) = sized {
+                match labels.iter().position(|l| *l == sized) {
+                    Some(by) => self.graph.size_output(k, by),
+                    None => return lex.fail_at(at, format!("there is no output {sized:?}")),
+                }
+            }
             match self.values.get(&name) {
                 Some(v) => self.graph.add_output(label, *v),
                 None => return lex.fail_at(at, format!("there is no value {}", name.shown())),
@@ -210,8 +217,18 @@ impl Parser {
     }
 }
 
-/// `("logits": %2)`: label, value, and where the value is written.
-fn outputs(lex: &mut Lexer<'_>) -> Result<Vec<(String, Name, usize)>, ParseError> {
+/// An output as it is written.
+struct Output {
+    label: String,
+    name: Name,
+    /// Where the value is written.
+    at: usize,
+    /// The output that tells its extents.
+    sized: Option<String>,
+}
+
+/// `("logits": %2)`
+fn outputs(lex: &mut Lexer<'_>) -> Result<Vec<Output>, ParseError> {
     lex.expect("(")?;
     let mut all = vec![];
     while !lex.eat(")")? {
@@ -225,7 +242,16 @@ fn outputs(lex: &mut Lexer<'_>) -> Result<Vec<(String, Name, usize)>, ParseError
         lex.next()?;
         lex.expect(":")?;
         let at = lex.here();
-        all.push((label, value_name(lex)?, at));
+        let name = value_name(lex)?;
+        let mut sized = None;
+        if lex.eat_word("sized")? {
+            let Token::Str(s) = lex.peek() else {
+                return lex.expected("an output's name");
+            };
+            sized = Some(s.to_string());
+            lex.next()?;
+        }
+        all.push(Output { label, name, at, sized });
     }
     Ok(all)
 }

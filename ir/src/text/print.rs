@@ -103,6 +103,10 @@ impl Printer<'_> {
             quoted(&mut self.out, label);
             self.out.push_str(": ");
             self.value(*v);
+            if let Some((name, _)) = self.graph.sized().get(&i).and_then(|k| self.graph.outputs().get(*k)) {
+                self.out.push_str(" sized ");
+                quoted(&mut self.out, name);
+            }
         }
         self.out.push_str(") {\n");
     }

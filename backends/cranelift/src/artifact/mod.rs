@@ -11,6 +11,7 @@ pub use rust_module::{rust_module, rust_module_of};
 
 use crate::Object;
 use names::Names;
+use std::collections::BTreeMap;
 use tenon_base::DType;
 use tenon_kernel::{Io, Program};
 
@@ -56,18 +57,23 @@ impl Field {
 /// The inputs and outputs of `program`, with identifiers that are unique among both.
 fn fields(program: &Program, keywords: &[&str]) -> (Vec<Field>, Vec<Field>) {
     let mut names = Names::new(keywords);
-    let mut list = |io: &[Io]| -> Vec<Field> {
+    let mut list = |io: &[Io], sized: &BTreeMap<usize, usize>| -> Vec<Field> {
         io.iter()
-            .map(|io| Field {
+            .enumerate()
+            .map(|(k, other)| (other, sized.get(&k).and_then(|by| io.get(*by))))
+            .map(|(io, by)| Field {
                 name: names.fresh(&io.name),
                 dtype: io.fact.dtype,
                 len: io.fact.dims().unwrap_or_default().iter().product(),
-                what: comment(&format!("{}, `{}`", io.fact, io.name)),
+                what: comment(&match by {
+                    None => format!("{}, `{}`", io.fact, io.name),
+                    Some(by) => format!("{} at most, `{}`; `{}` tells its actual extents", io.fact, io.name, by.name),
+                }),
             })
             .collect()
     };
-    let inputs = list(&program.inputs);
-    (inputs, list(&program.outputs))
+    let inputs = list(&program.inputs, &BTreeMap::new());
+    (inputs, list(&program.outputs, &program.sized))
 }
 
 /// `text` on one line, and unable to end a comment.

@@ -13,6 +13,7 @@ pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
     let mut p = Program { name: word(lex, "the program's name")?, ..Program::default() };
     let mut buffers: BTreeMap<String, BufferId> = BTreeMap::new();
     let mut kernels: BTreeMap<String, usize> = BTreeMap::new();
+    let mut sized = vec![];
     lex.expect("{")?;
     while !lex.eat("}")? {
         let at = lex.here();
@@ -32,6 +33,9 @@ pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
             Token::Word("output") => {
                 lex.next()?;
                 p.outputs.push(io(lex)?);
+                if lex.eat_word("sized")? {
+                    sized.push((p.outputs.len() - 1, lex.here(), string(lex)?));
+                }
             }
             Token::Word("buffer") => {
                 lex.next()?;
@@ -64,6 +68,14 @@ pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
                     "`fma`, `arena`, `input`, `output`, `buffer`, `state`, `kernel`, `call`, `if`, `loop` or `}`",
                 );
             }
+        }
+    }
+    for (k, at, name) in sized {
+        match p.outputs.iter().position(|o| o.name == name) {
+            Some(by) => {
+                p.sized.insert(k, by);
+            }
+            None => return lex.fail_at(at, format!("there is no output {name:?}")),
         }
     }
     Ok(p)

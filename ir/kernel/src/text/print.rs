@@ -278,7 +278,17 @@ impl Printer {
             p.end();
         };
         p.inputs.iter().for_each(|i| io(self, "input ", i));
-        p.outputs.iter().for_each(|o| io(self, "output ", o));
+        for (k, o) in p.outputs.iter().enumerate() {
+            self.begin();
+            self.out.push_str("output ");
+            quoted(&mut self.out, &o.name);
+            let _ = write!(self.out, ": {}", o.fact);
+            if let Some(by) = p.sized.get(&k).and_then(|by| p.outputs.get(*by)) {
+                self.out.push_str(" sized ");
+                quoted(&mut self.out, &by.name);
+            }
+            self.end();
+        }
         p.buffers.iter().for_each(|b| self.buffer(b, options));
         for s in &p.states {
             self.begin();

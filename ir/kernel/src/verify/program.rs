@@ -44,6 +44,16 @@ fn declarations(p: &Program, found: &mut Vec<String>) {
     unique(p.outputs.iter().map(|b| &b.name), "outputs", found);
     unique(p.states.iter().map(|b| &b.name), "states", found);
     states(p, found);
+    for (k, by) in &p.sized {
+        let fits = p
+            .outputs
+            .get(*k)
+            .zip(p.outputs.get(*by))
+            .is_some_and(|(y, dims)| dims.fact == tenon_base::Fact::of(DType::I64, &[y.fact.shape.rank()]));
+        if !fits {
+            found.push(format!("output {k} is sized by output {by}, which is not a vector of its extents"));
+        }
+    }
     for io in p.inputs.iter().chain(&p.outputs) {
         if elements(io).is_none() {
             found.push(format!("\"{}\" has no known size: {}", io.name, io.fact));

@@ -91,8 +91,8 @@ fn run(args: &WorkerArgs) -> Outcome {
         };
         let compiled = &compile.compiled;
         let ins = inputs::in_order(&compiled.program.inputs, &set.inputs)?;
-        if set.outputs.len() != compiled.program.outputs.len() {
-            let (have, want) = (set.outputs.len(), compiled.program.outputs.len());
+        if set.outputs.len() != compiled.program.own_outputs().len() {
+            let (have, want) = (set.outputs.len(), compiled.program.own_outputs().len());
             return Err(Failure::bad_input(format!("the model has {want} outputs, the data set has {have}")));
         }
         for &engine in &args.check.engines {
