@@ -6,6 +6,7 @@ use crate::control::{declared_rank, enter, scalar, subgraph};
 use crate::proto::{GraphProto, NodeProto};
 use tenon_base::{DType, Dim, Fact, Shape, Tensor};
 use tenon_ir::ops::gather::Gather;
+use tenon_ir::ops::reduce::{Kind, Reduce};
 use tenon_ir::ops::repeat::Repeat;
 use tenon_ir::ops::reshape::Reshape;
 use tenon_ir::ops::slice::Slice;
@@ -16,6 +17,9 @@ use tenon_ir::{ImportError, Region, ValueId};
 const SMALL: usize = 64;
 /// A loop that cannot be one at run time is unrolled up to this many nodes.
 const LARGE: usize = 1 << 14;
+
+/// Rows of a scan result at most.
+const MOST_ROWS: usize = 1 << 24;
 
 /// A direction along an axis.
 #[derive(Clone, Copy, Debug)]
@@ -340,21 +344,19 @@ impl<'p> Session<'p> {
     /// A loop of the graph.
     fn looped(&mut self, r: &Repeated<'p>, trips: Option<usize>, loc: &str, inner: &Body<'p>) -> Made<'p> {
         self.enter();
-        let made = self.body_of(r, loc, inner);
+        let made = self.body_of(r, trips, loc, inner);
         let level = self.leave();
         let Some(dynamic) = made? else { return Ok(None) };
         let mut rows = Shape(vec![]);
+        let counted = counts(r, trips, dynamic);
         if !r.stacked.is_empty() {
             let symbolic = r.trip.and_then(|v| Some(self.top.dims.get(&v)?.first()?.clone()));
-            match (trips, symbolic) {
-                _ if dynamic => {
-                    return Err(ImportError::new(
-                        "the loop has scan outputs, whose number of rows depends on the condition that the body computes",
-                    )
-                    .with_help("export the model so that the number of iterations does not depend on data"));
-                }
+            let graph = &self.top.graph;
+            let bound =
+                r.trip.and_then(|v| graph.weight(v)).map(|t| t.get(0).as_int().clamp(0, i128::from(i64::MAX)));
+            match (bound.and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= MOST_ROWS), symbolic) {
                 (Some(n), _) => rows = Shape::of(&[n]),
-                (None, Some(n)) if r.cond.is_none() => rows = Shape(vec![n]),
+                (None, Some(n)) if !counted => rows = Shape(vec![n]),
                 _ => return Err(self.unknown_trips(r, loc, "has scan outputs, so")),
             }
         }
@@ -367,8 +369,17 @@ impl<'p> Session<'p> {
         let mut results = self.importer(loc).ops(op, &operands).map_err(|e| {
             e.with_help("a value that changes its shape from one iteration to the next needs a number of iterations known at compile time")
         })?;
+        let count = if counted { results.pop() } else { None };
         for (v, a) in results[r.carried.len()..].iter_mut().zip(&r.stacked) {
             *v = self.placed(*v, *a, loc)?;
+        }
+        if let Some(ran) = count {
+            // One for every iteration that ran.
+            let sum = self.op(loc, Reduce { kind: Kind::Sum, axes: vec![0] }, &[ran])?;
+            let sum = self.op(loc, Reshape { to: Shape(vec![]) }, &[sum])?;
+            for v in &mut results[r.carried.len()..] {
+                *v = self.importer(loc).sized(*v, 0, sum)?;
+            }
         }
         Ok(Some(results.into_iter().map(Slot::Value).collect()))
     }
@@ -396,7 +407,13 @@ impl<'p> Session<'p> {
     }
 
     /// Imports the body into the current graph, which is its own; whether it decides when to end.
-    fn body_of(&mut self, r: &Repeated<'p>, loc: &str, inner: &Body<'p>) -> Result<Option<bool>, ImportError> {
+    fn body_of(
+        &mut self,
+        r: &Repeated<'p>,
+        trips: Option<usize>,
+        loc: &str,
+        inner: &Body<'p>,
+    ) -> Result<Option<bool>, ImportError> {
         let number = Fact::of(DType::I64, &[]);
         let i = self.top.graph.add_input("i", number);
         let mut carried = vec![];
@@ -451,9 +468,18 @@ impl<'p> Session<'p> {
         for (k, v) in values.into_iter().enumerate() {
             g.add_output(format!("o{k}"), v);
         }
+        if counts(r, trips, dynamic) {
+            let one = g.add_weight("", Tensor::scalar(1i64));
+            g.add_output("ran", one);
+        }
         g.remove_dead();
         Ok(Some(dynamic))
     }
+}
+
+/// Whether a scan result counts the iterations: where there are scan results, and how many rows they have depends on data.
+fn counts(r: &Repeated<'_>, trips: Option<usize>, dynamic: bool) -> bool {
+    !r.stacked.is_empty() && (dynamic || (trips.is_none() && r.cond.is_some()))
 }
 
 /// What became of an attempt to unroll.

@@ -217,3 +217,56 @@ fn inputs_and_outputs_may_be_sequences() {
     let t = |a: f32| Tensor::new(&[2], &[a, a + 1.0]);
     assert_eq!(run(&done, &[t(1.0), t(5.0)]), [[-1.0, -2.0], [-5.0, -6.0]]);
 }
+
+#[test]
+fn extents_that_depend_on_data() {
+    // Rows of x that a condition chooses, doubled; and the indices of what is not zero, turned.
+    let m = with_io(
+        vec![
+            with(node("Compress", &["x", "c"], &["rows"]), "axis", int(0)),
+            node("Add", &["rows", "rows"], &["y"]),
+            node("NonZero", &["x"], &["nz"]),
+            with(node("Transpose", &["nz"], &["z"]), "perm", ints(&[1, 0])),
+            node("Shape", &["z"], &["s"]),
+        ],
+        &[("x", F32, &["2", "3"]), ("c", BOOL, &["2"])],
+        &[("y", F32, &["k", "3"]), ("z", I64, &["n", "2"]), ("s", I64, &["2"])],
+    );
+    let done = imported(&m);
+    let names: Vec<&str> = done.graph.outputs().iter().map(|(n, _)| n.as_str()).collect();
+    assert_eq!(names, ["y", "z", "s", "y_dims", "z_dims"]);
+    assert_eq!(done.graph.sized().iter().map(|(a, b)| (*a, *b)).collect::<Vec<_>>(), [(0, 3), (1, 4)]);
+    let found = run(&done, &[x(), Tensor::new(&[2], &[false, true])]);
+    assert_eq!(
+        (&found[0][..3], &found[3], &found[4], &found[2]),
+        (&[6.0, 8.0, 10.0][..], &vec![1.0, 3.0], &vec![5.0, 2.0], &vec![5.0, 2.0])
+    );
+    // A sum over such an axis would need to know where it ends.
+    let sum = edit(m, |g| {
+        g.node[1] = with(with(node("ReduceSum", &["rows", "axes"], &["y"]), "keepdims", int(0)), "noop", int(0));
+        g.node[1].attribute.truncate(1);
+        g.initializer = vec![integers("axes", &[1], &[0])];
+        g.output[0] = value("y", F32, &["3"]);
+    });
+    let e = problems(&sum);
+    assert!(e.contains("axis 0 of operand 0, f32[2,3], has an extent that is known only at run time"), "{e}");
+    assert!(e.contains("make_y"), "{e}");
+}
+
+#[test]
+fn a_loop_that_ends_by_a_condition_tells_its_rows() {
+    let body = subgraph(
+        &[("i", I64, &[]), ("go", BOOL, &[]), ("v", F32, &[])],
+        vec![
+            node("Add", &["v", "v"], &["w"]),
+            node("Less", &["w", "limit"], &["more"]),
+            node("Identity", &["w"], &["kept"]),
+        ],
+        &[("more", BOOL, &[]), ("w", F32, &[]), ("kept", F32, &[])],
+    );
+    let n = with(node("Loop", &["n", "", "one"], &["last", "all"]), "body", graph_attr(body));
+    let m = with_io(vec![n], &[("one", F32, &[]), ("limit", F32, &[])], &[("last", F32, &[]), ("all", F32, &["k"])]);
+    let done = imported(&edit(m, |g| g.initializer = vec![integers("n", &[], &[6])]));
+    let found = run(&done, &[Tensor::scalar(1f32), Tensor::scalar(7f32)]);
+    assert_eq!(found, [vec![8.0], vec![2.0, 4.0, 8.0, 0.0, 0.0, 0.0], vec![3.0]]);
+}

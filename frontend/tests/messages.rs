@@ -203,7 +203,7 @@ fn operators() {
         (
             "data-dependent if",
             problems(&with_condition(model(vec![hard(branch("Abs"))]))),
-            "error[Frob@17]: the operator is not supported; 1 node: `make_y/make_r`\n\
+            "error[Frob@17]: the operator is not supported; 1 node: `make_y/make_r_1`\n\
              \x20 try: see docs/OPERATORS.md for the supported operators; export the model without this one\n\
              error[If@17 \"make_y\"]: not both branches can be compiled, and `cond` must be known at compile time, but it is computed from the inputs\n\
              \x20 try: pin what it is computed from: --set c=VALUE",
@@ -657,7 +657,7 @@ fn functions() {
         (
             "recursive",
             of(vec![f("F", vec![call("F", &["a"], "r")])], vec![call("F", &["x"], "y")]),
-            "error[local.F@1 \"make_y/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make…\"]: functions and branches are nested more than 48 deep\n\
+            "error[local.F@1 \"make_y/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make_r/make…\"]: functions, branches and loops are nested more than 48 deep\n\
              \x20 try: a function of the model may call itself, which ONNX does not allow",
         ),
         (

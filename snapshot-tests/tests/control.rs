@@ -222,3 +222,31 @@ fn main() {
     rust.args(["--edition", "2024", "-C"]).arg(link).arg("-o").args(["r", "main.rs"].map(path));
     assert_eq!(built(&mut rust, &path("r")), "1 3 7 8 6\n");
 }
+
+#[test]
+fn extents_that_depend_on_data_are_told() {
+    let text = r#"
+graph g(%x: f32[2,3]) -> ("where": %0 sized "where_dims", "where_dims": %4) {
+  %0, %1 = nonzero(%x)
+  %2 = weight : i64[1] = [2]
+  %3 = reshape(%1) {to=<[1]>}
+  %4 = concat(%2, %3) {axis=0}
+}"#;
+    let run = |x: [f32; 6], found: &[i64]| {
+        let n = found.len() / 2;
+        let dims = Tensor::new(&[2], &[2, n as i64]);
+        (vec![f(&[2, 3], &x)], vec![Tensor::new(&[2, n], found), dims])
+    };
+    check(
+        text,
+        &[],
+        &[
+            run([0.0, 1.0, 0.0, 2.0, 0.0, -1.0], &[0, 1, 1, 1, 0, 2]),
+            run([0.0; 6], &[]),
+            run([1.0; 6], &[0, 0, 0, 1, 1, 1, 0, 1, 2, 0, 1, 2]),
+        ],
+    );
+    let compiled = Compiler::new(Options::host().expect("a known machine"));
+    let compiled = compiled.compile_graph(Graph::parse(text).expect("a graph")).expect("it compiles");
+    assert_eq!(compiled.program.own_outputs(), [0]);
+}

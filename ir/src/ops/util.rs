@@ -192,7 +192,7 @@ impl Counted {
         for &port in ports {
             let (dtype, n) = (cx.out_dtype(port), cx.out_dims(port).iter().product());
             let i = cx.k.fresh("z", Type::INDEX);
-            let (buf, index, value) = cx.write(port, Expr::Var(i), Expr::Const(Scalar::of_int(dtype, 0)));
+            let (buf, index, value) = cx.write(port, Expr::Var(i), Expr::Const(Scalar::of_int(dtype.carrier(), 0)));
             cx.k.push(loop_over(i, n, true, vec![Stmt::Store { buf, index, value }]));
         }
         Counted { count: cx.k.declare("count", Expr::int(0)) }

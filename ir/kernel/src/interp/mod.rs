@@ -270,9 +270,9 @@ fn layout<'a>(program: &'a Program, inputs: &'a [Tensor]) -> Result<Layout<'a>, 
     let mut views = Vec::with_capacity(program.buffers.len());
     for b in &program.buffers {
         let (memory, offset, dtype) = match &b.kind {
-            BufferKind::Input(k) if *k < inputs.len() => (1 + k, 0, inputs[*k].dtype()),
+            BufferKind::Input(k) if *k < inputs.len() => (1 + k, 0, inputs[*k].dtype().carrier()),
             BufferKind::Output(k) if *k < program.outputs.len() => {
-                (1 + inputs.len() + k, 0, program.outputs[*k].fact.dtype)
+                (1 + inputs.len() + k, 0, program.outputs[*k].fact.dtype.carrier())
             }
             BufferKind::Input(k) | BufferKind::Output(k) => {
                 return bad(&b.name, format!("there is no input or output {k}"));
@@ -355,7 +355,7 @@ fn outputs(program: &Program, views: &[View], memories: Vec<Cow<[u8]>>) -> Resul
             let io = &program.outputs[k];
             let dims = io.fact.dims().unwrap_or_default();
             let bytes = memories[view.memory].to_vec();
-            let t = Tensor::from_bytes(b.dtype, &dims, bytes.into())
+            let t = Tensor::from_bytes(io.fact.dtype, &dims, bytes.into())
                 .map_err(|e| InterpError::Arguments(format!("output \"{}\": {e}", io.name)))?;
             tensors[k] = Some(t);
         }
