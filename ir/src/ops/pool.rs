@@ -181,9 +181,13 @@ impl Operator for Pool {
         let kernel = node.opt_ints("kernel_shape")?.ok_or_else(|| ImportError::new("kernel_shape is missing"))?;
         let extent = |k: &i64| usize::try_from(*k).ok().filter(|k| *k < 1 << 20);
         let extents = kernel.iter().map(extent).collect::<Option<Vec<usize>>>();
-        let extents = extents.filter(|k| k.len() + 2 == shape.rank() && !k.is_empty()).ok_or_else(|| {
-            ImportError::new(format!("kernel_shape: expected one extent for each spatial axis of {shape}, found {kernel:?}"))
-        })?;
+        if kernel.len() + 2 != shape.rank() || kernel.is_empty() {
+            return Err(ImportError::new(format!(
+                "kernel_shape: expected one extent for each spatial axis of {shape}, found {kernel:?}"
+            )));
+        }
+        let extents = extents
+            .ok_or_else(|| ImportError::new(format!("kernel_shape: expected extents below 2^20, found {kernel:?}")))?;
         let w = Window::import(node, extents, &shape.0[2..])?;
         let kind = match node.op_type() {
             "MaxPool" => PoolKind::Max,
