@@ -64,8 +64,36 @@ enum Edit {
 
 /// Tokens that mean something somewhere.
 const TOKENS: [&str; 30] = [
-    "(", ")", "[", "]", "{", "}", ",", ":", "=", "..", "-", "*", "%", "\"", "@", "<", "hex", "f32", "for", "if", "while",
-    "load9", "splat65535", "weight", "const", "arena", "call", "\u{0}", "é", "//",
+    "(",
+    ")",
+    "[",
+    "]",
+    "{",
+    "}",
+    ",",
+    ":",
+    "=",
+    "..",
+    "-",
+    "*",
+    "%",
+    "\"",
+    "@",
+    "<",
+    "hex",
+    "f32",
+    "for",
+    "if",
+    "while",
+    "load9",
+    "splat65535",
+    "weight",
+    "const",
+    "arena",
+    "call",
+    "\u{0}",
+    "é",
+    "//",
 ];
 
 /// Numbers that are negative, huge or neither.
