@@ -106,7 +106,10 @@ pub fn narrow(e: Expr, dtype: DType) -> Expr {
         DType::F8E8M0 => {
             let b = e.bitcast(DType::U32);
             let exponent = and(shr(b.clone(), 23), 0xff);
-            let inexact = and(b, 0x7f_ffff).compare(CmpOp::Ne, bits(0));
+            let inexact = and(b.clone(), 0x7f_ffff).compare(CmpOp::Ne, bits(0));
+            // The least power of two has code 0, although it is a subnormal f32.
+            let least = and(b, 0x7fff_ffff).compare(CmpOp::Ne, bits(0x40_0000));
+            let inexact = inexact.binary(BinOp::And, least);
             let up = inexact.binary(BinOp::And, exponent.clone().compare(CmpOp::Lt, bits(0xfe)));
             (exponent + up.select(bits(1), bits(0))).cast(DType::U8)
         }

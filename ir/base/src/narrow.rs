@@ -172,7 +172,8 @@ pub fn of_bf16(bits: u16) -> f64 {
 pub fn to_e8m0(v: f64) -> u8 {
     let bits = (v as f32).to_bits();
     let exponent = (bits >> 23 & 0xff) as u8;
-    let up = bits & 0x7f_ffff != 0 && exponent < 0xfe;
+    // The least power of two has code 0, although it is a subnormal f32.
+    let up = bits & 0x7f_ffff != 0 && exponent < 0xfe && bits & 0x7fff_ffff != 0x40_0000;
     exponent + u8::from(up)
 }
 
