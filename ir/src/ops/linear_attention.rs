@@ -146,7 +146,7 @@ impl Operator for LinearAttention {
         expect_operands(ins, count..=count)?;
         expect_dtype(ins, 0, DType::is_float, "a float dtype")?;
         (1..count).try_for_each(|i| expect_same_dtype(ins, 0, i))?;
-        if self.heads == 0 || self.shared == 0 || self.heads % self.shared != 0 {
+        if self.heads == 0 || self.shared == 0 || !self.heads.is_multiple_of(self.shared) {
             return Err(InferError::new(format!("{} heads do not share {} heads of keys", self.heads, self.shared)));
         }
         let (h, s) = (Dim::from(self.heads), Dim::from(self.shared));

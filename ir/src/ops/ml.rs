@@ -174,6 +174,7 @@ fn softmax_zero(cx: &mut Importer<'_>, x: ValueId) -> Result<ValueId, ImportErro
 /// √2 · erf⁻¹(2x - 1), by the approximation of erf⁻¹ that ONNX's definition of the transform has (Winitzki's, with its constants).
 fn probit(cx: &mut Importer<'_>, p: ValueId) -> Result<ValueId, ImportError> {
     const A: f64 = 0.147;
+    #[allow(clippy::approx_constant, reason = "the definition has so many digits")]
     const PI: f64 = 3.14159;
     let twice = with_constant(cx, "mul", p, 2.0)?;
     let x = with_constant(cx, "sub", twice, 1.0)?;

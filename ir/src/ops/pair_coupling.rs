@@ -40,14 +40,14 @@ impl PairCoupling {
         let c = self.classes;
         // r[i][j]: the probability of i against j.
         let r = |i: usize, j: usize| {
-            let bounded = |p: f64| p.max(LEAST).min(1.0 - LEAST);
+            let bounded = |p: f64| p.clamp(LEAST, 1.0 - LEAST);
             if i < j { bounded(pairs[self.pair(i, j)]) } else { 1.0 - bounded(pairs[self.pair(j, i)]) }
         };
         let mut q = vec![vec![0.0; c]; c];
-        for i in 0..c {
+        for (i, row) in q.iter_mut().enumerate() {
             for j in (0..c).filter(|j| *j != i) {
-                q[i][i] += r(j, i) * r(j, i);
-                q[i][j] = -r(j, i) * r(i, j);
+                row[i] += r(j, i) * r(j, i);
+                row[j] = -r(j, i) * r(i, j);
             }
         }
         let mut p = vec![1.0 / c as f64; c];

@@ -72,7 +72,7 @@ impl Tables<'_> {
                     let holds = if t[at] & 1 != 0 { x == v } else { x <= v };
                     holds || (x.is_nan() && t[at] & 2 != 0)
                 }
-                None if self.nan_jumps => !(x > v),
+                None if self.nan_jumps => x.is_nan() || v.is_nan() || x <= v,
                 None => x <= v,
             };
             let jump = if jumps { self.nodes[2 * at + 1].max(1) as usize } else { 1 };
