@@ -357,7 +357,7 @@ fn amount<'a>(text: &str, units: impl IntoIterator<Item = (&'a str, f64)>) -> Op
     let n: f64 = text[..text.len() - unit.len()].trim().parse().ok()?;
     let n = n * factor;
     // Up to what a number of bytes can be exactly.
-    (n >= 0.0 && n <= 9e15).then_some(n)
+    (0.0..=9e15).contains(&n).then_some(n)
 }
 
 #[cfg(test)]

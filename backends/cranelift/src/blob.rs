@@ -2,10 +2,13 @@
 
 use cranelift_codegen::ir::{Function, InstBuilder, Value, types};
 use cranelift_frontend::FunctionBuilder;
-use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleResult};
+use cranelift_module::{DataDescription, DataId, FuncId, Linkage, Module, ModuleError};
 use target_lexicon::{Architecture, BinaryFormat};
 use tenon_kernel::Program;
 use tenon_target::Target;
+
+/// What a module says; its errors are large.
+pub(crate) type Placed<T> = Result<T, Box<ModuleError>>;
 
 /// Where a block of read-only data is.
 #[derive(Clone, Copy, Debug)]
@@ -39,28 +42,28 @@ const ADDRESS_BEHIND: [u8; 64] = {
 
 impl Blob {
     /// Declares data of the object called `symbol`. Call it after the kernels were declared: their numbers are fixed.
-    pub(crate) fn declare<M: Module>(module: &mut M, symbol: &str, target: &Target) -> ModuleResult<Blob> {
+    pub(crate) fn declare<M: Module>(module: &mut M, symbol: &str, target: &Target) -> Placed<Blob> {
         let (format, arch) = (target.triple.binary_format, target.triple.architecture);
         if format == BinaryFormat::Coff && matches!(arch, Architecture::Aarch64(_)) {
             let mut sig = module.make_signature();
             sig.returns.push(cranelift_codegen::ir::AbiParam::new(types::I64));
-            return module.declare_function(symbol, Linkage::Local, &sig).map(Blob::Function);
+            return Ok(Blob::Function(module.declare_function(symbol, Linkage::Local, &sig)?));
         }
-        module.declare_data(symbol, Linkage::Local, false, false).map(Blob::Data)
+        Ok(Blob::Data(module.declare_data(symbol, Linkage::Local, false, false)?))
     }
 
     /// Writes the data. Behind a function they are best written last, so that calls to other functions stay short.
-    pub(crate) fn define<M: Module>(self, module: &mut M, bytes: Vec<u8>) -> ModuleResult<()> {
+    pub(crate) fn define<M: Module>(self, module: &mut M, bytes: Vec<u8>) -> Placed<()> {
         match self {
             Blob::Data(id) => {
                 let mut data = DataDescription::new();
                 data.define(bytes.into_boxed_slice());
                 data.set_align(Program::ALIGN as u64);
-                module.define_data(id, &data)
+                Ok(module.define_data(id, &data)?)
             }
             Blob::Function(id) => {
                 let code = [&ADDRESS_BEHIND, bytes.as_slice()].concat();
-                module.define_function_bytes(id, Program::ALIGN as u64, &code, &[])
+                Ok(module.define_function_bytes(id, Program::ALIGN as u64, &code, &[])?)
             }
         }
     }

@@ -1,6 +1,6 @@
 //! From a program to functions in a Cranelift module, object or JIT alike.
 
-use crate::blob::Blob;
+use crate::blob::{Blob, Placed};
 use crate::capability::Machine;
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
@@ -11,7 +11,7 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{Function, UserFuncName};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
-use cranelift_module::{FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget, ModuleResult};
+use cranelift_module::{FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
 use rayon::prelude::*;
 use tenon_kernel::{Kernel, Program};
 use tenon_target::Target;
@@ -38,7 +38,7 @@ pub(crate) struct Code {
 
 impl Code {
     /// Puts it into `module` as function `id`, and gives its size.
-    pub(crate) fn define<M: Module>(&self, module: &mut M, id: FuncId, symbol: String) -> ModuleResult<FunctionSize> {
+    pub(crate) fn define<M: Module>(&self, module: &mut M, id: FuncId, symbol: String) -> Placed<FunctionSize> {
         module.define_function_bytes(id, self.align, &self.bytes, &self.relocs)?;
         Ok(FunctionSize { symbol, bytes: self.bytes.len(), stack: self.stack })
     }
@@ -115,7 +115,7 @@ pub(crate) fn define<M: Module>(
     module: &mut M,
     program: &Program,
     kernels: &Kernels,
-    constants: impl FnOnce(&mut M) -> ModuleResult<Constants>,
+    constants: impl FnOnce(&mut M) -> Placed<Constants>,
     layout: &Layout,
     isas: &Isas,
 ) -> Result<Defined, BackendError> {
@@ -130,11 +130,11 @@ pub(crate) fn define<M: Module>(
         let sig = lower::kernel_signature(isa, k.buffers.len());
         let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
         debug_assert_eq!(id.as_u32(), i as u32, "relocations within a function name it by this number");
-        sizes.push(code.define(module, id, symbol).map_err(fail)?);
+        sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
         ids.push(id);
     }
 
-    let constants = constants(module).map_err(fail)?;
+    let constants = constants(module).map_err(|e| fail(*e))?;
     let symbol = format!("{name}_run");
     let sig = entry::signature(isa, matches!(constants, Constants::Given(_)));
     let run = module.declare_function(&symbol, Linkage::Export, &sig).map_err(fail)?;
@@ -147,7 +147,7 @@ pub(crate) fn define<M: Module>(
     entry::build(program, &mut func, &links, isa);
     let code = generate(&symbol, func, run, isa)?;
     let deepest = sizes.iter().map(|f| f.stack).max().unwrap_or(0);
-    sizes.push(code.define(module, run, symbol).map_err(fail)?);
+    sizes.push(code.define(module, run, symbol).map_err(|e| fail(*e))?);
     Ok(Defined { entry: run, sizes, stack: code.stack + deepest, kernels: ids, constants })
 }
 
@@ -175,7 +175,7 @@ pub(crate) fn define_steps<M: Module>(
             offsets: &layout.offsets,
         };
         entry::build_step(program, step, &mut func, &links, isa);
-        generate(&symbol, func, id, isa)?.define(module, id, symbol).map_err(fail)?;
+        generate(&symbol, func, id, isa)?.define(module, id, symbol).map_err(|e| fail(*e))?;
         ids.push(id);
     }
     Ok(ids)

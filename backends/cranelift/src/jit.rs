@@ -284,7 +284,7 @@ fn link(
     let mut module = JITModule::new(builder);
     let constants = |m: &mut JITModule| match layout.bytes {
         0 => Ok(Constants::Nowhere),
-        _ => m.declare_data(&symbol, Linkage::Import, false, false).map(|id| Constants::Here(Blob::Data(id))),
+        _ => Ok(Constants::Here(Blob::Data(m.declare_data(&symbol, Linkage::Import, false, false)?))),
     };
     let defined = compile::define(&mut module, program, kernels, constants, layout, &isas)?;
     let steps = match steps {

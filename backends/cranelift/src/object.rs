@@ -101,7 +101,7 @@ fn emit(
         functions.extend(made.functions.iter().cloned());
     }
     if let Some(blob) = blob {
-        blob.define(&mut module, layout.block(program)).map_err(module_fail)?;
+        blob.define(&mut module, layout.block(program)).map_err(|e| module_fail(*e))?;
     }
     let info = module.declare_data(&format!("{name}_info"), Linkage::Export, false, false).map_err(module_fail)?;
     let mut data = DataDescription::new();

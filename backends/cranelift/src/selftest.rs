@@ -10,6 +10,7 @@ use crate::options::{GOLDEN_TOLERANCE, Golden};
 use cranelift_codegen::ir::{Function, UserFuncName};
 use cranelift_module::{FuncId, Linkage, Module};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use tenon_base::{DType, Tensor};
 use tenon_kernel::{Io, Kernel, Program};
 use tenon_target::Target;
@@ -56,7 +57,7 @@ impl Selftest<'_> {
         };
         let mut data = Data::default();
         let vectors = self.golden.iter().map(|g| vector(g, &mut data)).collect();
-        let golden = Blob::declare(module, &format!("{name}_golden"), self.target).map_err(fail)?;
+        let golden = Blob::declare(module, &format!("{name}_golden"), self.target).map_err(|e| fail(*e))?;
 
         let mut functions = vec![];
         let machine = Machine::new(self.target, self.program.fused_multiply_add);
@@ -66,7 +67,7 @@ impl Selftest<'_> {
             let sig = lower::kernel_signature(isa, kernel.buffers.len());
             let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
             let made = generate(&symbol, lower::kernel(kernel, id.as_u32(), machine, isa), id, isa)?;
-            functions.push(made.define(module, id, symbol).map_err(fail)?);
+            functions.push(made.define(module, id, symbol).map_err(|e| fail(*e))?);
             Ok(id)
         };
         let reset = match self.program.state_bytes() {
@@ -77,8 +78,8 @@ impl Selftest<'_> {
         let of = |o: &Io| (o.fact.dtype, o.fact.dims().unwrap_or_default().iter().product());
         let outputs: Vec<(DType, usize)> = self.program.outputs.iter().map(of).collect();
         for &(dtype, len) in &outputs {
-            if !compare.contains_key(&(dtype, len)) {
-                compare.insert((dtype, len), add(module, &code::compare(dtype, len))?);
+            if let Entry::Vacant(place) = compare.entry((dtype, len)) {
+                place.insert(add(module, &code::compare(dtype, len))?);
             }
         }
 
@@ -109,8 +110,8 @@ impl Selftest<'_> {
         };
         code::build(&plan, &mut func, isa);
         let made = generate(&symbol, func, id, isa)?;
-        functions.push(made.define(module, id, symbol).map_err(fail)?);
-        golden.define(module, data.0).map_err(fail)?;
+        functions.push(made.define(module, id, symbol).map_err(|e| fail(*e))?);
+        golden.define(module, data.0).map_err(|e| fail(*e))?;
         Ok(Made { functions, arena_bytes: end.next_multiple_of(Program::ALIGN) })
     }
 }
