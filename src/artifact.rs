@@ -20,11 +20,14 @@ pub enum Emit {
     Report,
     /// `<name>.weights.bin`, where the constant data are separate.
     Weights,
+    /// `<name>.recipe.toml`, where the model was compiled by one: what to check in, to get the same bytes again.
+    Recipe,
 }
 
 impl Emit {
     /// All kinds.
-    pub const ALL: [Emit; 6] = [Emit::Object, Emit::Archive, Emit::Header, Emit::Rust, Emit::Report, Emit::Weights];
+    pub const ALL: [Emit; 7] =
+        [Emit::Object, Emit::Archive, Emit::Header, Emit::Rust, Emit::Report, Emit::Weights, Emit::Recipe];
 
     /// As on the command line.
     pub fn name(self) -> &'static str {
@@ -35,6 +38,7 @@ impl Emit {
             Emit::Rust => "rust",
             Emit::Report => "report",
             Emit::Weights => "weights",
+            Emit::Recipe => "recipe",
         }
     }
 }
@@ -86,6 +90,10 @@ impl Artifact {
         ];
         if let Some(bytes) = &object.weights_file {
             files.push(file(Emit::Weights, format!("{name}.weights.bin"), bytes.clone()));
+        }
+        if let Some(recipe) = &c.recipe {
+            let text = recipe.to_text().map_err(|e| Error::Internal(e.to_string()))?;
+            files.push(file(Emit::Recipe, format!("{name}.recipe.toml"), text.into_bytes()));
         }
         Ok(Artifact { files })
     }

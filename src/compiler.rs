@@ -209,6 +209,7 @@ impl Compiler {
             info,
             timings,
             work,
+            recipe: self.options.recipe.clone(),
         })
     }
 }
@@ -234,6 +235,8 @@ pub struct Compiled {
     pub timings: Vec<PassTiming>,
     /// What each call of the program computes.
     pub work: Vec<Work>,
+    /// The recipe that it was compiled by.
+    pub recipe: Option<Recipe>,
 }
 
 /// Gives the work of the calls as they were lowered to the calls as they are scheduled. Where the schedule has made several

@@ -44,7 +44,7 @@ use std::hash::Hasher;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 use tenon::target::Feature;
-use tenon::{ArtifactOptions, Budget, Compiler, Emit, Math, Options, Target, Tensor};
+use tenon::{ArtifactOptions, Budget, Compiler, Emit, Math, Options, Recipe, Target, Tensor};
 
 mod stamp;
 
@@ -72,6 +72,7 @@ pub struct Model {
     dims: BTreeMap<String, i64>,
     set: BTreeMap<String, Tensor>,
     math: Math,
+    recipe: Option<PathBuf>,
     limits: Vec<(String, String)>,
     artifact: ArtifactOptions,
 }
@@ -86,6 +87,7 @@ impl Model {
             dims: BTreeMap::new(),
             set: BTreeMap::new(),
             math: Math::default(),
+            recipe: None,
             limits: vec![],
             artifact: ArtifactOptions::default(),
         }
@@ -123,6 +125,13 @@ impl Model {
     #[must_use]
     pub fn math(mut self, math: Math) -> Model {
         self.math = math;
+        self
+    }
+
+    /// Computes in integers as the recipe in the file `path` says, which `tenon quantize` has made; relative to the package.
+    #[must_use]
+    pub fn recipe(mut self, path: impl AsRef<Path>) -> Model {
+        self.recipe = Some(path.as_ref().to_path_buf());
         self
     }
 
@@ -188,6 +197,7 @@ impl Model {
         options.dims.clone_from(&self.dims);
         options.set.clone_from(&self.set);
         options.math = self.math;
+        options.recipe = self.recipe.as_deref().map(Recipe::read).transpose().map_err(|e| e.to_string())?;
         options.name.clone_from(&self.name);
         let compiled = Compiler::new(options).compile_file(&self.path).map_err(in_model)?;
         let object = compiled.object_with(&self.artifact).map_err(in_model)?;
@@ -220,6 +230,10 @@ impl Model {
         // What is printed of a tensor may be a part of it.
         self.set.values().for_each(|t| digest.write(t.bytes()));
         digest.file(&self.path);
+        if let Some(recipe) = &self.recipe {
+            println!("cargo::rerun-if-changed={}", recipe.display());
+            digest.file(recipe);
+        }
         // A model that cannot be read is reported by the compile.
         let info = tenon::frontend::inspect_file(&self.path).unwrap_or_default();
         let folder = self.path.parent().unwrap_or(Path::new(""));

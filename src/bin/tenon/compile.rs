@@ -88,6 +88,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let separate_weights = args.weights == WeightsArg::File;
     let mut kinds: Vec<Emit> = args.emit.iter().map(|e| e.kind()).collect();
     kinds.extend(separate_weights.then_some(Emit::Weights));
+    kinds.push(Emit::Recipe);
     let object = compiled.object_with(&ArtifactOptions { separate_weights, golden: args.golden.into() })?;
     let artifact = compiled.artifact_of(&object)?.only(&kinds);
     let code = code.elapsed();
