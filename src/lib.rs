@@ -18,6 +18,7 @@ pub mod budget;
 pub mod calibrate;
 mod compiler;
 pub mod cost;
+pub mod drawing;
 pub mod engine;
 mod error;
 mod example;

@@ -1,10 +1,11 @@
 //! Graph → graph, graph → kernel IR, kernel IR → kernel IR: the flat pipeline of the compiler.
 //!
-//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm` and `schedule` read the target; nothing here reads
-//! the environment, the clock or the host.
+//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm`, the prices of `egraph` and `schedule` read the target;
+//! nothing here reads the environment, the clock or the host.
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
+pub mod egraph;
 pub mod fold;
 pub mod group;
 mod halo;
@@ -14,6 +15,7 @@ pub mod normalize;
 pub mod pipeline;
 pub mod plan;
 pub mod quantize;
+pub mod rule;
 pub mod schedule;
 pub mod steps;
 

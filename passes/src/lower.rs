@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use tenon_base::{Diagnostic, Fact, Loc};
 use tenon_ir::lower::{Ranges, Reader, Writer, fill_border, flatten, move_element, pointwise_element, unflatten};
-use tenon_ir::{Graph, LowerCx, NodeId, OpClass, Operator, ValueId};
+use tenon_ir::ops::transpose::Transpose;
+use tenon_ir::{Graph, LowerCx, NodeId, Op, OpClass, Operator, ValueId};
 use tenon_kernel::{
     Access, Buf, Expr, Kernel, KernelBuilder, Program, Stmt,
     simplify::{simplify_index, simplify_kernel},
@@ -134,7 +135,7 @@ pub(crate) fn lower_group(
         .map(|&(buf, border)| {
             let cx = cx.clone();
             Box::new(move |flat: Expr, value: Expr| {
-                let value = cx.epilogue(&flat, value);
+                let (flat, value) = cx.epilogue(flat, value);
                 (buf, border.map_or(flat.clone(), |b| b.at(&flat)), value)
             }) as Writer<'_>
         })
@@ -266,20 +267,41 @@ impl Fuse<'_> {
         }
     }
 
-    /// What is stored in place of the anchor's element `value` at `flat`.
-    fn epilogue(&self, flat: &Expr, value: Expr) -> Expr {
+    /// What is stored in place of the anchor's element `value` at `flat`, and where.
+    fn epilogue(&self, mut flat: Expr, value: Expr) -> (Expr, Expr) {
         let mut known: BTreeMap<NodeId, Expr> = BTreeMap::from([(self.group.anchor, value.clone())]);
         let mut last = value;
         for &n in &self.group.epilogue {
-            let element = self.epilogue_element(n, flat, &known);
-            last = element.unwrap_or_else(|| {
-                let op = self.graph.op(n).map_or("?", |o| o.name());
-                self.problem.borrow_mut().get_or_insert_with(|| format!("{op} cannot be fused"));
-                last.clone()
-            });
+            if let Some(Op::Transpose(t)) = self.graph.op(n) {
+                // The element goes elsewhere; all that follows reads there.
+                match self.transposed(&flat, t, n) {
+                    Some(to) => flat = to,
+                    None => self.fail(n),
+                }
+            } else {
+                match self.epilogue_element(n, &flat, &known) {
+                    Some(e) => last = e,
+                    None => self.fail(n),
+                }
+            }
             known.insert(n, last.clone());
         }
-        last
+        (flat, last)
+    }
+
+    /// The place in the result of transpose `n` of the element at `flat` of its operand.
+    fn transposed(&self, flat: &Expr, t: &Transpose, n: NodeId) -> Option<Expr> {
+        let from = self.graph.fact(self.graph.operands(n)[0]).dims()?;
+        let to = self.graph.node(n).facts[0].dims()?;
+        let index = unflatten(flat, &from);
+        let moved: Vec<Expr> = t.perm.iter().map(|&a| index[a].clone()).collect();
+        let flat = flatten(&moved, &to);
+        Some(simplify_index(flat, &|v| self.ranges.borrow().get(&v).copied()))
+    }
+
+    fn fail(&self, n: NodeId) {
+        let op = self.graph.op(n).map_or("?", |o| o.name());
+        self.problem.borrow_mut().get_or_insert_with(|| format!("{op} cannot be fused"));
     }
 
     fn epilogue_element(&self, n: NodeId, flat: &Expr, known: &BTreeMap<NodeId, Expr>) -> Option<Expr> {

@@ -1,6 +1,6 @@
 //! The compiler's table of contents: every pass, in order.
 
-use crate::{algorithm, fold, group, layout, normalize, plan, quantize, schedule, steps};
+use crate::{algorithm, egraph, fold, group, layout, normalize, plan, quantize, schedule, steps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
@@ -84,7 +84,7 @@ pub enum Math {
 /// What a compile is for.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The machine; only the schedule reads it.
+    /// The machine; only the optimiser's prices and the schedule read it.
     pub target: Target,
     /// Allowed rewrites.
     pub math: Math,
@@ -103,6 +103,8 @@ pub struct State {
     pub groups: Vec<group::Group>,
     /// The bodies of loops, by their nodes, each on its own: from `Grouped` on.
     pub regions: BTreeMap<NodeId, State>,
+    /// What the optimiser decided, from `Grouped` on.
+    pub decisions: egraph::decisions::Decisions,
     /// The program, from `Lowered` on.
     pub program: Program,
 }
@@ -225,13 +227,16 @@ pub const PIPELINE: &[Pass] = &[
         run: |s, x| algorithm::choose(&mut s.graph, x),
     },
     Pass {
+        name: "egraph",
+        phase: Phase::Grouped,
+        doc: "rules add other forms of every value; the kernels that cost least are chosen",
+        run: |s, x| egraph::run(s, x),
+    },
+    Pass {
         name: "group",
         phase: Phase::Grouped,
-        doc: "elementwise operators join the kernel of their producer or consumer",
-        run: |s, _| {
-            s.groups = group::group(&s.graph)?;
-            Ok(s.groups.len())
-        },
+        doc: "every operator that moves or computes is in a kernel, and kernels run in order",
+        run: |s, _| group::check(&s.graph, &s.groups),
     },
     Pass {
         name: "lower",

@@ -13,14 +13,7 @@ mod algebra;
 mod conv;
 mod views;
 
-/// What a rewrite does to the bits of the result.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// Keeps every bit.
-    Exact,
-    /// Another order of sums or products.
-    Reassociating,
-}
+pub use crate::rule::Class;
 
 /// A rewrite, as data.
 #[derive(Clone, Copy)]
@@ -41,9 +34,14 @@ impl std::fmt::Debug for Rule {
     }
 }
 
+/// The rules by file, in the order tried.
+pub fn themes() -> [(&'static str, &'static [Rule]); 3] {
+    [("view", views::RULES), ("algebra", algebra::RULES), ("conv", conv::RULES)]
+}
+
 /// All rules, in the order tried.
 pub fn rules() -> Vec<Rule> {
-    [views::RULES, algebra::RULES, conv::RULES].concat()
+    themes().iter().flat_map(|(_, r)| r.iter().copied()).collect()
 }
 
 /// What a rule may do: look at the graph and add to it.
@@ -95,7 +93,7 @@ pub fn normalize_watched(
     watch: &mut dyn FnMut(&Rule, &Loc),
 ) -> Result<usize, PassError> {
     let internal = |message: String| PassError::Internal { pass: "normalize".into(), message };
-    let allowed: Vec<Rule> = rules().into_iter().filter(|r| r.class == Class::Exact || math > Math::Strict).collect();
+    let allowed: Vec<Rule> = rules().into_iter().filter(|r| r.class.allowed(math)).collect();
     let mut fired = 0;
     for _ in 0..MAX_ROUNDS {
         let mut changed = BTreeSet::new();

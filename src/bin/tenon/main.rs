@@ -8,6 +8,7 @@ mod case;
 mod check;
 mod compare;
 mod compile;
+mod explain;
 mod failure;
 mod inputs;
 mod model;
@@ -20,6 +21,7 @@ mod profile;
 mod progress;
 mod quantize;
 mod report;
+mod rules;
 mod run;
 mod targets;
 mod tensors;
@@ -62,6 +64,10 @@ enum Command {
     Audit(audit::Args),
     /// Write a page about a compiled model: sizes, memory over time, kernels by cost.
     Report(report::Args),
+    /// Say what the optimiser decided and why: rules, near misses, kernels and what lost against them.
+    Explain(explain::Args),
+    /// List the rewrite rules.
+    Rules(rules::Args),
     /// List the machines that code can be generated for.
     Targets(targets::Args),
     /// One case of `verify`, in a process of its own.
@@ -99,6 +105,8 @@ fn dispatch(command: Command, json: bool) -> Outcome {
         Command::Opt(a) => opt::main(&a, json),
         Command::Audit(a) => audit::main(&a, json),
         Command::Report(a) => report::main(&a, json),
+        Command::Explain(a) => explain::main(&a, json),
+        Command::Rules(a) => rules::main(&a, json),
         Command::Targets(a) => targets::main(&a, json),
         Command::VerifyWorker(a) => verify::worker(&a),
     }

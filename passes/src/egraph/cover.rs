@@ -1,0 +1,572 @@
+//! Kernel cover: every way, within bounds, in which nodes can be computed in one loop nest.
+//!
+//! As in technology mapping with structural choices: bottom up, each class gets a few *cuts*, cones of nodes with the classes
+//! they read. A cone has at most one anchor, which shapes the loops; what follows it must be elementwise on its result (the
+//! epilogue), what stands before it is computed where it is read (the prologue), which each anchor allows or not
+//! ([`Prologue`]). Cones may overlap: what two kernels need may be computed in both, and that costs what it costs.
+//!
+//! A class keeps its best cuts by what they save: the price of the cone, less what its members cost alone, counting only
+//! members nobody else needs. Ranking by price alone evicts good fusions in favour of cones that compute much twice.
+//!
+//! Invariants, held by [`Cover::finish`], through which every cut goes: a cone is acyclic, its root is no leaf of it, and
+//! `crate::lower` can write it.
+
+use super::cost::{Cost, bytes};
+use super::extract::{Choice, Problem};
+use super::space::{Arg, Part, Space};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use tenon_base::Fact;
+use tenon_ir::Op;
+use tenon_ir::lower::{flatten, move_element, unflatten};
+use tenon_kernel::simplify::simplify_index;
+use tenon_kernel::{Affine, Expr, Var};
+
+/// Merged cuts that a class keeps.
+const KEPT: usize = 8;
+/// Cones that go on from operand to operand of a node.
+const FRONT: usize = 6;
+/// Merged cuts of an operand that are tried.
+const TRIED: usize = 5;
+/// Nodes of a cone.
+const NODES: usize = 24;
+/// Classes a cone reads.
+const LEAVES: usize = 12;
+/// How often an inlined operator's expression may be written.
+const TIMES: usize = 8;
+/// Nodes of an epilogue's expression, shared parts counted each time they are written.
+const EXPRESSION: usize = 64;
+
+/// A node: class and position in it.
+pub type At = (u32, u32);
+
+/// A way to make a class in one kernel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cut {
+    /// The cone, ascending.
+    pub nodes: Vec<At>,
+    /// What it reads, ascending.
+    pub leaves: Vec<u32>,
+    /// The node that shapes the loops; `None` for cones without one, which are elementwise, and for views.
+    pub anchor: Option<At>,
+    /// Price of the kernel; 0 if there is nothing to do.
+    pub cost: f64,
+}
+
+impl Cut {
+    /// Whether the cone is no kernel at all.
+    pub fn is_free(&self) -> bool {
+        self.cost == 0.0
+    }
+}
+
+/// What an anchor lets be computed where it reads an operand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prologue {
+    /// Nothing: it reads the operand again and again.
+    Nothing,
+    /// Moves that leave its loads affine.
+    Moves,
+    /// Anything elementwise; each element is read so many times.
+    Anything(usize),
+}
+
+fn prologue(op: &Op, operand: usize) -> Prologue {
+    match (op, operand) {
+        (Op::MatMul(_), _) | (Op::Conv(_), 0) => Prologue::Moves,
+        (Op::Softmax(_) | Op::LayerNorm(_), 0) => Prologue::Anything(3),
+        (Op::Reduce(r), 0) => {
+            Prologue::Anything(if r.kind == tenon_ir::ops::reduce::Kind::LogSumExp { 2 } else { 1 })
+        }
+        (Op::Concat(_), _) => Prologue::Anything(1),
+        _ => Prologue::Nothing,
+    }
+}
+
+/// All cuts.
+#[derive(Debug)]
+pub struct Cover<'s, 'e> {
+    /// What is covered.
+    pub space: &'s Space<'e>,
+    /// Prices.
+    cost: Cost<'s>,
+    /// By class: first one for each node alone, then merged ones.
+    pub cuts: Vec<Vec<Cut>>,
+    /// Cycles of each node.
+    work: Vec<Vec<f64>>,
+    /// Distance of each class from the inputs, by tree price: children lie below their users.
+    rank: Vec<f64>,
+    /// Classes that use each, by the cheapest node alone; an output has itself.
+    users: Vec<BTreeSet<u32>>,
+}
+
+impl<'s, 'e> Cover<'s, 'e> {
+    /// Covers `space` for the target of `cost`.
+    pub fn new(space: &'s Space<'e>, cost: Cost<'s>) -> Cover<'s, 'e> {
+        let n = space.classes.len();
+        let mut c =
+            Cover { space, cost, cuts: vec![vec![]; n], work: vec![], rank: vec![], users: vec![BTreeSet::new(); n] };
+        c.work = (0..n as u32).map(|class| c.class_work(class)).collect();
+        for class in 0..n as u32 {
+            let alone = 0..space.classes[class as usize].items.len() as u32;
+            c.cuts[class as usize] = alone.filter_map(|i| c.finish(class, &[(class, i)])).collect();
+        }
+        c.rank = c.ranks();
+        for class in 0..n {
+            let cheapest = c.cuts[class].iter().min_by(|a, b| a.cost.total_cmp(&b.cost));
+            for leaf in cheapest.map_or(vec![], |k| k.leaves.clone()) {
+                c.users[leaf as usize].insert(class as u32);
+            }
+        }
+        for r in &space.roots {
+            c.users[*r as usize].insert(*r);
+        }
+        let mut order: Vec<u32> = (0..n as u32).collect();
+        order.sort_by(|a, b| c.rank[*a as usize].total_cmp(&c.rank[*b as usize]).then(a.cmp(b)));
+        for class in order {
+            c.merge(class);
+        }
+        c
+    }
+
+    /// The extraction problem: one choice a cut, tagged with its position.
+    pub fn problem(&self) -> Problem {
+        let choice = |(i, c): (usize, &Cut)| Choice { cost: c.cost, needs: c.leaves.clone(), tag: i as u32 };
+        Problem {
+            classes: self.cuts.iter().map(|all| all.iter().enumerate().map(choice).collect()).collect(),
+            roots: self.space.roots.clone(),
+        }
+    }
+
+    fn class_work(&self, class: u32) -> Vec<f64> {
+        let c = &self.space.classes[class as usize];
+        let cycles = |item: u32| {
+            let ins: Vec<Fact> =
+                self.space.item((class, item)).args.iter().map(|a| self.space.arg_fact(*a)).collect();
+            self.space.op((class, item)).map_or(0.0, |op| self.cost.operations(op, &ins, &c.facts))
+        };
+        (0..c.items.len() as u32).map(cycles).collect()
+    }
+
+    /// Least tree prices.
+    fn ranks(&self) -> Vec<f64> {
+        let n = self.cuts.len();
+        let mut users = vec![vec![]; n];
+        for (c, cuts) in self.cuts.iter().enumerate() {
+            cuts.iter().flat_map(|k| &k.leaves).for_each(|l| users[*l as usize].push(c as u32));
+        }
+        let mut best = vec![f64::INFINITY; n];
+        let mut queue: VecDeque<u32> = (0..n as u32).collect();
+        let mut left = 200 * n + 1000;
+        while let Some(c) = queue.pop_front() {
+            left -= 1;
+            if left == 0 {
+                break;
+            }
+            // Depth, not price: sums over paths overflow what a float tells apart in deep graphs.
+            let depth = |k: &Cut| k.leaves.iter().map(|l| best[*l as usize]).fold(0.0, f64::max) + 1.0;
+            let t = self.cuts[c as usize].iter().map(depth).fold(f64::INFINITY, f64::min);
+            if t < best[c as usize] {
+                best[c as usize] = t;
+                queue.extend(&users[c as usize]);
+            }
+        }
+        best
+    }
+
+    /// Adds the best merged cuts of `class`.
+    fn merge(&mut self, class: u32) {
+        let mut merged: Vec<(f64, Cut)> = vec![];
+        let mut seen: BTreeSet<Vec<At>> = BTreeSet::new();
+        for i in 0..self.space.classes[class as usize].items.len() as u32 {
+            let item = self.space.item((class, i));
+            if matches!(item.part, Part::Free | Part::Control) {
+                continue;
+            }
+            let mut front: Vec<(f64, Vec<At>)> = vec![(0.0, vec![(class, i)])];
+            let mut met = vec![];
+            for (operand, a) in item.args.iter().enumerate() {
+                let Arg::Class(leaf) = *a else { continue };
+                if met.contains(&leaf) || self.rank[leaf as usize] >= self.rank[class as usize] {
+                    continue;
+                }
+                met.push(leaf);
+                if item.part == Part::Anchor
+                    && self.space.op((class, i)).is_none_or(|op| prologue(op, operand) == Prologue::Nothing)
+                {
+                    continue;
+                }
+                let mut next = front.clone();
+                let alone = self.space.classes[leaf as usize].items.len();
+                for cut in self.cuts[leaf as usize].iter().take(alone + TRIED) {
+                    let stores = matches!(self.space.op((class, i)), Some(Op::Transpose(_)));
+                    let len = |c: u32| self.space.classes[c as usize].len;
+                    let other = cut.anchor.is_some_and(|a| len(a.0) != len(class));
+                    if cut.anchor.is_some() && (item.part == Part::Anchor || item.part == Part::Move && !stores)
+                        || other
+                    {
+                        continue;
+                    }
+                    for (_, nodes) in &front {
+                        let Some(union) = union(nodes, &cut.nodes) else { continue };
+                        if union.len() > NODES || !seen.insert(union.clone()) {
+                            continue;
+                        }
+                        let Some(found) = self.finish(class, &union) else { continue };
+                        let gain = found.cost - self.saved(&found, class);
+                        next.push((gain, found.nodes.clone()));
+                        merged.push((gain, found));
+                    }
+                }
+                next[1..].sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
+                next.truncate(FRONT);
+                front = next;
+            }
+        }
+        merged.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.nodes.cmp(&b.1.nodes)));
+        let mut kept: BTreeSet<Vec<u32>> = BTreeSet::new();
+        for (_, cut) in merged {
+            // Of cuts with the same leaves the best will do.
+            if kept.len() < KEPT && kept.insert(cut.leaves.clone()) {
+                self.cuts[class as usize].push(cut);
+            }
+        }
+    }
+
+    /// What the members of a cone cost alone, as far as nobody outside needs them.
+    fn saved(&self, cut: &Cut, root: u32) -> f64 {
+        let mut own: Vec<u32> = vec![root];
+        loop {
+            let before = own.len();
+            for (c, _) in &cut.nodes {
+                let users = &self.users[*c as usize];
+                if !own.contains(c) && !users.is_empty() && users.iter().all(|u| u != c && own.contains(u)) {
+                    own.push(*c);
+                }
+            }
+            if own.len() == before {
+                break;
+            }
+        }
+        let alone = |(c, i): &At| {
+            let of = |k: &&Cut| k.nodes == [(*c, *i)];
+            self.cuts[*c as usize].iter().find(of).map_or(0.0, |k| k.cost)
+        };
+        cut.nodes.iter().filter(|(c, _)| own.contains(c)).map(alone).sum()
+    }
+
+    /// The cut of `root` that computes `nodes` (those of them that it needs), if it is one kernel that can be written.
+    fn finish(&self, root: u32, nodes: &[At]) -> Option<Cut> {
+        let cone = Cone::new(self.space, root, nodes)?;
+        let shape = cone.shape()?;
+        let evaluations = cone.evaluations(&shape)?;
+        if cone.order.iter().all(|at| matches!(self.space.item(*at).part, Part::Free | Part::View)) {
+            let mut nodes = cone.order;
+            nodes.sort_unstable();
+            return Some(Cut { nodes, leaves: cone.leaves, anchor: None, cost: 0.0 });
+        }
+        let mut compute = 0.0;
+        for (at, n) in cone.order.iter().zip(&evaluations) {
+            let len = self.space.classes[at.0 as usize].len.max(1) as f64;
+            compute += self.work[at.0 as usize][at.1 as usize] * (n / len).max(1.0);
+        }
+        let written: f64 = self.space.classes[root as usize].facts.iter().map(bytes).sum();
+        let cost = self.cost.kernel(compute, written + cone.read());
+        let mut nodes = cone.order;
+        nodes.sort_unstable();
+        Some(Cut { nodes, leaves: cone.leaves, anchor: shape.anchor, cost })
+    }
+}
+
+/// Both, unless one class is made in two ways.
+fn union(a: &[At], b: &[At]) -> Option<Vec<At>> {
+    let mut all: Vec<At> = [a, b].concat();
+    all.sort_unstable();
+    all.dedup();
+    all.windows(2).all(|w| w[0].0 != w[1].0).then_some(all)
+}
+
+/// Nodes of one kernel, while they are looked at.
+pub(super) struct Cone<'s, 'e> {
+    space: &'s Space<'e>,
+    /// Users before what they use; the root first.
+    pub(super) order: Vec<At>,
+    /// Classes read, ascending.
+    pub(super) leaves: Vec<u32>,
+}
+
+/// The part that each node of a cone plays.
+pub(super) struct Shape {
+    /// The node that shapes the loops, if it is an operator of that kind.
+    pub(super) anchor: Option<At>,
+    /// For each node, in the cone's order: whether it depends on the anchor, or is it.
+    pub(super) after: Vec<bool>,
+}
+
+impl<'s, 'e> Cone<'s, 'e> {
+    /// The nodes among `nodes` that class `root` needs; `None` if they need each other in a circle.
+    pub(super) fn new(space: &'s Space<'e>, root: u32, nodes: &[At]) -> Option<Cone<'s, 'e>> {
+        let member = |c: u32| nodes.iter().find(|n| n.0 == c).copied();
+        let mut leaves = vec![];
+        let mut state: Vec<(u32, bool)> = vec![];
+        let mut done: Vec<At> = vec![];
+        let mut stack = vec![(member(root)?, false)];
+        while let Some((at, left)) = stack.pop() {
+            if left {
+                state.iter_mut().filter(|s| s.0 == at.0).for_each(|s| s.1 = true);
+                done.push(at);
+                continue;
+            }
+            match state.iter().find(|s| s.0 == at.0) {
+                Some((_, true)) => continue,
+                Some((_, false)) => return None,
+                None => {}
+            }
+            state.push((at.0, false));
+            stack.push((at, true));
+            for a in &space.item(at).args {
+                let Arg::Class(c) = *a else { continue };
+                match member(c) {
+                    Some(m) => match state.iter().find(|s| s.0 == c) {
+                        Some((_, false)) => return None,
+                        Some((_, true)) => {}
+                        None => stack.push((m, false)),
+                    },
+                    None if leaves.contains(&c) => {}
+                    None => leaves.push(c),
+                }
+            }
+        }
+        leaves.sort_unstable();
+        done.reverse();
+        // One operator alone may read what it will.
+        (leaves.len() <= LEAVES || done.len() == 1).then_some(Cone { space, order: done, leaves })
+    }
+
+    fn position(&self, class: u32) -> Option<usize> {
+        self.order.iter().position(|at| at.0 == class)
+    }
+
+    /// Which node is the anchor, and whether all others may stand where they do.
+    pub(super) fn shape(&self) -> Option<Shape> {
+        let part = |at: &At| self.space.item(*at).part;
+        let mut anchors = self.order.iter().filter(|at| part(at) == Part::Anchor);
+        let (anchor, more) = (anchors.next().copied(), anchors.next());
+        let alone = |at: &At| matches!(part(at), Part::Free | Part::Control);
+        if more.is_some() || self.order.len() > 1 && self.order.iter().any(alone) {
+            return None;
+        }
+        let n = self.order.len();
+        let mut after = vec![false; n];
+        let Some(a) = anchor else { return Some(Shape { anchor, after }) };
+        let result = &self.space.classes[a.0 as usize];
+        // What is used comes later in the order.
+        for i in (0..n).rev() {
+            let uses = |arg: &Arg| matches!(arg, Arg::Class(c) if self.position(*c).is_some_and(|p| after[p]));
+            after[i] = self.order[i] == a || self.space.item(self.order[i]).args.iter().any(uses);
+        }
+        for (at, _) in self.order.iter().zip(&after).filter(|(at, after)| **after && **at != a) {
+            let fits = match part(at) {
+                Part::View => true,
+                Part::Pointwise => self.space.classes[at.0 as usize].len == result.len,
+                Part::Move => matches!(self.space.op(*at), Some(Op::Transpose(_))),
+                _ => false,
+            };
+            if !fits || result.facts.len() != 1 {
+                return None;
+            }
+        }
+        if !self.stores_affinely(a, &after) {
+            return None;
+        }
+        let op = self.space.op(a)?;
+        for (i, arg) in self.space.item(a).args.iter().enumerate() {
+            let Arg::Class(c) = *arg else { continue };
+            let Some(first) = self.position(c) else { continue };
+            let allowed = match prologue(op, i) {
+                Prologue::Anything(_) => true,
+                Prologue::Moves => self.moves_affinely(first),
+                Prologue::Nothing => self.only_views(first),
+            };
+            if !allowed {
+                return None;
+            }
+        }
+        Some(Shape { anchor, after })
+    }
+
+    /// Whether results can be stored through the transposes behind anchor `a`: the place of an element stays affine in its index, the
+    /// innermost elements stay neighbours, and nothing behind a transpose reads what is before it.
+    fn stores_affinely(&self, a: At, after: &[bool]) -> bool {
+        let path: Vec<usize> = (0..self.order.len()).rev().filter(|i| after[*i] && self.order[*i] != a).collect();
+        if path.iter().all(|i| self.space.item(self.order[*i]).part != Part::Move) {
+            return true;
+        }
+        let Some(dims) = self.space.classes[a.0 as usize].facts[0].dims() else { return false };
+        let ranges: BTreeMap<Var, (i64, i64)> =
+            dims.iter().enumerate().map(|(i, &d)| (Var(i as u32), (0, (d as i64 - 1).max(0)))).collect();
+        let simplify = |e: Expr| simplify_index(e, &|v| ranges.get(&v).copied());
+        let index: Vec<Expr> = (0..dims.len() as u32).map(|i| Expr::Var(Var(i))).collect();
+        let mut flat = simplify(flatten(&index, &dims));
+        // By class: behind how many transposes it is.
+        let mut behind: BTreeMap<u32, usize> = BTreeMap::from([(a.0, 0)]);
+        let mut transposes = 0;
+        for i in path {
+            let at = self.order[i];
+            let item = self.space.item(at);
+            let read: Vec<usize> = item
+                .args
+                .iter()
+                .filter_map(|arg| if let Arg::Class(c) = arg { behind.get(c).copied() } else { None })
+                .collect();
+            if read.iter().any(|r| *r != transposes) {
+                return false;
+            }
+            if let Some(Op::Transpose(t)) = self.space.op(at) {
+                let (Some(from), Some(to)) = (
+                    item.args.first().and_then(|a| self.space.arg_fact(*a).dims()),
+                    self.space.classes[at.0 as usize].facts[0].dims(),
+                ) else {
+                    return false;
+                };
+                let index = unflatten(&flat, &from);
+                let moved: Vec<Expr> = t.perm.iter().map(|&a| index[a].clone()).collect();
+                flat = simplify(flatten(&moved, &to));
+                transposes += 1;
+            }
+            behind.insert(at.0, transposes);
+        }
+        let innermost = (0..dims.len()).rev().find(|&i| dims[i] != 1);
+        match Affine::of(&flat) {
+            Some(f) => innermost.is_none_or(|i| f.coefficient(Var(i as u32)) == 1),
+            None => false,
+        }
+    }
+
+    /// Whether from the node at `first` on there are views alone.
+    fn only_views(&self, first: usize) -> bool {
+        let mut at = Some(first);
+        while let Some(i) = at {
+            let item = self.space.item(self.order[i]);
+            if item.part != Part::View {
+                return false;
+            }
+            at = if let Some(Arg::Class(c)) = item.args.first() { self.position(*c) } else { None };
+        }
+        true
+    }
+
+    /// Whether the node at `first` and what it uses are views and moves through which an element's index stays affine.
+    fn moves_affinely(&self, first: usize) -> bool {
+        let top = self.order[first];
+        if self.only_views(first) {
+            return true;
+        }
+        let Some(dims) = self.space.classes[top.0 as usize].facts.first().and_then(Fact::dims) else { return false };
+        let ranges: BTreeMap<Var, (i64, i64)> =
+            dims.iter().enumerate().map(|(i, &d)| (Var(i as u32), (0, (d as i64 - 1).max(0)))).collect();
+        let simplify = |e: Expr| simplify_index(e, &|v| ranges.get(&v).copied());
+        let index: Vec<Expr> = (0..dims.len() as u32).map(|i| Expr::Var(Var(i))).collect();
+        let mut flat = simplify(flatten(&index, &dims));
+        let mut at = Some(first);
+        let mut moved = false;
+        while let Some(i) = at {
+            let node = self.order[i];
+            let item = self.space.item(node);
+            let Some(&arg) = item.args.first() else { return false };
+            if item.part == Part::Move {
+                moved = true;
+                let (ins, out) = ([self.space.arg_fact(arg)], &self.space.classes[node.0 as usize].facts[0]);
+                let (Some(op), Some(out_dims)) = (self.space.op(node), out.dims()) else { return false };
+                let from: Rc<RefCell<Option<Expr>>> = Rc::default();
+                let load = |e: Expr| {
+                    *from.borrow_mut() = Some(e);
+                    Expr::constant(out.dtype, 0.0)
+                };
+                let element = move_element(op, &ins, out, &unflatten(&flat, &out_dims), &load);
+                // A constant outside the operand, as of a padding, makes the load conditional.
+                if !matches!(element, Some(Expr::Const(_))) {
+                    return false;
+                }
+                let Some(e) = from.borrow_mut().take() else { return false };
+                flat = simplify(e);
+            } else if item.part != Part::View {
+                return false;
+            }
+            at = if let Arg::Class(c) = arg { self.position(c) } else { None };
+        }
+        !moved || Affine::of(&flat).is_some()
+    }
+
+    /// How often an element of each node is computed in all, in the cone's order; `None` if an expression grows too large.
+    fn evaluations(&self, shape: &Shape) -> Option<Vec<f64>> {
+        let n = self.order.len();
+        let len = |i: usize| self.space.classes[self.order[i].0 as usize].len;
+        // How often each expression is written, and how often computed.
+        let (mut times, mut count) = (vec![0usize; n], vec![0.0f64; n]);
+        (times[0], count[0]) = (1, len(0) as f64);
+        for i in 0..n {
+            let item = self.space.item(self.order[i]);
+            let is_anchor = shape.anchor == Some(self.order[i]);
+            let mut met = vec![];
+            for (k, arg) in item.args.iter().enumerate() {
+                let Arg::Class(c) = *arg else { continue };
+                let Some(p) = self.position(c) else { continue };
+                let (written, reads) = match (is_anchor, self.space.op(self.order[i])) {
+                    (true, Some(op)) => {
+                        let r = if let Prologue::Anything(r) = prologue(op, k) { r } else { 1 };
+                        (r, r as f64 * len(p) as f64)
+                    }
+                    _ => (item.written[k].max(1), count[i]),
+                };
+                times[p] = times[p].saturating_add(times[i].max(1).saturating_mul(written));
+                if !met.contains(&c) {
+                    count[p] += reads;
+                    met.push(c);
+                }
+            }
+        }
+        let mut size = vec![1usize; n];
+        for i in (0..n).rev() {
+            let item = self.space.item(self.order[i]);
+            let computed = matches!(item.part, Part::Pointwise | Part::Move);
+            if computed && !shape.after[i] && i > 0 && times[i] > TIMES {
+                return None;
+            }
+            if shape.anchor == Some(self.order[i]) {
+                continue;
+            }
+            size[i] = item.args.iter().zip(&item.written).fold(usize::from(computed), |s, (a, w)| {
+                let of = if let Arg::Class(c) = a { self.position(*c).map_or(1, |p| size[p]) } else { 1 };
+                s.saturating_add(of.saturating_mul((*w).max(1)))
+            });
+            let most = if shape.after[i] { EXPRESSION } else { 4 * EXPRESSION };
+            if size[i] > most && n > 1 {
+                return None;
+            }
+        }
+        Some(count)
+    }
+
+    /// Bytes read: every leaf and constant once, of slices what is taken.
+    fn read(&self) -> f64 {
+        let mut sum = 0.0;
+        let mut seen: Vec<Arg> = vec![];
+        for at in &self.order {
+            let item = self.space.item(*at);
+            let sliced = matches!(self.space.op(*at), Some(Op::Slice(_) | Op::Gather(_)));
+            for (k, a) in item.args.iter().enumerate() {
+                let inside = matches!(a, Arg::Class(c) if self.position(*c).is_some());
+                if inside || seen.contains(a) {
+                    continue;
+                }
+                seen.push(*a);
+                let whole = bytes(&self.space.arg_fact(*a));
+                let taken: f64 = self.space.classes[at.0 as usize].facts.iter().map(bytes).sum();
+                sum += if sliced && k == 0 { whole.min(taken) } else { whole };
+            }
+        }
+        sum
+    }
+}

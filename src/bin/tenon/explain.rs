@@ -1,0 +1,249 @@
+//! `tenon explain`: what the optimiser decided, and why.
+
+use crate::args::{CompileArgs, model_file};
+use crate::failure::{Failure, Outcome};
+use crate::output::{self, Table, count, say};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use tenon::drawing::{Item, Panel, svg};
+use tenon::ir::{Graph, NodeId, NodeKind, OpClass, Operator, ValueId};
+use tenon::passes::egraph::decisions::{Decisions, KernelChoice};
+use tenon::passes::group::{Group, root};
+use tenon::passes::pipeline::State;
+use tenon::{Compiler, Phase};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Prices are cycles of a model of the target: they compare alternatives, they do not predict.
+
+Examples:
+  tenon explain model.onnx
+  tenon explain model.onnx --target cortex-a76 --top 30
+  tenon explain model.onnx --svg model.svg         the graph before and after, kernels as boxes
+  tenon explain model.onnx --json > decisions.json")]
+pub(crate) struct Args {
+    /// An .onnx file, or a folder with model.onnx.
+    model: PathBuf,
+    /// Kernels to show, dearest first.
+    #[arg(long, default_value_t = 15, value_name = "N")]
+    top: usize,
+    /// Draw the graph before and after.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    #[command(flatten)]
+    compile: CompileArgs,
+}
+
+pub(crate) fn main(args: &Args, json: bool) -> Outcome {
+    let path = model_file(&args.model)?;
+    let options = args.compile.options(&path)?;
+    let target = options.target.clone();
+    let compiler = Compiler::new(options);
+    let imported = compiler.import_file(&path)?;
+    let before = imported.graph.clone();
+    let state = compiler.run_to(imported.graph, Phase::Grouped)?;
+    if let Some(file) = &args.svg {
+        std::fs::write(file, svg(&[model_panel(&before), kernel_panel(&state)]))
+            .map_err(|e| Failure::bad_input(format!("{}: {e}", file.display())))?;
+    }
+    if json {
+        output::json(&to_json(&state.decisions, &target.name));
+        return Ok(());
+    }
+    let d = &state.decisions;
+    say!(
+        "{} → {} for {target}, {:.1} kcycles by its prices",
+        count(operators(&before), "operator"),
+        count(d.kernels.len(), "kernel"),
+        d.cycles / 1e3
+    );
+    say!("e-graph: {} → {} nodes in {}", d.nodes[0], d.nodes[1], count(d.rounds, "round"));
+    d.limits.iter().for_each(|l| say!("limit hit: {l}"));
+    print_rules(d);
+    print_kernels(d, args.top);
+    if let Some(file) = &args.svg {
+        say!("\nwrote {}", file.display());
+    }
+    Ok(())
+}
+
+fn operators(g: &Graph) -> usize {
+    g.nodes().filter(|n| g.op(*n).is_some()).count()
+}
+
+fn places(names: &[String]) -> String {
+    match names {
+        [] => "made by the compiler".to_string(),
+        [one] => one.clone(),
+        [first, rest @ ..] => format!("{first} +{}", rest.len()),
+    }
+}
+
+fn print_rules(d: &Decisions) {
+    if !d.fired.is_empty() {
+        say!("\nRules that applied");
+        let mut table = Table::new(&["rule", "class", "places", "kernels", "what it does", "first at"]);
+        for f in &d.fired {
+            let first = f.at.first().map_or(String::new(), |p| places(p));
+            table.row(&[&f.rule, &f.class, &f.at.len(), &f.used, &f.doc, &first]);
+        }
+        table.print();
+    }
+    if !d.missed.is_empty() {
+        say!("\nNear misses: the pattern was there, the rule did not apply");
+        let mut table = Table::new(&["rule", "places", "why not", "first at"]);
+        for m in &d.missed {
+            for (why, n, at) in m.why.iter().take(2) {
+                table.row(&[&m.rule, n, why, &places(at)]);
+            }
+        }
+        table.print();
+    }
+}
+
+fn print_kernels(d: &Decisions, top: usize) {
+    let mut order: Vec<usize> = (0..d.kernels.len()).collect();
+    order.sort_by(|a, b| d.kernels[*b].cycles.total_cmp(&d.kernels[*a].cycles).then(a.cmp(b)));
+    let shown = top.min(order.len());
+    say!(
+        "\nKernels{}",
+        if shown < order.len() { format!(" (the dearest {shown} of {})", order.len()) } else { String::new() }
+    );
+    for i in order.into_iter().take(shown) {
+        let k = &d.kernels[i];
+        let share = if d.cycles > 0.0 { 100.0 * k.cycles / d.cycles } else { 0.0 };
+        say!("  {i:>4}  {:>10.1} kcycles {share:>5.1} %  {}  {}", k.cycles / 1e3, chain(&k.ops), k.result);
+        if !k.from.is_empty() {
+            say!("        from {}", k.from.join(", "));
+        }
+        if !k.rules.is_empty() {
+            say!("        by   {}", k.rules.join(", "));
+        }
+        if let Some(text) = runner_up(k) {
+            say!("        lost {text}");
+        }
+    }
+}
+
+/// `conv · add · relu`, repetitions counted.
+fn chain(ops: &[&str]) -> String {
+    let mut parts: Vec<(&str, usize)> = vec![];
+    for op in ops {
+        match parts.last_mut() {
+            Some((last, n)) if last == op => *n += 1,
+            _ => parts.push((op, 1)),
+        }
+    }
+    parts
+        .iter()
+        .map(|(o, n)| if *n > 1 { format!("{o}×{n}") } else { (*o).to_string() })
+        .collect::<Vec<_>>()
+        .join(" · ")
+}
+
+fn runner_up(k: &KernelChoice) -> Option<String> {
+    let a = k.runner_up.as_ref()?;
+    let by = if a.rules.is_empty() { String::new() } else { format!(" by {}", a.rules.join(", ")) };
+    let what = if a.ops.is_empty() { "a view".to_string() } else { chain(&a.ops) };
+    Some(format!("{what}{by}, {:.1} kcycles dearer", a.loses / 1e3))
+}
+
+fn to_json(d: &Decisions, target: &str) -> serde_json::Value {
+    let kernels: Vec<_> = d
+        .kernels
+        .iter()
+        .map(|k| {
+            let lost = k.runner_up.as_ref().map(|a| json!({ "ops": a.ops, "rules": a.rules, "cycles_more": a.loses }));
+            json!({ "ops": k.ops, "from": k.from, "rules": k.rules, "cycles": k.cycles, "result": k.result, "runner_up": lost })
+        })
+        .collect();
+    let fired: Vec<_> = d
+        .fired
+        .iter()
+        .map(|f| {
+            json!({ "rule": f.rule, "theme": f.theme, "class": f.class.name(), "doc": f.doc, "at": f.at, "kernels": f.used })
+        })
+        .collect();
+    let missed: Vec<_> = d
+        .missed
+        .iter()
+        .map(|m| {
+            let why: Vec<_> = m.why.iter().map(|(w, n, at)| json!({ "why": w, "places": n, "first": at })).collect();
+            json!({ "rule": m.rule, "why": why })
+        })
+        .collect();
+    json!({
+        "target": target, "cycles": d.cycles, "rounds": d.rounds, "limits": d.limits,
+        "nodes": { "imported": d.nodes[0], "saturated": d.nodes[1] },
+        "rules": fired, "near_misses": missed, "kernels": kernels,
+    })
+}
+
+/// The colour of an operator.
+fn kind(g: &Graph, n: NodeId) -> &'static str {
+    let Some(op) = g.op(n) else { return "io" };
+    match (op.name(), op.class()) {
+        ("conv" | "conv_transpose", _) => "conv",
+        ("matmul", _) => "matmul",
+        ("softmax" | "layer_norm" | "reduce" | "pool", _) => "reduce",
+        (_, OpClass::Pointwise) => "map",
+        (_, OpClass::Move | OpClass::View) => "move",
+        _ => "other",
+    }
+}
+
+/// The model as imported, an operator a box.
+fn model_panel(g: &Graph) -> Panel {
+    let mut at: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut items = vec![];
+    for id in g.topological().unwrap_or_default() {
+        let node = g.node(id);
+        let title = match &node.kind {
+            NodeKind::Input(name) => name.clone(),
+            NodeKind::Weight(..) => continue,
+            NodeKind::Op(op) => op.name().to_string(),
+        };
+        let needs = g.operands(id).iter().filter_map(|v| at.get(&v.node).copied()).collect();
+        let result = node.facts.first().map_or(String::new(), ToString::to_string);
+        at.insert(id, items.len());
+        items.push(Item { lines: vec![title], hint: format!("{} {result}", node.loc), kind: kind(g, id), needs });
+    }
+    Panel { title: format!("imported: {} operators", operators(g)), items }
+}
+
+/// The kernels, each a box of its operators.
+fn kernel_panel(state: &State) -> Panel {
+    let g = &state.graph;
+    let mut at: BTreeMap<ValueId, usize> = BTreeMap::new();
+    let mut items = vec![];
+    for &id in g.inputs() {
+        if let NodeKind::Input(name) = &g.node(id).kind {
+            at.insert(ValueId { node: id, port: 0 }, items.len());
+            items.push(Item { lines: vec![name.clone()], hint: String::new(), kind: "io", needs: vec![] });
+        }
+    }
+    for (i, group) in state.groups.iter().enumerate() {
+        let Group { anchor, .. } = group;
+        let name = |n: &NodeId| g.op(*n).map_or("?", |o| o.name()).to_string();
+        let mut lines: Vec<String> = vec![name(anchor)];
+        lines.extend(group.epilogue.iter().map(|n| format!("+ {}", name(n))));
+        lines.extend(group.inlined.iter().map(|n| format!("⤷ {}", name(n))));
+        let mut needs: Vec<usize> = vec![];
+        for n in group.nodes() {
+            for v in g.operands(n) {
+                needs.extend(at.get(&root(g, v)).copied());
+            }
+        }
+        needs.sort_unstable();
+        needs.dedup();
+        let hint = state.decisions.kernels.get(i).map_or(String::new(), |k| {
+            format!("kernel {i}: {:.1} kcycles, {}\nfrom {}", k.cycles / 1e3, k.result, k.from.join(", "))
+        });
+        for port in 0..g.node(group.last()).facts.len() {
+            at.insert(ValueId { node: group.last(), port: port as u16 }, items.len());
+        }
+        items.push(Item { lines, hint, kind: kind(g, *anchor), needs });
+    }
+    Panel { title: format!("optimised: {} kernels", state.groups.len()), items }
+}
