@@ -37,7 +37,8 @@ fn options(model: &Path) -> ImportOptions {
 fn differs(e: &Tensor, f: &Tensor) -> Option<String> {
     let (e, f) = (e.to_f64(), f.to_f64());
     let scale = e.iter().filter(|v| v.is_finite()).fold(1e-3f64, |m, v| m.max(v.abs()));
-    let bad = e.iter().zip(&f).position(|(a, b)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 2e-2 * scale));
+    let bad =
+        e.iter().zip(&f).position(|(a, b)| !(a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= 2e-2 * scale));
     bad.map(|i| format!("element {i}: {} against {}", f[i], e[i]))
 }
 

@@ -31,6 +31,10 @@ pub(super) fn down(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let (op, mut ins) = cx.operands_if(v, |op| moves(op).then(|| op.clone()))?;
     let x = Quantised::of(cx, ins[0])?;
     if let Some((scale, zero)) = x.per_tensor() {
+        // The largest of negative multiples is the smallest.
+        if matches!(op, Op::Pool(_)) && scale <= 0.0 {
+            return None;
+        }
         ins[0] = x.q;
         let y = cx.op(op, &ins)?;
         return dequantize(cx, y, Tensor::new(&[], &[scale]), zero);
@@ -55,7 +59,8 @@ pub(super) fn down(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
 pub(super) fn up(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let y = Quantiser::of(cx, ValueId { node: id, port: 0 })?;
     let (op, mut ins) = cx.operands_if(y.x, |op| moves(op).then(|| op.clone()))?;
-    if !cx.single_use(y.x) || cx.graph.weight(ins[0]).is_some() {
+    let reversed = matches!(op, Op::Pool(_)) && y.scale <= 0.0;
+    if reversed || !cx.single_use(y.x) || cx.graph.weight(ins[0]).is_some() {
         return None;
     }
     let scale = cx.graph.add_weight("", Tensor::new(&[], &[y.scale]));
