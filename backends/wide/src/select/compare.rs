@@ -192,7 +192,7 @@ impl Select<'_> {
         if let Some(s) = v.splat {
             return self.splat(DType::Bool, s, v.ty.lanes, lane);
         }
-        let rows = self.resize_rows(&v.rows, v.ty.lanes, v.lane, lane, true);
+        let rows = self.resize_masks(&v.rows, v.ty.lanes, v.lane, lane);
         Val { ty: v.ty, lane, rows, splat: None }
     }
 }

@@ -9,15 +9,28 @@ use regalloc2::VReg;
 use smallvec::smallvec;
 
 impl Select<'_> {
-    /// Lanes of `from` bytes as lanes of `to` bytes: extended by `signed`, or cut. Masks are signed and stay masks.
+    /// Lanes of `from` bytes as lanes of `to` bytes: extended by `signed`, or cut.
     pub(super) fn resize_rows(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize, signed: bool) -> Rows {
-        if from < to {
-            return self.widen_rows(rows, lanes, from, to, signed);
-        }
+        if from < to { self.widen_rows(rows, lanes, from, to, signed) } else { self.narrow(rows, lanes, from, to, false) }
+    }
+
+    /// The same for masks.
+    pub(super) fn resize_masks(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize) -> Rows {
+        if from < to { self.widen_rows(rows, lanes, from, to, true) } else { self.narrow(rows, lanes, from, to, true) }
+    }
+
+    fn narrow(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize, masks: bool) -> Rows {
         let mut rows: Rows = rows.iter().copied().collect();
         let mut size = from;
+        let mut cut = if masks { Cut::Mask } else { Cut::To(to) };
         while size > to {
-            rows = self.narrow_rows(&rows, lanes, size);
+            if size == 4 && to == 1 && rows.len() > 1 && !self.isa.avx512 {
+                return self.narrow_quads(&rows, cut);
+            }
+            rows = self.narrow_rows(&rows, lanes, size, cut);
+            if size <= 4 && !masks {
+                cut = Cut::Done;
+            }
             size /= 2;
         }
         rows
@@ -77,8 +90,8 @@ impl Select<'_> {
         }
     }
 
-    /// Lanes of `size` bytes to half of that: the low halves. All bits of a mask are the same, so that holds for masks too.
-    fn narrow_rows(&mut self, rows: &[Row], lanes: u16, size: usize) -> Rows {
+    /// Lanes of `size` bytes to half of that: the low halves.
+    fn narrow_rows(&mut self, rows: &[Row], lanes: u16, size: usize, cut: Cut) -> Rows {
         let w = self.width(lanes, size);
         let to = self.width(lanes, size / 2);
         let mut out: Rows = smallvec![];
@@ -96,13 +109,13 @@ impl Select<'_> {
                     }
                 }
             } else if w == Width::X {
-                self.narrow_pair(a, a, size, Width::X)
+                self.narrow_pair(a, a, size, cut, Width::X)
             } else if b.is_none() && to == Width::X {
                 let high = self.v(V::Extract128, w, &[Arg::Use(a), Arg::Imm(1)]);
-                self.narrow_pair(a, high, size, Width::X)
+                self.narrow_pair(a, high, size, cut, Width::X)
             } else {
                 // Quarters come out as a0 b0 a1 b1.
-                let v = self.narrow_pair(a, b.unwrap_or(a), size, Width::Y);
+                let v = self.narrow_pair(a, b.unwrap_or(a), size, cut, Width::Y);
                 self.v(V::PermqI, Width::Y, &[Arg::Use(v), Arg::Imm(0xd8)])
             };
             out.push(Row::Reg(v));
@@ -110,18 +123,59 @@ impl Select<'_> {
         out
     }
 
+    /// Lanes of 4 bytes to 1, up to four registers at once: the quarters are put in order once.
+    fn narrow_quads(&mut self, rows: &[Row], cut: Cut) -> Rows {
+        let order: Vec<u8> = [0u32, 4, 1, 5, 2, 6, 3, 7].iter().flat_map(|i| i.to_le_bytes()).collect();
+        let order = self.constant(order);
+        let then = if cut == Cut::Mask { Cut::Mask } else { Cut::Done };
+        let mut out: Rows = smallvec![];
+        for four in rows.chunks(4) {
+            let regs: Vec<VReg> = four.iter().map(|r| self.in_reg(*r, Width::Y, 4)).collect();
+            let at = |i: usize| regs.get(i).copied();
+            let low = self.narrow_pair(regs[0], at(1).unwrap_or(regs[0]), 4, cut, Width::Y);
+            let high = match at(2) {
+                Some(c) => self.narrow_pair(c, at(3).unwrap_or(c), 4, cut, Width::Y),
+                None => low,
+            };
+            let v = self.narrow_pair(low, high, 2, then, Width::Y);
+            let order = self.in_reg(order, Width::Y, 4);
+            out.push(Row::Reg(self.v(V::Permd, Width::Y, &[Arg::Use(order), Arg::Use(v)])));
+        }
+        out
+    }
+
     /// The low halves of the lanes of `a`, then of `b`, in each 128 bits.
-    fn narrow_pair(&mut self, a: VReg, b: VReg, size: usize, w: Width) -> VReg {
+    fn narrow_pair(&mut self, a: VReg, b: VReg, size: usize, cut: Cut, w: Width) -> VReg {
         if size == 8 {
             return self.v(V::Shufps, w, &[Arg::Use(a), Arg::Use(b), Arg::Imm(0x88)]);
         }
-        // The saturating narrowings, after cutting the lanes to what they keep.
-        let mask = self.lanes_of(if size == 2 { 0xff } else { 0xffff }, size, w);
-        let cut = |s: &mut Self, v: VReg| s.v2c(V::Pand, w, size, Row::Reg(v), mask);
-        let x = cut(self, a);
-        let y = if a == b { x } else { cut(self, b) };
-        let op = if size == 2 { V::Packuswb } else { V::Packusdw };
+        // The machine's narrowings saturate.
+        let op = match (size, cut) {
+            (2, Cut::Mask) => V::Packsswb,
+            (_, Cut::Mask) => V::Packssdw,
+            (2, _) => V::Packuswb,
+            _ => V::Packusdw,
+        };
+        let (x, y) = match cut {
+            Cut::To(bytes) => {
+                let mask = self.lanes_of(if bytes == 1 { 0xff } else { 0xffff }, size, w);
+                let x = self.v2c(V::Pand, w, size, Row::Reg(a), mask);
+                (x, if a == b { x } else { self.v2c(V::Pand, w, size, Row::Reg(b), mask) })
+            }
+            _ => (Row::Reg(a), Row::Reg(b)),
+        };
         let v = self.v2(op, w, size, x, y);
         self.in_reg(v, w, size)
     }
+}
+
+/// What is to be done to lanes before the machine narrows them with saturation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cut {
+    /// Keep the low bytes, that many.
+    To(usize),
+    /// Nothing: it has been done.
+    Done,
+    /// Nothing: all bits of a mask are the same.
+    Mask,
 }
