@@ -224,14 +224,9 @@ fn room(func: &Function, head: usize, inside: &BTreeSet<usize>, after: &[VReg], 
         }
         uses(inst, &mut |v| put(v, &mut live));
         let then = count(&live);
-        for i in 0..2 {
-            peak[i] = peak[i].max(now[i]).max(then[i]);
-        }
+        peak = std::array::from_fn(|i| peak[i].max(now[i]).max(then[i]));
     }
-    let mut room = [12, if isa.avx512 { 31 } else { 15 }];
+    let most = [12, if isa.avx512 { 31 } else { 15 }];
     let fixed = count(&outside);
-    for i in 0..2 {
-        room[i] -= peak[i] + fixed[i];
-    }
-    room
+    std::array::from_fn(|i| most[i] - peak[i] - fixed[i])
 }
