@@ -11,12 +11,20 @@ use smallvec::smallvec;
 impl Select<'_> {
     /// Lanes of `from` bytes as lanes of `to` bytes: extended by `signed`, or cut.
     pub(super) fn resize_rows(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize, signed: bool) -> Rows {
-        if from < to { self.widen_rows(rows, lanes, from, to, signed) } else { self.narrow(rows, lanes, from, to, false) }
+        if from < to {
+            self.widen_rows(rows, lanes, from, to, signed)
+        } else {
+            self.narrow(rows, lanes, from, to, false)
+        }
     }
 
     /// The same for masks.
     pub(super) fn resize_masks(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize) -> Rows {
-        if from < to { self.widen_rows(rows, lanes, from, to, true) } else { self.narrow(rows, lanes, from, to, true) }
+        if from < to {
+            self.widen_rows(rows, lanes, from, to, true)
+        } else {
+            self.narrow(rows, lanes, from, to, true)
+        }
     }
 
     fn narrow(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize, masks: bool) -> Rows {
