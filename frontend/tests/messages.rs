@@ -470,7 +470,7 @@ fn tensors() {
         (
             "bfloat16",
             problems(&initializer(TensorProto { data_type: 16, ..w() })),
-            "error[w]: initializer: elements of type bfloat16 are not supported",
+            "error[w]: initializer: expected 6 bytes of data for bf16[3], found 12",
         ),
         (
             "both",

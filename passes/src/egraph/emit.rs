@@ -67,6 +67,9 @@ pub fn emit(
         };
         e.graph.add_output(name.clone(), v);
     }
+    for (k, by) in model.sized() {
+        e.graph.size_output(*k, *by);
+    }
     Ok(Emitted { graph: e.graph, groups: e.groups, chosen: e.chosen })
 }
 
