@@ -79,12 +79,18 @@ impl Operator for Dequantize {
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
-        let out = Fact::of(ins[1].dtype(), ins[0].shape());
-        let t = map_broadcast(&out, ins, |v| {
-            let difference = v[0].as_int() - v.get(2).map_or(0, |z| z.as_int());
-            Scalar::of_f64(out.dtype, difference as f64 * v[1].as_f64())
-        })?;
-        Ok(vec![t])
+        // Whole networks' weights come through here, so the operands are converted at once.
+        let dims = ins[0].shape();
+        let offsets = |t: &Tensor| (t.len() > 1).then(|| broadcast_offsets(dims, t.shape()));
+        let at = |offsets: &Option<Vec<usize>>, i: usize| offsets.as_ref().map_or(0, |o| o[i]);
+        let (scale, scale_at) = (ins[1].to_f64(), offsets(&ins[1]));
+        let zero = ins.get(2).map(|z| (z.to_i64(), offsets(z)));
+        let value = |(i, x): (usize, i64)| {
+            let zero = zero.as_ref().map_or(0, |(z, o)| z[at(o, i)]);
+            (i128::from(x) - i128::from(zero)) as f64 * scale[at(&scale_at, i)]
+        };
+        let y: Vec<f64> = ins[0].to_i64().into_iter().enumerate().map(value).collect();
+        Ok(vec![Tensor::from_f64(ins[1].dtype(), dims, &y)])
     }
 
     fn class(&self) -> OpClass {

@@ -129,8 +129,8 @@ impl Operator for Suppress {
                     }
                     let Some(p) = best else { break };
                     rows.extend([b as i64, c as i64, p as i64]);
-                    for i in 0..n {
-                        alive[i] &= i != p && overlap(at(p), at(i), self.center) <= iou;
+                    for (i, alive) in alive.iter_mut().enumerate() {
+                        *alive &= i != p && overlap(at(p), at(i), self.center) <= iou;
                     }
                 }
             }

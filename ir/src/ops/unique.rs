@@ -123,17 +123,16 @@ impl Operator for Unique {
         for (r, f) in found.iter().enumerate() {
             f.0.iter().enumerate().for_each(|(s, v)| values[(s / inner * n + r) * inner + s % inner] = *v);
         }
-        let padded = |f: &dyn Fn(&(Vec<Scalar>, usize, i64)) -> i64| {
-            let mut list: Vec<i64> = found.iter().map(f).collect();
+        let padded = |mut list: Vec<i64>| {
             list.resize(n, 0);
             Tensor::new(&[n], &list)
         };
         let dims = if self.axis.is_some() { x.shape().to_vec() } else { vec![n] };
         Ok(vec![
             Tensor::from_scalars(x.dtype(), &dims, values),
-            padded(&|f| f.1 as i64),
+            padded(found.iter().map(|f| f.1 as i64).collect()),
             Tensor::new(&[n], &inverse),
-            padded(&|f| f.2),
+            padded(found.iter().map(|f| f.2).collect()),
             Tensor::scalar(found.len() as i64),
         ])
     }

@@ -80,7 +80,8 @@ fn transpose_side(cx: &mut Cx<'_>, m: &Match, left: bool) -> Result<Id, Why> {
     let op = super::bound!(cx, m, "m", MatMul)?;
     let t = super::bound!(cx, m, "t", Transpose)?;
     let r = t.perm.len();
-    ensure!(r >= 2 && t.perm[..r - 2].is_sorted() && t.perm[r - 2] == r - 1, "more than the matrices' axes move");
+    let swaps = r >= 2 && t.perm[..r - 2].iter().copied().eq(0..r - 2) && t.perm[r - 2] == r - 1;
+    ensure!(swaps, "more than the matrices' axes move");
     let flipped = if left { MatMul { trans_a: !op.trans_a, ..op } } else { MatMul { trans_b: !op.trans_b, ..op } };
     cx.add(flipped, &[m.value("x"), m.value("y")])
 }
