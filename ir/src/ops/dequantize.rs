@@ -4,11 +4,10 @@
 //! a channel, or one a block, as for QuantizeLinear.
 
 use super::quantize::{broadcasting, is_narrow, spread};
-use super::util::{cast, map_broadcast};
+use super::util::{broadcast_offsets, cast};
 use crate::lower::wide;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
-use tenon_base::Scalar;
 
 crate::attributes! {
     /// Operands: quantised data (`u8`, `i8`, `u16`, `i16` or `i32`), scale and, unless it is 0, zero point of the data's
