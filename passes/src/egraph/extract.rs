@@ -352,10 +352,36 @@ impl<'p> Local<'p> {
         moves
     }
 
+    /// Several classes at once to the choices that share a class nobody uses yet, where that pays for it: no single move
+    /// does, since the first would pay alone. Gives whether something changed.
+    fn share(&mut self, users: &[Vec<(u32, u32)>]) -> bool {
+        for (k, users) in users.iter().enumerate() {
+            if self.uses[k] > 0 || self.choice[k].is_none() {
+                continue;
+            }
+            let mut tried: Option<Solution> = None;
+            let mut sharing = 0;
+            for (c, i) in users {
+                if self.uses[*c as usize] > 0 && self.choice[*c as usize] != Some(*i) {
+                    tried.get_or_insert_with(|| self.choice.clone())[*c as usize] = Some(*i);
+                    sharing += 1;
+                }
+            }
+            if let Some(tried) = tried.filter(|_| sharing > 1)
+                && self.p.cost(&tried).is_some_and(|cost| cost < self.total - 1e-9)
+            {
+                *self = Local::new(self.p, tried);
+                return true;
+            }
+        }
+        false
+    }
+
     fn run(mut self) -> (Solution, f64) {
         let n = self.p.classes.len() as u32;
+        let users = self.p.users();
         for _ in 0..SWEEPS {
-            if self.sweep(0..n) + self.sweep((0..n).rev()) == 0 {
+            if self.sweep(0..n) + self.sweep((0..n).rev()) == 0 && !self.share(&users) {
                 break;
             }
         }

@@ -46,11 +46,11 @@ impl Select<'_> {
                 self.cast(&single, to)
             }
             (DType::F32, DType::F64) => {
-                let rows = self.to_wider(v, V::Cvtps2pd);
+                let rows = self.rows_widened(v, V::Cvtps2pd);
                 Val::vector(ty, rows)
             }
             (DType::F64, DType::F32) => {
-                let rows = self.to_narrower(v, &mut |s, r, w| s.v1(V::Cvtpd2ps, w, r));
+                let rows = self.rows_narrowed(v, &mut |s, r, w| s.v1(V::Cvtpd2ps, w, r));
                 Val::vector(ty, rows)
             }
             _ if from.is_float() => self.float_to_int(v, to),
@@ -100,7 +100,7 @@ impl Select<'_> {
     }
 
     /// Lanes of 4 bytes to lanes of 8 (or of 2 to 4) by `op`, which reads half of what it writes.
-    fn to_wider(&mut self, v: &Val, op: V) -> Rows {
+    fn rows_widened(&mut self, v: &Val, op: V) -> Rows {
         let to = 2 * v.lane;
         let (ws, wd) = (self.width_of(v), self.width(v.ty.lanes, to));
         let step = wd.bytes() / 2;
@@ -120,7 +120,7 @@ impl Select<'_> {
     }
 
     /// Lanes to lanes of half the size by `f`, which gives half a register; two become one.
-    fn to_narrower(&mut self, v: &Val, f: &mut dyn FnMut(&mut Self, Row, Width) -> Row) -> Rows {
+    fn rows_narrowed(&mut self, v: &Val, f: &mut dyn FnMut(&mut Self, Row, Width) -> Row) -> Rows {
         let w = self.width_of(v);
         let to = self.width(v.ty.lanes, v.lane / 2);
         let mut out: Rows = smallvec![];
@@ -145,11 +145,11 @@ impl Select<'_> {
             let n = self.registers(v.ty.lanes, 4);
             return smallvec![Row::Imm(0); n];
         }
-        self.to_wider(v, V::Cvtph2ps)
+        self.rows_widened(v, V::Cvtph2ps)
     }
 
     fn singles_to_halves(&mut self, v: &Val) -> Rows {
-        self.to_narrower(v, &mut |s, r, w| s.single_to_half(r, w))
+        self.rows_narrowed(v, &mut |s, r, w| s.single_to_half(r, w))
     }
 
     /// Half floats in the low half of a register as single ones.
@@ -184,7 +184,7 @@ impl Select<'_> {
                 Val::vector(ty, rows)
             }
             (DType::I32, _) => {
-                let rows = self.to_wider(v, V::Cvtdq2pd);
+                let rows = self.rows_widened(v, V::Cvtdq2pd);
                 Val::vector(ty, rows)
             }
             (DType::U32, DType::F32) => {
@@ -196,7 +196,7 @@ impl Select<'_> {
                 let top = self.lanes_of(1 << 31, 4, w);
                 let rows = self.map1(v, &mut |s, r| s.v2c(V::Pxor, w, 4, r, top));
                 let signed = Val::vector(Type::vector(DType::I32, ty.lanes), rows);
-                let rows = self.to_wider(&signed, V::Cvtdq2pd);
+                let rows = self.rows_widened(&signed, V::Cvtdq2pd);
                 let wide = Val::vector(ty, rows);
                 let w = self.width_of(&wide);
                 let offset = self.repeated(&2_147_483_648f64.to_le_bytes(), w);

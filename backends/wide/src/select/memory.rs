@@ -57,7 +57,7 @@ impl Select<'_> {
             self.push(Op::MaskLoad(w), [Arg::Def(d), Arg::Use(mask), Arg::Mem(m)]);
             return d;
         }
-        if lane % 4 == 0 && bytes % 4 == 0 {
+        if lane.is_multiple_of(4) && bytes.is_multiple_of(4) {
             // A lane whose mask is clear is not read.
             let mask: Vec<u8> = (0..w.bytes()).map(|i| if i < bytes { 0xff } else { 0 }).collect();
             let mask = self.constant(mask);
