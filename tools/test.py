@@ -112,7 +112,7 @@ def step_format(_):
 
 
 def step_lint(_):
-    run("lint", ["cargo", "clippy", "-q", "--workspace", "--all-targets", "--release"])
+    run("lint", ["cargo", "clippy", "-q", "--workspace", "--all-targets", "--release", "--", "-D", "warnings"])
 
 
 def step_unit(_):

@@ -5,6 +5,7 @@ use super::node::Head;
 use super::space::{Arg, Part, Space};
 use crate::group::Group;
 use egg::Id;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use tenon_base::Tensor;
 use tenon_ir::{Graph, NodeKind, ValueId};
@@ -78,10 +79,10 @@ fn ordered(space: &Space<'_>, choice: &dyn Fn(u32) -> Option<(u32, Cut)>) -> Res
     let mut cuts: BTreeMap<u32, (u32, Cut)> = BTreeMap::new();
     let mut stack = space.roots.clone();
     while let Some(c) = stack.pop() {
-        if !cuts.contains_key(&c) {
+        if let Entry::Vacant(new) = cuts.entry(c) {
             let (tag, cut) = choice(c).ok_or("a value is not made")?;
             stack.extend(&cut.leaves);
-            cuts.insert(c, (tag, cut));
+            new.insert((tag, cut));
         }
     }
     let mut missing: BTreeMap<u32, usize> = cuts.iter().map(|(c, (_, k))| (*c, k.leaves.len())).collect();

@@ -78,7 +78,7 @@ pub fn matches(eg: &Egraph, pattern: &Pattern, names: &Rc<Names>, root: Id, most
 }
 
 /// Works off goals, last first, trying every node of a class.
-fn search<'p>(eg: &Egraph, mut goals: Vec<(&'p Term, Id)>, mut m: Match, most: usize, out: &mut Vec<Match>) {
+fn search(eg: &Egraph, mut goals: Vec<(&Term, Id)>, mut m: Match, most: usize, out: &mut Vec<Match>) {
     loop {
         if out.len() >= most {
             return;

@@ -112,6 +112,9 @@ pub struct Origin {
     pub places: Places,
 }
 
+/// An operator and the types of its operands.
+type Application = (OpId, SmallVec<[TypeId; 4]>);
+
 /// Interned things and the rules' bookkeeping: what egg calls the analysis.
 #[derive(Clone, Debug)]
 pub struct Tables {
@@ -124,7 +127,7 @@ pub struct Tables {
     sets: Vec<Vec<u32>>,
     set_ids: BTreeMap<Vec<u32>, Places>,
     /// What `infer` says of an operator on operands of these types.
-    inferred: BTreeMap<(OpId, SmallVec<[TypeId; 4]>), Result<TypeId, String>>,
+    inferred: BTreeMap<Application, Result<TypeId, String>>,
     /// Facts of inputs.
     inputs: Vec<Fact>,
     /// Constants.

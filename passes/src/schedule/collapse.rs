@@ -1,26 +1,55 @@
 //! Perfectly nested loops that walk memory as one become one.
 
-use super::scope::rewrite_stmts;
+use super::scope::{renamed, rewrite_stmts};
 use super::{ScheduleCx, Unit};
-use tenon_kernel::{Affine, Contract, ContractDim, Expr, Stmt, Var};
+use std::collections::{BTreeMap, BTreeSet};
+use tenon_kernel::stmt::visit_stmts;
+use tenon_kernel::{Affine, Contract, ContractDim, Expr, Kernel, Stmt, Var};
 
 /// Merges the loops of the kernel, and the dims of its contractions.
 pub(super) fn run(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
     let body = std::mem::take(&mut unit.kernel.body);
-    unit.kernel.body = rewrite_stmts(body, &mut |s| match s {
+    let several = defined_several_times(&body);
+    let kernel = &mut unit.kernel;
+    let body = rewrite_stmts(body, &mut |s| match s {
         Stmt::Contract(mut c) => {
             collapse_contract(&mut c);
             vec![Stmt::Contract(c)]
         }
-        s => single(s).into_iter().map(collapse_nest).collect(),
+        s => single(s, &several, kernel).into_iter().map(collapse_nest).collect(),
     });
+    unit.kernel.body = body;
 }
 
-/// A loop of one iteration is its body.
-fn single(s: Stmt) -> Vec<Stmt> {
+/// The variables that more than one `let` or `var` defines, in blocks of their own.
+fn defined_several_times(body: &[Stmt]) -> BTreeSet<Var> {
+    let (mut once, mut several) = (BTreeSet::new(), BTreeSet::new());
+    visit_stmts(body, &mut |s| {
+        if let Stmt::Let { var, .. } | Stmt::Declare { var, .. } = s
+            && !once.insert(*var)
+        {
+            several.insert(*var);
+        }
+    });
+    several
+}
+
+/// A loop of one iteration is its body. What the body defines comes into the scope around it, where another such loop
+/// may have put the same variable: those of `several` definitions get new names.
+fn single(s: Stmt, several: &BTreeSet<Var>, kernel: &mut Kernel) -> Vec<Stmt> {
     match s {
-        Stmt::For { var, lo, hi, step, body, .. } if matches!((lo.as_int(), hi.as_int()), (Some(l), Some(h)) if l < h && h - l <= step) => {
-            body.into_iter().map(|s| s.map_exprs(&mut |e| e.substitute(var, &lo))).collect()
+        Stmt::For { var, lo, hi, step, body, .. } if matches!((lo.as_int(), hi.as_int()), (Some(l), Some(h)) if l < h && h - l <= step) =>
+        {
+            let mut names = BTreeMap::new();
+            for s in &body {
+                if let Stmt::Let { var, .. } | Stmt::Declare { var, .. } = s
+                    && several.contains(var)
+                {
+                    let info = kernel.var(*var).clone();
+                    names.insert(*var, kernel.new_var(&info.name, info.ty));
+                }
+            }
+            body.into_iter().map(|s| renamed(s.map_exprs(&mut |e| e.substitute(var, &lo)), &names)).collect()
         }
         s => vec![s],
     }

@@ -1,5 +1,6 @@
 //! Small helpers to build statements.
 
+use std::collections::BTreeMap;
 use tenon_kernel::{Expr, Kernel, Stmt, Type, Var};
 
 /// `for var in 0..n step s { body }`
@@ -47,6 +48,27 @@ impl<'k> Block<'k> {
         let mut inner = Block::new(self.kernel);
         f(&mut inner);
         inner.stmts
+    }
+}
+
+/// `s` with variables renamed wherever they stand: defined, set and read.
+pub(super) fn renamed(s: Stmt, to: &BTreeMap<Var, Var>) -> Stmt {
+    let s = s.map_exprs(&mut |e| to.iter().fold(e, |e, (from, to)| e.substitute(*from, &Expr::Var(*to))));
+    targets_renamed(s, &|v| to.get(&v).copied().unwrap_or(v))
+}
+
+fn targets_renamed(s: Stmt, name: &dyn Fn(Var) -> Var) -> Stmt {
+    let all = |body: Vec<Stmt>| body.into_iter().map(|s| targets_renamed(s, name)).collect();
+    match s {
+        Stmt::Let { var, value } => Stmt::Let { var: name(var), value },
+        Stmt::Declare { var, value } => Stmt::Declare { var: name(var), value },
+        Stmt::Set { var, value } => Stmt::Set { var: name(var), value },
+        Stmt::For { var, lo, hi, step, parallel, body } => {
+            Stmt::For { var: name(var), lo, hi, step, parallel, body: all(body) }
+        }
+        Stmt::If { cond, then, otherwise } => Stmt::If { cond, then: all(then), otherwise: all(otherwise) },
+        Stmt::While { cond, body } => Stmt::While { cond, body: all(body) },
+        s => s,
     }
 }
 

@@ -17,7 +17,7 @@
 //! }
 //! ```
 
-use super::scope::rewrite_stmts;
+use super::scope::{renamed, rewrite_stmts};
 use super::{ScheduleCx, Unit};
 use std::collections::BTreeMap;
 use tenon_kernel::{BinOp, Expr, Kernel, Stmt, Type, Var};
@@ -128,18 +128,6 @@ fn in_parts(sum: Stmt, accumulators: &BTreeMap<Var, usize>, kernel: &mut Kernel)
         out.push(Stmt::Set { var: acc, value: Expr::Var(acc) + Expr::Var(part) });
     }
     out
-}
-
-/// `s` on other accumulators.
-fn renamed(s: Stmt, to: &BTreeMap<Var, Var>) -> Stmt {
-    let name = |v: Var| to.get(&v).copied().unwrap_or(v);
-    match s {
-        Stmt::For { var, lo, hi, step, parallel, body } => {
-            Stmt::For { var, lo, hi, step, parallel, body: body.into_iter().map(|s| renamed(s, to)).collect() }
-        }
-        Stmt::Set { var, value } => Stmt::Set { var: name(var), value: value.substitute(var, &Expr::Var(name(var))) },
-        s => s,
-    }
 }
 
 #[cfg(test)]

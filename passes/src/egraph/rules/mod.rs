@@ -47,6 +47,9 @@ pub enum Build {
     With(fn(&mut Cx<'_>, &Match) -> Result<Id, Why>),
 }
 
+/// Says why a rule does not apply to a match, if it does not.
+pub type Condition = fn(&Cx<'_>, &Match) -> Result<(), Why>;
+
 /// A rule.
 #[derive(Clone, Copy)]
 pub struct Rule {
@@ -59,7 +62,7 @@ pub struct Rule {
     /// What it looks for.
     pub pattern: &'static str,
     /// When it applies, beyond the pattern.
-    pub when: Option<fn(&Cx<'_>, &Match) -> Result<(), Why>>,
+    pub when: Option<Condition>,
     /// What it makes.
     pub build: Build,
     /// `before → after`, for people.
@@ -153,7 +156,9 @@ pub fn read(rules: &[Rule]) -> Result<Vec<Ready>, PatternError> {
 /// Fails with a reason unless the condition holds.
 macro_rules! ensure {
     ($cond:expr, $($reason:tt)+) => {
-        if !$cond {
+        // Bound first: where it compares floats, it is to hold, not its opposite to fail.
+        let holds: bool = $cond;
+        if !holds {
             return Err($crate::egraph::rules::Why::new(format!($($reason)+)));
         }
     };

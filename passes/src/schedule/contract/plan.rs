@@ -288,7 +288,7 @@ impl Shaper<'_> {
             d.map_or(0, |d| factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0));
         let by = factors.iter().map(|f| f.index.coefficient(tap.var).unsigned_abs()).max().unwrap_or(0);
         // Rows whose places no tap shares are as good as far apart.
-        let apart = if by > 0 && step % by == 0 { (step / by) as usize } else { tap.extent };
+        let apart = if by > 0 && step.is_multiple_of(by) { (step / by) as usize } else { tap.extent };
         self.budget.window(m, registers, tap.extent, steps / tap.extent, apart)
     }
 }
