@@ -478,7 +478,8 @@ impl Operator for Recurrent {
             case(Recurrent { coupled: true, clip: Some(Real(0.5)), ..lstm }, DType::F64, [3, 2, 3]),
             case(gru.clone(), f, [5, 3, 7]),
             case(Recurrent { reverse: true, reset_after: true, lengths: true, ..gru.clone() }, f, [6, 4, 5]),
-            case(Recurrent { lengths: true, ..gru }, DType::F64, [4, 2, 3]),
+            case(Recurrent { lengths: true, ..gru.clone() }, DType::F64, [4, 2, 3]),
+            case(Recurrent { reverse: true, ..gru }, f, [3, 1, 5]),
             case(rnn.clone(), f, [4, 1, 9]),
             case(Recurrent { reverse: true, f: Function::Relu, ..rnn }, f, [4, 2, 3]),
         ]

@@ -162,7 +162,7 @@ fn of_kinds(profile: &Profile) -> BTreeMap<&str, Duration> {
 
 /// What a kernel computes: its name without number and variant.
 fn kind(kernel: &str) -> &str {
-    kernel.split_once(|c: char| c == '_').map_or(kernel, |(_, rest)| {
+    kernel.split_once('_').map_or(kernel, |(_, rest)| {
         let number = rest.find(|c: char| c.is_ascii_digit());
         kernel[..kernel.len() - rest.len() + number.unwrap_or(rest.len())].trim_end_matches('_')
     })
