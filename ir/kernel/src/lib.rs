@@ -13,13 +13,15 @@
 //! ```
 //!
 //! [`verify`] states and checks what both must be, [`text`] prints and reads them, [`interp`] runs them (for scheduled
-//! kernels with the bits of machine code), [`simplify`] brings index arithmetic into canonical form, [`work`] counts what they compute.
+//! kernels with the bits of machine code), [`simplify`] brings index arithmetic into canonical form, [`work`] counts what they compute,
+//! [`codegen`] holds what code generators share.
 //!
 //! This crate knows nothing of operators, graphs or machines.
 #![forbid(unsafe_code)]
 
 pub mod affine;
 pub mod build;
+pub mod codegen;
 pub mod expr;
 mod facts;
 pub mod interp;

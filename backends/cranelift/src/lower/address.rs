@@ -7,182 +7,8 @@
 
 use super::Lower;
 use cranelift_codegen::ir::{InstBuilder, Value, types};
-use std::collections::{BTreeMap, HashMap};
-use tenon_base::{DType, Scalar};
-use tenon_kernel::stmt::visit_stmts;
-use tenon_kernel::{BinOp, Buf, Expr, Kernel, Stmt, Type, Var};
-
-/// What an index is linear in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Atom {
-    /// A variable.
-    Var(Var),
-    /// An expression: its position in [`Addresses::exprs`].
-    Expr(u32),
-}
-
-/// `coefficient · atom`, one for each atom; coefficients are in elements and never 0.
-pub(super) type Terms = BTreeMap<Atom, i64>;
-
-/// A linear form; arithmetic wraps, as that of `i64` in the kernel does.
-#[derive(Clone, Debug, Default)]
-struct Linear {
-    base: i64,
-    terms: Terms,
-}
-
-impl Linear {
-    fn add(mut self, other: &Linear, factor: i64) -> Linear {
-        self.base = self.base.wrapping_add(other.base.wrapping_mul(factor));
-        for (a, c) in &other.terms {
-            let e = self.terms.entry(*a).or_insert(0);
-            *e = e.wrapping_add(c.wrapping_mul(factor));
-        }
-        self.terms.retain(|_, c| *c != 0);
-        self
-    }
-}
-
-/// An address that was computed: that of element `terms` of `buf`.
-#[derive(Clone, Debug)]
-struct Known {
-    buf: Buf,
-    terms: Terms,
-    value: Value,
-}
-
-/// A pointer that advances with a loop.
-pub(super) struct LoopPointer {
-    pub(super) buf: Buf,
-    pub(super) terms: Terms,
-    /// Its value in the first iteration.
-    pub(super) first: Value,
-    /// Bytes an iteration.
-    pub(super) step: i64,
-}
-
-/// What is known of addresses at the present point.
-pub(super) struct Addresses {
-    exprs: Vec<Expr>,
-    numbers: HashMap<Expr, u32>,
-    /// Variables whose present value is linear in others, or constant.
-    lets: BTreeMap<Var, Linear>,
-    /// Variables that `set` may change.
-    mutable: Vec<bool>,
-    /// By block, innermost last.
-    scopes: Vec<Scope>,
-}
-
-#[derive(Default)]
-struct Scope {
-    known: Vec<Known>,
-    values: Vec<(Atom, Value)>,
-}
-
-impl Addresses {
-    pub(super) fn new(kernel: &Kernel) -> Addresses {
-        let mut a = Addresses {
-            exprs: vec![],
-            numbers: HashMap::new(),
-            lets: BTreeMap::new(),
-            mutable: vec![false; kernel.vars.len()],
-            scopes: vec![],
-        };
-        visit_stmts(&kernel.body, &mut |s| {
-            if let Stmt::Declare { var, .. } = s {
-                a.mutable[var.0 as usize] = true;
-            }
-        });
-        a
-    }
-
-    /// `var` has the value of `e` from here on, if that is linear in variables that do not change.
-    pub(super) fn define(&mut self, var: Var, e: &Expr, kernel: &Kernel) {
-        self.lets.remove(&var);
-        // A value that is not linear is better computed once, where the `let` stands.
-        let arithmetic =
-            matches!(e, Expr::Binary(BinOp::Add | BinOp::Sub | BinOp::Mul, _) | Expr::Var(_) | Expr::Const(_));
-        if !arithmetic || kernel.var(var).ty != Type::INDEX {
-            return;
-        }
-        let linear = self.linear(e);
-        if linear.terms.keys().all(|t| matches!(t, Atom::Var(v) if !self.mutable[v.0 as usize])) {
-            self.lets.insert(var, linear);
-        }
-    }
-
-    /// `var` is defined anew, as a loop's variable.
-    pub(super) fn define_opaque(&mut self, var: Var) {
-        self.lets.remove(&var);
-    }
-
-    pub(super) fn enter(&mut self) {
-        self.scopes.push(Scope::default());
-    }
-
-    pub(super) fn leave(&mut self) {
-        self.scopes.pop();
-    }
-
-    /// `var` has the value `v` from here on.
-    pub(super) fn define_constant(&mut self, var: Var, v: i64) {
-        self.lets.insert(var, Linear { base: v, terms: Terms::new() });
-    }
-
-    /// `value` is the address of element `terms` of `buf`, in the present scope.
-    pub(super) fn remember(&mut self, buf: Buf, terms: Terms, value: Value) {
-        if let Some(s) = self.scopes.last_mut() {
-            s.known.push(Known { buf, terms, value });
-        }
-    }
-
-    fn linear(&mut self, e: &Expr) -> Linear {
-        let of = |a: Atom| Linear { base: 0, terms: Terms::from([(a, 1)]) };
-        match e {
-            Expr::Const(Scalar::Int(DType::I64, v)) => Linear { base: *v as i64, terms: Terms::new() },
-            Expr::Var(v) => match self.lets.get(v) {
-                Some(l) => l.clone(),
-                None => of(Atom::Var(*v)),
-            },
-            Expr::Binary(BinOp::Add, xy) => self.linear(&xy[0]).add(&self.linear(&xy[1]), 1),
-            Expr::Binary(BinOp::Sub, xy) => self.linear(&xy[0]).add(&self.linear(&xy[1]), -1),
-            Expr::Binary(BinOp::Mul, xy) => {
-                let (x, y) = (self.linear(&xy[0]), self.linear(&xy[1]));
-                match (x.terms.is_empty(), y.terms.is_empty()) {
-                    (true, _) => Linear::default().add(&y, x.base),
-                    (_, true) => Linear::default().add(&x, y.base),
-                    _ => of(self.number(e)),
-                }
-            }
-            _ => of(self.number(e)),
-        }
-    }
-
-    fn number(&mut self, e: &Expr) -> Atom {
-        let next = self.exprs.len() as u32;
-        let n = *self.numbers.entry(e.clone()).or_insert(next);
-        if n == next {
-            self.exprs.push(e.clone());
-        }
-        Atom::Expr(n)
-    }
-
-    /// Whether the atom has one value wherever it is in scope.
-    fn is_stable(&self, a: Atom) -> bool {
-        match a {
-            Atom::Var(v) => !self.mutable[v.0 as usize],
-            Atom::Expr(n) => {
-                let mut stable = true;
-                self.exprs[n as usize].visit(&mut |e| match e {
-                    Expr::Load { .. } => stable = false,
-                    Expr::Var(v) => stable &= !self.mutable[v.0 as usize],
-                    _ => {}
-                });
-                stable
-            }
-        }
-    }
-}
+use tenon_kernel::codegen::address::{Atom, LoopPointer, Terms, is_innermost};
+use tenon_kernel::{BinOp, Buf, Expr, Stmt, Var};
 
 impl Lower<'_> {
     /// The value of `e` if it is a constant, by way of variables or not.
@@ -219,17 +45,8 @@ impl Lower<'_> {
 
     /// The same for terms that do not change: known, or computed from the nearest that is.
     fn stable_element(&mut self, buf: Buf, terms: &Terms) -> Value {
-        let mut best: Option<&Known> = None;
-        for k in self.addresses.scopes.iter().rev().flat_map(|s| &s.known).filter(|k| k.buf == buf) {
-            let part = k.terms.iter().all(|(a, c)| terms.get(a) == Some(c));
-            if part && best.is_none_or(|b| k.terms.len() > b.terms.len()) {
-                best = Some(k);
-            }
-        }
-        let (mut addr, done) = match best {
-            Some(k) => (k.value, k.terms.clone()),
-            None => (self.buffers[buf.0 as usize], Terms::new()),
-        };
+        let known = self.addresses.nearest(buf, terms).map(|k| (k.value, k.terms.clone()));
+        let (mut addr, done) = known.unwrap_or((self.buffers[buf.0 as usize], Terms::new()));
         if done.len() == terms.len() {
             return addr;
         }
@@ -265,37 +82,13 @@ impl Lower<'_> {
             Atom::Var(v) => return self.scalar_expr(&Expr::Var(v)),
             Atom::Expr(n) => n,
         };
-        let known = self.addresses.scopes.iter().rev().flat_map(|s| &s.values).find(|(a, _)| *a == atom);
-        if let Some((_, v)) = known {
-            return *v;
+        if let Some(v) = self.addresses.value_of(atom) {
+            return v;
         }
-        let e = self.addresses.exprs[n as usize].clone();
+        let e = self.addresses.expr(n).clone();
         let v = self.scalar_expr(&e);
-        if self.addresses.is_stable(atom)
-            && let Some(s) = self.addresses.scopes.last_mut()
-        {
-            s.values.push((atom, v));
-        }
+        self.addresses.remember_value(atom, v);
         v
-    }
-
-    /// Whether the atom can be computed here and does not change.
-    fn is_available(&self, atom: Atom) -> bool {
-        if !self.addresses.is_stable(atom) {
-            return false;
-        }
-        match atom {
-            Atom::Var(v) => self.vars[v.0 as usize].is_some(),
-            Atom::Expr(n) => {
-                let mut all = true;
-                self.addresses.exprs[n as usize].visit(&mut |e| {
-                    if let Expr::Var(v) = e {
-                        all &= self.vars[v.0 as usize].is_some();
-                    }
-                });
-                all
-            }
-        }
     }
 
     /// Computes, before the loop over `var`, what the addresses in `body` have in common with all iterations; in an
@@ -307,12 +100,13 @@ impl Lower<'_> {
         lo_value: Value,
         step: i64,
         body: &[Stmt],
-    ) -> Vec<LoopPointer> {
-        let mut innermost = true;
-        visit_stmts(body, &mut |s| innermost &= !matches!(s, Stmt::For { .. } | Stmt::While { .. }));
-        let mut pointers: Vec<LoopPointer> = vec![];
-        for (buf, terms) in self.accesses(body) {
-            let here: Terms = terms.iter().filter(|(a, _)| self.is_available(**a)).map(|(a, c)| (*a, *c)).collect();
+    ) -> Vec<LoopPointer<Value>> {
+        let innermost = is_innermost(body);
+        let mut pointers: Vec<LoopPointer<Value>> = vec![];
+        for (buf, terms) in self.addresses.accesses(body, self.kernel) {
+            let defined = |v: Var| self.vars[v.0 as usize].is_some();
+            let available = |a: Atom| self.addresses.is_available(a, &defined);
+            let here: Terms = terms.iter().filter(|(a, _)| available(**a)).map(|(a, c)| (*a, *c)).collect();
             let base = self.stable_element(buf, &here);
             let Some(&c) = terms.get(&Atom::Var(var)) else { continue };
             if !innermost || pointers.len() >= self.machine.max_pointers {
@@ -338,36 +132,5 @@ impl Lower<'_> {
             pointers.push(LoopPointer { buf, terms: with_var, first, step: bytes.wrapping_mul(step) });
         }
         pointers
-    }
-
-    /// The distinct addresses, but for constants, that `body` accesses.
-    fn accesses(&mut self, body: &[Stmt]) -> Vec<(Buf, Terms)> {
-        let outside = self.addresses.lets.clone();
-        let mut out = vec![];
-        let kernel = self.kernel;
-        // In text order, so that each access sees the `let`s before it; the same variable may be defined again later.
-        visit_stmts(body, &mut |s| {
-            let mut access = |buf: Buf, index: &Expr| {
-                let access = (buf, self.addresses.linear(index).terms);
-                if !out.contains(&access) {
-                    out.push(access);
-                }
-            };
-            s.exprs(&mut |e| {
-                e.visit(&mut |e| {
-                    if let Expr::Load { buf, index, .. } = e {
-                        access(*buf, index);
-                    }
-                });
-            });
-            match s {
-                Stmt::Store { buf, index, .. } => access(*buf, index),
-                Stmt::Let { var, value } => self.addresses.define(*var, value, kernel),
-                Stmt::For { var, .. } => self.addresses.define_opaque(*var),
-                _ => {}
-            }
-        });
-        self.addresses.lets = outside;
-        out
     }
 }

@@ -19,7 +19,6 @@ mod vector;
 
 use crate::capability::Machine;
 use crate::isa::Opt;
-use address::Addresses;
 use cranelift_codegen::ir::{
     AbiParam, AliasRegion, AliasRegionData, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, Value,
 };
@@ -27,6 +26,7 @@ use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use std::collections::HashMap;
 use target_lexicon::Architecture;
+use tenon_kernel::codegen::address::Addresses;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{BinOp, Expr, Kernel, Stmt, Var};
 use value::Binding;
@@ -48,7 +48,7 @@ pub(super) struct Lower<'f> {
     uses_of: HashMap<*const Stmt, u32>,
     /// Loops around the present statement.
     depth: u32,
-    addresses: Addresses,
+    addresses: Addresses<Value>,
 }
 
 /// The signature of a kernel with `buffers` parameters.

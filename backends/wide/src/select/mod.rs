@@ -21,10 +21,10 @@ mod value;
 use crate::Unsupported;
 use crate::isa::Isa;
 use crate::lir::{Arg, Base, Function, GENERAL, Mem, Op};
-use address::Addresses;
 use regalloc2::{Block, PReg, RegClass, VReg};
 use std::collections::{BTreeMap, HashMap};
 use tenon_base::DType;
+use tenon_kernel::codegen::address::Addresses;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{Expr, Kernel, Stmt, Var};
 use value::{Binding, Row};
@@ -48,7 +48,7 @@ pub(crate) struct Select<'k> {
     depth: u32,
     /// The variable that the present statement sets: what it held is free.
     setting: Option<Var>,
-    addresses: Addresses,
+    addresses: Addresses<VReg>,
     /// Vectors of bytes taken apart, by block, type and register: see [`dot`].
     parts: Vec<((Block, DType, Row), [Row; 2])>,
     /// Bytes of each constant.
