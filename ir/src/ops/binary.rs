@@ -3,8 +3,9 @@
 //! ONNX: Add, Sub, Mul, Div, Pow, Mod (by its `fmod`), PRelu, And, Or, Xor, BitShift, BitwiseAnd/Or/Xor, Equal, Less, LessOrEqual, Greater,
 //! GreaterOrEqual; and Max, Min, Sum, Mean, which take any number of operands and become chains.
 
+use super::family::{self, Takes, rows};
 use super::util::{map_broadcast, scalar};
-use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
+use crate::op::{expect_operands, expect_same_dtype};
 use crate::ops::*;
 use tenon_base::Scalar;
 use tenon_kernel::{BinOp, CmpOp, MathFn};
@@ -13,37 +14,7 @@ use tenon_kernel::{BinOp, CmpOp, MathFn};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Binary(&'static Row);
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Takes {
-    Number,
-    Int,
-    Bool,
-    Any,
-}
-
-#[derive(Debug)]
-struct Row {
-    name: &'static str,
-    onnx: &'static str,
-    takes: Takes,
-    test: bool,
-    float: fn(f64, f64) -> f64,
-    int: fn(i128, i128) -> i128,
-    expr: fn(Expr, Expr, DType) -> Expr,
-    tolerance: Tolerance,
-}
-
-impl PartialEq for Row {
-    fn eq(&self, other: &Row) -> bool {
-        self.name == other.name
-    }
-}
-impl Eq for Row {}
-impl std::hash::Hash for Row {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
+type Row = family::Row<fn(f64, f64) -> f64, fn(i128, i128) -> i128, fn(Expr, Expr, DType) -> Expr>;
 
 fn bin(op: BinOp) -> impl Fn(Expr, Expr) -> Expr {
     move |a, b| a.binary(op, b)
@@ -150,44 +121,35 @@ fn min64(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.min(b) }
 }
 
-macro_rules! rows {
-    ($($name:literal $onnx:literal $takes:ident $test:literal ; $float:expr ; $int:expr ; $expr:expr ; $tol:ident)*) => {
-        static ROWS: &[Row] = &[$(Row {
-            name: $name, onnx: $onnx, takes: Takes::$takes, test: $test,
-            float: $float, int: $int, expr: $expr, tolerance: Tolerance::$tol,
-        }),*];
-    };
-}
-
 fn test(b: bool) -> f64 {
     f64::from(u8::from(b))
 }
 
 rows! {
-    "add" "Add" Number false; |a, b| a + b; |a, b| a.wrapping_add(b); |a, b, _| a + b; ROUNDING
-    "and" "And" Bool false; |a, _| a; |a, b| a & b; |a, b, _| bin(BinOp::And)(a, b); EXACT
-    "bitwise_and" "BitwiseAnd" Int false; |a, _| a; |a, b| a & b; |a, b, _| bin(BinOp::And)(a, b); EXACT
-    "bitwise_or" "BitwiseOr" Int false; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT
-    "bitwise_xor" "BitwiseXor" Int false; |a, _| a; |a, b| a ^ b; |a, b, _| bin(BinOp::Xor)(a, b); EXACT
-    "div" "Div" Number false; |a, b| a / b; |a, b| if b == 0 { 0 } else { a / b }; |a, b, _| a / b; ROUNDING
-    "equal" "Equal" Any true; |a, b| test(a == b); |a, b| i128::from(a == b); |a, b, _| a.compare(CmpOp::Eq, b); EXACT
-    "fmod" "" Number false; |a, b| a % b; |a, b| if b == 0 { 0 } else { a % b }; fmod; ROUNDING
-    "greater" "Greater" Number true; |a, b| test(a > b); |a, b| i128::from(a > b); |a, b, _| a.compare(CmpOp::Gt, b); EXACT
-    "greater_or_equal" "GreaterOrEqual" Number true; |a, b| test(a >= b); |a, b| i128::from(a >= b); |a, b, _| a.compare(CmpOp::Ge, b); EXACT
-    "less" "Less" Number true; |a, b| test(a < b); |a, b| i128::from(a < b); |a, b, _| a.compare(CmpOp::Lt, b); EXACT
-    "less_or_equal" "LessOrEqual" Number true; |a, b| test(a <= b); |a, b| i128::from(a <= b); |a, b, _| a.compare(CmpOp::Le, b); EXACT
-    "max" "Max" Number false; max64; |a, b| a.max(b); |a, b, d| extreme(BinOp::Max, a, b, d); EXACT
-    "min" "Min" Number false; min64; |a, b| a.min(b); |a, b, d| extreme(BinOp::Min, a, b, d); EXACT
-    "mod" "Mod" Number false; floor_mod_float; floor_mod_int; floor_mod; ROUNDING
-    "mul" "Mul" Number false; |a, b| a * b; |a, b| a.wrapping_mul(b); |a, b, _| a * b; ROUNDING
-    "or" "Or" Bool false; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT
-    "pow" "Pow" Number false; f64::powf; pow_int; pow; MATH
-    "prelu" "PRelu" Number false; |a, s| if a < 0.0 { a * s } else { a }; |a, s| if a < 0 { a * s } else { a };
+    "add" "Add" Number; |a, b| a + b; |a, b| a.wrapping_add(b); |a, b, _| a + b; ROUNDING
+    "and" "And" Bool; |a, _| a; |a, b| a & b; |a, b, _| bin(BinOp::And)(a, b); EXACT
+    "bitwise_and" "BitwiseAnd" Int; |a, _| a; |a, b| a & b; |a, b, _| bin(BinOp::And)(a, b); EXACT
+    "bitwise_or" "BitwiseOr" Int; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT
+    "bitwise_xor" "BitwiseXor" Int; |a, _| a; |a, b| a ^ b; |a, b, _| bin(BinOp::Xor)(a, b); EXACT
+    "div" "Div" Number; |a, b| a / b; |a, b| if b == 0 { 0 } else { a / b }; |a, b, _| a / b; ROUNDING
+    "equal" "Equal" Any test true; |a, b| test(a == b); |a, b| i128::from(a == b); |a, b, _| a.compare(CmpOp::Eq, b); EXACT
+    "fmod" "" Number; |a, b| a % b; |a, b| if b == 0 { 0 } else { a % b }; fmod; ROUNDING
+    "greater" "Greater" Number test true; |a, b| test(a > b); |a, b| i128::from(a > b); |a, b, _| a.compare(CmpOp::Gt, b); EXACT
+    "greater_or_equal" "GreaterOrEqual" Number test true; |a, b| test(a >= b); |a, b| i128::from(a >= b); |a, b, _| a.compare(CmpOp::Ge, b); EXACT
+    "less" "Less" Number test true; |a, b| test(a < b); |a, b| i128::from(a < b); |a, b, _| a.compare(CmpOp::Lt, b); EXACT
+    "less_or_equal" "LessOrEqual" Number test true; |a, b| test(a <= b); |a, b| i128::from(a <= b); |a, b, _| a.compare(CmpOp::Le, b); EXACT
+    "max" "Max" Number; max64; |a, b| a.max(b); |a, b, d| extreme(BinOp::Max, a, b, d); EXACT
+    "min" "Min" Number; min64; |a, b| a.min(b); |a, b, d| extreme(BinOp::Min, a, b, d); EXACT
+    "mod" "Mod" Number; floor_mod_float; floor_mod_int; floor_mod; ROUNDING
+    "mul" "Mul" Number; |a, b| a * b; |a, b| a.wrapping_mul(b); |a, b, _| a * b; ROUNDING
+    "or" "Or" Bool; |a, _| a; |a, b| a | b; |a, b, _| bin(BinOp::Or)(a, b); EXACT
+    "pow" "Pow" Number; f64::powf; pow_int; pow; MATH
+    "prelu" "PRelu" Number; |a, s| if a < 0.0 { a * s } else { a }; |a, s| if a < 0 { a * s } else { a };
         |a, s, d| a.clone().compare(CmpOp::Lt, Expr::constant(d, 0.0)).select(a.clone() * s, a); ROUNDING
-    "shift_left" "" Int false; |a, _| a; shift_left; |a, b, d| shift(BinOp::Shl, a, b, d); EXACT
-    "shift_right" "" Int false; |a, _| a; shift_right; |a, b, d| shift(BinOp::Shr, a, b, d); EXACT
-    "sub" "Sub" Number false; |a, b| a - b; |a, b| a.wrapping_sub(b); |a, b, _| a - b; ROUNDING
-    "xor" "Xor" Bool false; |a, _| a; |a, b| a ^ b; |a, b, _| bin(BinOp::Xor)(a, b); EXACT
+    "shift_left" "" Int; |a, _| a; shift_left; |a, b, d| shift(BinOp::Shl, a, b, d); EXACT
+    "shift_right" "" Int; |a, _| a; shift_right; |a, b, d| shift(BinOp::Shr, a, b, d); EXACT
+    "sub" "Sub" Number; |a, b| a - b; |a, b| a.wrapping_sub(b); |a, b, _| a - b; ROUNDING
+    "xor" "Xor" Bool; |a, _| a; |a, b| a ^ b; |a, b, _| bin(BinOp::Xor)(a, b); EXACT
 }
 
 impl Binary {
@@ -278,16 +240,11 @@ impl Operator for Binary {
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=2)?;
         expect_same_dtype(ins, 0, 1)?;
-        match self.0.takes {
-            Takes::Number => expect_dtype(ins, 0, |d| d != DType::Bool, "a number dtype")?,
-            Takes::Int => expect_dtype(ins, 0, DType::is_int, "an integer dtype")?,
-            Takes::Bool => expect_dtype(ins, 0, |d| d == DType::Bool, "bool")?,
-            Takes::Any => {}
-        }
+        self.0.takes.check(ins)?;
         let shape = ins[0].shape.broadcast(&ins[1].shape).map_err(|(a, b)| {
             InferError::new(format!("{} and {} do not broadcast: {a} against {b}", ins[0].shape, ins[1].shape))
         })?;
-        Ok(vec![Fact::new(if self.0.test { DType::Bool } else { ins[0].dtype }, shape)])
+        Ok(vec![Fact::new(self.0.result(ins[0].dtype), shape)])
     }
 
     fn infer_dims(&self, ins: &[Option<Vec<Dim>>], facts: &[Fact]) -> Option<Vec<Dim>> {
@@ -335,7 +292,7 @@ impl Operator for Binary {
         let mut all = vec![];
         for row in ROWS {
             let dtypes: &[DType] = match row.takes {
-                Takes::Number => &[DType::F32, DType::I32, DType::F64, DType::F16],
+                Takes::Float | Takes::Number => &[DType::F32, DType::I32, DType::F64, DType::F16],
                 Takes::Int => &[DType::I64, DType::U8],
                 Takes::Bool => &[DType::Bool],
                 Takes::Any => &[DType::F32, DType::Bool, DType::I64],

@@ -75,6 +75,19 @@ pub struct Window {
     pub pads: Vec<usize>,
 }
 
+/// The window that the attributes of an operator describe.
+macro_rules! window_of {
+    ($op:expr) => {
+        Window {
+            kernel: $op.kernel.clone(),
+            strides: $op.strides.clone(),
+            dilations: $op.dilations.clone(),
+            pads: $op.pads.clone(),
+        }
+    };
+}
+pub(super) use window_of;
+
 impl Window {
     /// Reads `strides`, `dilations`, `pads` and `auto_pad` of a node whose operand has the spatial extents `spatial`.
     pub fn import(node: &OnnxNode<'_>, kernel: Vec<usize>, spatial: &[Dim]) -> Result<Window, ImportError> {
@@ -145,6 +158,14 @@ impl Window {
         Ok(padded.sub(&Dim::from(self.span(i))).div(&Dim::from(self.strides[i])).add(&Dim::Const(1)))
     }
 
+    /// Whether weights of the shape `w` have the window's extents behind their two axes of channels.
+    pub fn check_weights(&self, w: &Shape) -> Result<(), InferError> {
+        if w.0[2..].iter().zip(&self.kernel).any(|(d, &k)| d.as_usize().is_some_and(|d| d != k)) {
+            return Err(InferError::new(format!("expected weights with a {:?} kernel, found {w}", self.kernel)));
+        }
+        Ok(())
+    }
+
     /// Whether the lists have one entry an axis.
     pub fn check(&self) -> Result<(), InferError> {
         let r = self.rank();
@@ -180,12 +201,7 @@ crate::attributes! {
 
 impl Conv {
     fn window(&self) -> Window {
-        Window {
-            kernel: self.kernel.clone(),
-            strides: self.strides.clone(),
-            dilations: self.dilations.clone(),
-            pads: self.pads.clone(),
-        }
+        window_of!(self)
     }
 
     fn padded(&self) -> bool {
@@ -236,9 +252,7 @@ impl Operator for Conv {
         if x.rank() != rank || w.rank() != rank {
             return Err(InferError::new(format!("expected operands of rank {rank}, found {x} and {w}")));
         }
-        if w.0[2..].iter().zip(&self.kernel).any(|(d, &k)| d.as_usize().is_some_and(|d| d != k)) {
-            return Err(InferError::new(format!("expected weights with a {:?} kernel, found {w}", self.kernel)));
-        }
+        window.check_weights(w)?;
         let (c, o) = (&x.0[self.layout.channel_axis(rank)], &w.0[0]);
         let per_group = w.0[1].mul(&Dim::from(self.group));
         if let (Some(a), Some(b)) = (c.as_const(), per_group.as_const())
@@ -549,18 +563,11 @@ pub fn zero_bias(dtype: DType, channels: usize) -> Tensor {
     Tensor::full(&[channels], Scalar::of_f64(dtype, 0.0))
 }
 
-/// The convolution of `x` with `w` that the attributes of `node` describe; the operands may have been prepared.
-pub(super) fn convolution(
-    node: &OnnxNode<'_>,
-    cx: &mut Importer<'_>,
-    x: ValueId,
-    w: ValueId,
-    bias: Option<ValueId>,
-) -> Result<ValueId, ImportError> {
-    let (xs, ws) = (cx.shape(x).clone(), cx.shape(w).clone());
+/// The extents of the window of a convolution of `[N, C, spatial…]` whose weights have the shape `ws`, written `form`.
+pub(super) fn import_kernel(node: &OnnxNode<'_>, xs: &Shape, ws: &Shape, form: &str) -> Result<Vec<usize>, ImportError> {
     if xs.rank() < 3 || ws.rank() != xs.rank() {
         return Err(ImportError::new(format!(
-            "expected operands [N,C,spatial…] and [O,C/G,kernel…] of one rank, found {xs} and {ws}"
+            "expected operands [N,C,spatial…] and {form} of one rank, found {xs} and {ws}"
         )));
     }
     let kernel = ws.0[2..].iter().map(Dim::as_usize).collect::<Option<Vec<_>>>();
@@ -570,16 +577,35 @@ pub(super) fn convolution(
     {
         return Err(ImportError::new(format!("kernel_shape is {k:?}, but the weights are {ws}")));
     }
-    let w_ = Window::import(node, kernel, &xs.0[2..])?;
+    Ok(kernel)
+}
+
+/// The attribute `group`.
+pub(super) fn import_group(node: &OnnxNode<'_>) -> Result<usize, ImportError> {
     let group = node.int("group", 1)?;
-    let group = usize::try_from(group).ok().filter(|g| *g > 0);
-    let group = group.ok_or_else(|| ImportError::new("group: expected a positive integer"))?;
+    usize::try_from(group)
+        .ok()
+        .filter(|g| (1..1 << 20).contains(g))
+        .ok_or_else(|| ImportError::new(format!("group: expected a small positive integer, found {group}")))
+}
+
+/// The convolution of `x` with `w` that the attributes of `node` describe; the operands may have been prepared.
+pub(super) fn convolution(
+    node: &OnnxNode<'_>,
+    cx: &mut Importer<'_>,
+    x: ValueId,
+    w: ValueId,
+    bias: Option<ValueId>,
+) -> Result<ValueId, ImportError> {
+    let (xs, ws) = (cx.shape(x).clone(), cx.shape(w).clone());
+    let kernel = import_kernel(node, &xs, &ws, "[O,C/G,kernel…]")?;
+    let w_ = Window::import(node, kernel, &xs.0[2..])?;
     let op = Conv {
         kernel: w_.kernel,
         strides: w_.strides,
         dilations: w_.dilations,
         pads: w_.pads,
-        group,
+        group: import_group(node)?,
         layout: Layout::ChannelsFirst,
         fill: None,
     };

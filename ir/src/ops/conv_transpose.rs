@@ -7,7 +7,7 @@
 //! one element of `x`: each such *phase* is an ordinary convolution of stride 1. With many phases, all products are made by one
 //! contraction and then added up where they belong.
 
-use super::conv::{Layout, Window, pad_input};
+use super::conv::{Layout, Window, import_group, import_kernel, pad_input, window_of};
 use super::util::{for_each_index, strides};
 use crate::lower::{flatten, wide, widen};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
@@ -253,12 +253,7 @@ impl ConvTranspose {
     }
 
     fn window(&self) -> Window {
-        Window {
-            kernel: self.kernel.clone(),
-            strides: self.strides.clone(),
-            dilations: self.dilations.clone(),
-            pads: self.pads.clone(),
-        }
+        window_of!(self)
     }
 }
 
@@ -286,19 +281,7 @@ impl Operator for ConvTranspose {
     fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
         let (x, w) = (node.input(0)?, node.input(1)?);
         let (xs, ws) = (cx.shape(x).clone(), cx.shape(w).clone());
-        if xs.rank() < 3 || ws.rank() != xs.rank() {
-            return Err(ImportError::new(format!(
-                "expected operands [N,C,spatial…] and [C,O/G,kernel…] of one rank, found {xs} and {ws}"
-            )));
-        }
-        let kernel = ws.0[2..].iter().map(Dim::as_usize).collect::<Option<Vec<_>>>();
-        let kernel = kernel.ok_or_else(|| ImportError::new(format!("the kernel's extents must be known, found {ws}")))?;
-        if let Some(k) = node.opt_ints("kernel_shape")?
-            && !k.iter().copied().eq(kernel.iter().map(|&k| k as i64))
-        {
-            return Err(ImportError::new(format!("kernel_shape is {k:?}, but the weights are {ws}")));
-        }
-        let group = usize::try_from(node.int("group", 1)?).ok().filter(|g| (1..MAX_EXTENT).contains(g));
+        let kernel = import_kernel(node, &xs, &ws, "[C,O/G,kernel…]")?;
         let window = Window::import(node, kernel, &xs.0[2..])?;
         let mut op = ConvTranspose {
             output_padding: extents(node, "output_padding", window.rank())?.unwrap_or(vec![0; window.rank()]),
@@ -306,7 +289,7 @@ impl Operator for ConvTranspose {
             strides: window.strides,
             dilations: window.dilations,
             pads: window.pads,
-            group: group.ok_or_else(|| ImportError::new("group: expected a positive integer"))?,
+            group: import_group(node)?,
             layout: Layout::ChannelsFirst,
         };
         op.import_pads(node, &xs.0[2..])?;
@@ -326,9 +309,7 @@ impl Operator for ConvTranspose {
         if x.rank() != rank || w.rank() != rank || self.output_padding.len() + 2 != rank || self.group == 0 {
             return Err(InferError::new(format!("expected operands of rank {rank}, found {x} and {w}")));
         }
-        if w.0[2..].iter().zip(&self.kernel).any(|(d, &k)| d.as_usize().is_some_and(|d| d != k)) {
-            return Err(InferError::new(format!("expected weights with a {:?} kernel, found {w}", self.kernel)));
-        }
+        window.check_weights(w)?;
         let (c, o) = (&x.0[self.layout.channel_axis(rank)], w.0[1].mul(&Dim::from(self.group)));
         if let (Some(a), Some(b)) = (c.as_const(), w.0[0].as_const())
             && a != b

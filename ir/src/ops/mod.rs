@@ -12,6 +12,7 @@ use tenon_base::{DType, Dim, Fact, Tensor};
 use tenon_kernel::Expr;
 
 mod cook_toom;
+mod family;
 mod ml;
 mod recurrent_layer;
 mod util;

@@ -7,7 +7,7 @@
 //! sum over their number (with `count_pad`: over the number of `k` within the padding); `lp`: `(Σ_k |x[n, c, h]|^p)^(1/p)`.
 //! NaN is passed over by `max`, as ONNX Runtime does; a window that lies in the padding alone gives the least value.
 
-use super::conv::{Layout, Window};
+use super::conv::{Layout, Window, window_of};
 use super::util::{for_each_index, strides};
 use crate::lower::{flatten, wide};
 use crate::op::{expect_dtype, expect_operands};
@@ -72,12 +72,7 @@ struct Best {
 
 impl Pool {
     fn window(&self) -> Window {
-        Window {
-            kernel: self.kernel.clone(),
-            strides: self.strides.clone(),
-            dilations: self.dilations.clone(),
-            pads: self.pads.clone(),
-        }
+        window_of!(self)
     }
 
     fn out_extent(&self, i: usize, x: &Dim) -> Result<Dim, InferError> {

@@ -3,8 +3,9 @@
 //! ONNX: Abs, Acos, Acosh, Asin, Asinh, Atan, Atanh, Ceil, Cos, Cosh, Erf, Exp, Floor, HardSwish, Log, Mish, Neg, Not, Reciprocal,
 //! Relu, Round, Sigmoid, Sign, Sin, Sinh, Softplus, Softsign, Sqrt, Tan, Tanh, BitwiseNot, IsNaN.
 
+use super::family::{self, Takes, rows};
 use super::util::{map_broadcast, scalar};
-use crate::op::{expect_dtype, expect_operands};
+use crate::op::expect_operands;
 use crate::ops::*;
 use tenon_base::Scalar;
 use tenon_kernel::{CmpOp, MathFn, UnOp};
@@ -13,44 +14,7 @@ use tenon_kernel::{CmpOp, MathFn, UnOp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Unary(&'static Row);
 
-/// Dtypes a row takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Takes {
-    Float,
-    /// Floats and integers.
-    Number,
-    Int,
-    Bool,
-}
-
-/// One function.
-#[derive(Debug)]
-struct Row {
-    name: &'static str,
-    onnx: &'static str,
-    takes: Takes,
-    /// The result is `bool`.
-    test: bool,
-    /// On floats, through `f64`.
-    float: fn(f64) -> f64,
-    /// On integers and `bool`; wraps to the dtype afterwards.
-    int: fn(i128) -> i128,
-    expr: fn(Expr, DType) -> Expr,
-    tolerance: Tolerance,
-}
-
-/// Rows are compared by name, which is unique.
-impl PartialEq for Row {
-    fn eq(&self, other: &Row) -> bool {
-        self.name == other.name
-    }
-}
-impl Eq for Row {}
-impl std::hash::Hash for Row {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
+type Row = family::Row<fn(f64) -> f64, fn(i128) -> i128, fn(Expr, DType) -> Expr>;
 
 fn c(d: DType, v: f64) -> Expr {
     Expr::constant(d, v)
@@ -78,15 +42,6 @@ fn sign(x: Expr, d: DType) -> Expr {
     let down = x.clone().compare(CmpOp::Lt, zero);
     // Neither: 0, or NaN for NaN.
     up.select(c(d, 1.0), down.select(below, x))
-}
-
-macro_rules! rows {
-    ($($name:literal $onnx:literal $takes:ident $(test $test:literal)? ; $float:expr ; $int:expr ; $expr:expr ; $tol:ident)*) => {
-        static ROWS: &[Row] = &[$(Row {
-            name: $name, onnx: $onnx, takes: Takes::$takes, test: false $(|| $test)?,
-            float: $float, int: $int, expr: $expr, tolerance: Tolerance::$tol,
-        }),*];
-    };
 }
 
 rows! {
@@ -164,18 +119,12 @@ impl Operator for Unary {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 1..=1)?;
-        match self.0.takes {
-            Takes::Float => expect_dtype(ins, 0, DType::is_float, "a float dtype")?,
-            Takes::Number => expect_dtype(ins, 0, |d| d != DType::Bool, "a number dtype")?,
-            Takes::Int => expect_dtype(ins, 0, DType::is_int, "an integer dtype")?,
-            Takes::Bool => expect_dtype(ins, 0, |d| d == DType::Bool, "bool")?,
-        }
-        let dtype = if self.0.test { DType::Bool } else { ins[0].dtype };
-        Ok(vec![Fact::new(dtype, ins[0].shape.clone())])
+        self.0.takes.check(ins)?;
+        Ok(vec![Fact::new(self.0.result(ins[0].dtype), ins[0].shape.clone())])
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
-        let out = Fact::of(if self.0.test { DType::Bool } else { ins[0].dtype() }, ins[0].shape());
+        let out = Fact::of(self.0.result(ins[0].dtype()), ins[0].shape());
         let t = map_broadcast(&out, ins, |x| match x[0] {
             Scalar::Float(_, v) => scalar(out.dtype, (self.0.float)(v)),
             Scalar::Int(_, v) => Scalar::of_int(out.dtype, (self.0.int)(v)),
@@ -208,7 +157,7 @@ impl Operator for Unary {
                 Takes::Float => &[DType::F32, DType::F64, DType::F16],
                 Takes::Number => &[DType::F32, DType::I32, DType::I8, DType::F64],
                 Takes::Int => &[DType::I32, DType::U8],
-                Takes::Bool => &[DType::Bool],
+                Takes::Bool | Takes::Any => &[DType::Bool],
             };
             for &d in dtypes {
                 all.push(Sample::new(Unary(row), &[(d, &[3, 37])]).with_range(&[range]));
