@@ -6,7 +6,7 @@ use crate::files::DataFiles;
 use crate::import::{op_label, opsets};
 use crate::info::{Known, Table};
 use crate::level::Level;
-use crate::limits::{MAX_FOLDED_BYTES, MAX_INLINED, MAX_NODES, check_dims, check_fact};
+use crate::limits::{MAX_DEPTH, MAX_FOLDED_BYTES, MAX_INLINED, MAX_NODES, check_dims, check_fact};
 use crate::lists::value;
 use crate::order::order;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
@@ -73,7 +73,32 @@ pub(crate) struct Body<'p> {
     pub(crate) depth: usize,
 }
 
+/// A node to import, with all that its import depends on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site<'a, 'p> {
+    pub(crate) node: &'p NodeProto,
+    /// Its attributes, those that refer to a function's call resolved.
+    pub(crate) attrs: &'a Passed<'p>,
+    pub(crate) operands: &'a [Slot<'p>],
+    /// Its name, which no other node has.
+    pub(crate) loc: &'a str,
+    /// Where it stands.
+    pub(crate) body: &'a Body<'p>,
+}
+
 impl<'p> Body<'p> {
+    /// A subgraph of the node `loc` in this one; an error if that is nested too deeply.
+    pub(crate) fn enter(&self, loc: &str) -> Result<Body<'p>, ImportError> {
+        if self.depth >= MAX_DEPTH {
+            return Err(ImportError::new(format!(
+                "functions, branches and loops are nested more than {MAX_DEPTH} deep"
+            ))
+            .with_help("a function of the model may call itself, which ONNX does not allow"));
+        }
+        let (opsets, passed) = (self.opsets.clone(), self.passed.clone());
+        Ok(Body { opsets, passed, prefix: format!("{loc}/"), depth: self.depth + 1 })
+    }
+
     /// The main graph.
     pub(crate) fn main(model: &'p ModelProto) -> Body<'p> {
         Body { opsets: Rc::new(opsets(&model.opset_import)), passed: None, prefix: String::new(), depth: 0 }
@@ -361,12 +386,15 @@ impl<'p> Session<'p> {
             self.scan_node(n, &loc, body);
             return self.poison(n);
         };
-        let result = resolved(n, body.passed.as_deref()).and_then(|attrs| match meaning {
-            Meaning::Constant => self.constant(n, &attrs, body),
-            Meaning::Control => self.control(n, &attrs, &operands, &loc, body),
-            Meaning::Function(f) => self.inline_function(f, &attrs, &operands, &loc, body),
-            Meaning::Import(import) => self.import_with(import, n, &attrs, &operands, &loc, body),
-            Meaning::Unsupported(..) => Ok(None),
+        let result = resolved(n, body.passed.as_deref()).and_then(|attrs| {
+            let site = Site { node: n, attrs: &attrs, operands: &operands, loc: &loc, body };
+            match meaning {
+                Meaning::Constant => self.constant(n, &attrs, body),
+                Meaning::Control => self.control(site),
+                Meaning::Function(f) => self.inline_function(f, site),
+                Meaning::Import(import) => self.import_with(import, site),
+                Meaning::Unsupported(..) => Ok(None),
+            }
         });
         match result {
             Ok(Some(values)) => self.bind(n, &values, &operands, &loc, &op),
@@ -413,15 +441,8 @@ impl<'p> Session<'p> {
         (!poisoned).then_some(all)
     }
 
-    fn import_with(
-        &mut self,
-        import: ImportFn,
-        n: &'p NodeProto,
-        attrs: &Passed<'p>,
-        operands: &[Slot<'p>],
-        loc: &str,
-        body: &Body<'p>,
-    ) -> Made<'p> {
+    fn import_with(&mut self, import: ImportFn, site: Site<'_, 'p>) -> Made<'p> {
+        let Site { node: n, attrs, operands, loc, body } = site;
         // The one operator of tensors that also takes whatever there is.
         if let ("Identity", [s @ (Slot::List(_) | Slot::Nothing)]) = (n.op_type.as_str(), operands) {
             return Ok(Some(vec![*s]));

@@ -2,7 +2,7 @@
 //! imported.
 
 use crate::attr::{Passed, domain};
-use crate::body::{Body, Frame, Made, Meaning, Session, Slot};
+use crate::body::{Body, Frame, Made, Meaning, Session, Site, Slot};
 use crate::import::{op_label, opsets};
 use crate::limits::MAX_DEPTH;
 use crate::lists::value;
@@ -37,24 +37,18 @@ pub(crate) const BUILT_IN: [&str; 16] = [
 
 impl<'p> Session<'p> {
     /// An operator of [`BUILT_IN`], but for `Constant`.
-    pub(crate) fn control(
-        &mut self,
-        n: &'p NodeProto,
-        attrs: &Passed<'p>,
-        operands: &[Slot<'p>],
-        loc: &str,
-        body: &Body<'p>,
-    ) -> Made<'p> {
-        match n.op_type.as_str() {
-            "If" => self.import_if(attrs, operands, loc, body),
-            "Loop" => self.import_loop(n, attrs, operands, loc, body),
-            "Scan" => self.import_scan(n, attrs, operands, loc, body),
-            _ => self.list_operator(n, attrs, operands, loc, body),
+    pub(crate) fn control(&mut self, site: Site<'_, 'p>) -> Made<'p> {
+        match site.node.op_type.as_str() {
+            "If" => self.import_if(site),
+            "Loop" => self.import_loop(site),
+            "Scan" => self.import_scan(site),
+            _ => self.list_operator(site),
         }
     }
 
     /// The branch that the condition selects, where it is known; else both, and a choice between their results.
-    fn import_if(&mut self, attrs: &Passed<'p>, operands: &[Slot<'p>], loc: &str, body: &Body<'p>) -> Made<'p> {
+    fn import_if(&mut self, site: Site<'_, 'p>) -> Made<'p> {
+        let Site { attrs, operands, loc, body, .. } = site;
         let condition = value(operands.first().unwrap_or(&Slot::Absent))
             .map_err(|e| ImportError::new(format!("condition: {}", e.message)))?;
         let condition = scalar(&mut self.importer(loc), condition, DType::Bool, "condition")?;
@@ -67,12 +61,7 @@ impl<'p> Session<'p> {
                 Err(ImportError::new(format!("`{}` has inputs: expected none", names[k])))
             }
         };
-        let inner = Body {
-            opsets: body.opsets.clone(),
-            passed: body.passed.clone(),
-            prefix: format!("{loc}/"),
-            depth: enter(body)?,
-        };
+        let inner = body.enter(loc)?;
         let unknown = match self.importer(loc).constant(condition, "cond").map(|t| t.get(0).as_int() != 0) {
             Ok(taken) => {
                 let k = usize::from(!taken);
@@ -171,14 +160,8 @@ impl<'p> Session<'p> {
     }
 
     /// The body of a function, with `operands` and `attrs` for its parameters.
-    pub(crate) fn inline_function(
-        &mut self,
-        f: &'p FunctionProto,
-        attrs: &Passed<'p>,
-        operands: &[Slot<'p>],
-        loc: &str,
-        body: &Body<'p>,
-    ) -> Made<'p> {
+    pub(crate) fn inline_function(&mut self, f: &'p FunctionProto, site: Site<'_, 'p>) -> Made<'p> {
+        let Site { attrs, operands, loc, body, .. } = site;
         if operands.len() > f.input.len() {
             return Err(ImportError::new(format!(
                 "expected at most {} operands, found {}",
@@ -190,8 +173,7 @@ impl<'p> Session<'p> {
         passed.extend(attrs.iter().map(|(name, a)| (*name, *a)));
         self.charge_inlined(passed.len() + f.opset_import.len() + f.input.len() + f.output.len());
         let own = if f.opset_import.is_empty() { body.opsets.clone() } else { Rc::new(opsets(&f.opset_import)) };
-        let inner =
-            Body { opsets: own, passed: Some(Rc::new(passed)), prefix: format!("{loc}/"), depth: enter(body)? };
+        let inner = Body { opsets: own, passed: Some(Rc::new(passed)), ..body.enter(loc)? };
         self.frames.push(Frame::new(false, self.depth()));
         for (i, name) in f.input.iter().enumerate() {
             self.define(name, operands.get(i).copied().unwrap_or(Slot::Absent));
@@ -297,12 +279,4 @@ pub(crate) fn scalar(cx: &mut Importer<'_>, v: ValueId, dtype: DType, what: &str
         return Err(ImportError::new(format!("{what}: expected one {dtype}, found {fact}")));
     }
     if fact.shape.rank() == 0 { Ok(v) } else { cx.op(Reshape { to: Shape(vec![]) }, &[v]) }
-}
-
-pub(crate) fn enter(body: &Body<'_>) -> Result<usize, ImportError> {
-    if body.depth >= MAX_DEPTH {
-        return Err(ImportError::new(format!("functions, branches and loops are nested more than {MAX_DEPTH} deep"))
-            .with_help("a function of the model may call itself, which ONNX does not allow"));
-    }
-    Ok(body.depth + 1)
 }

@@ -1,10 +1,8 @@
 //! Sequences and optionals, which exist at import only: a sequence is a list of values, an optional is its element or
 //! nothing.
 
-use crate::attr::Passed;
-use crate::body::{Body, Made, Session, Slot};
-use crate::control::{enter, subgraph};
-use crate::proto::NodeProto;
+use crate::body::{Made, Session, Site, Slot};
+use crate::control::subgraph;
 use tenon_base::{Dim, Shape, Tensor};
 use tenon_ir::ops::concat::Concat;
 use tenon_ir::ops::gather::Gather;
@@ -17,14 +15,8 @@ const MAX_ITEMS: usize = 1 << 14;
 
 impl<'p> Session<'p> {
     /// An operator on sequences or optionals.
-    pub(crate) fn list_operator(
-        &mut self,
-        n: &'p NodeProto,
-        attrs: &Passed<'p>,
-        operands: &[Slot<'p>],
-        loc: &str,
-        body: &Body<'p>,
-    ) -> Made<'p> {
+    pub(crate) fn list_operator(&mut self, site: Site<'_, 'p>) -> Made<'p> {
+        let Site { node: n, attrs, operands, loc, .. } = site;
         let int = |name: &str, default: i64| attrs.get(name).and_then(|a| a.i).unwrap_or(default);
         let one = |s: Slot<'p>| Ok(Some(vec![s]));
         let empty = |s: Option<&Slot<'p>>| matches!(s, None | Some(Slot::Absent | Slot::Nothing));
@@ -67,7 +59,7 @@ impl<'p> Session<'p> {
             "SequenceAt" => self.at(operands, loc),
             "SplitToSequence" => self.split(operands, int("axis", 0), int("keepdims", 1) != 0, loc),
             "ConcatFromSequence" => self.join(operands, int("axis", 0), int("new_axis", 0) != 0, loc),
-            "SequenceMap" => self.map(attrs, operands, loc, body),
+            "SequenceMap" => self.map(site),
             "Optional" => {
                 one(operands.first().copied().filter(|s| !matches!(s, Slot::Absent)).unwrap_or(Slot::Nothing))
             }
@@ -206,7 +198,8 @@ impl<'p> Session<'p> {
     }
 
     /// The body for every element of the first sequence.
-    fn map(&mut self, attrs: &Passed<'p>, operands: &[Slot<'p>], loc: &str, body: &Body<'p>) -> Made<'p> {
+    fn map(&mut self, site: Site<'_, 'p>) -> Made<'p> {
+        let Site { attrs, operands, loc, body, .. } = site;
         let g = subgraph(attrs, "body")?;
         let n = self.items(operands)?.len();
         if g.input.len() != operands.len() {
@@ -216,12 +209,7 @@ impl<'p> Session<'p> {
                 operands.len()
             )));
         }
-        let inner = Body {
-            opsets: body.opsets.clone(),
-            passed: body.passed.clone(),
-            prefix: format!("{loc}/"),
-            depth: enter(body)?,
-        };
+        let inner = body.enter(loc)?;
         let mut results: Vec<Vec<Slot<'p>>> = vec![vec![]; g.output.len()];
         for k in 0..n {
             let mut given = vec![];

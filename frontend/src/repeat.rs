@@ -1,8 +1,8 @@
 //! Loop and Scan: unrolled where that is small or the only way, else a loop of the graph.
 
 use crate::attr::Passed;
-use crate::body::{Body, Made, Session, Slot};
-use crate::control::{declared_rank, enter, scalar, subgraph};
+use crate::body::{Body, Made, Session, Site, Slot};
+use crate::control::{declared_rank, scalar, subgraph};
 use crate::proto::{GraphProto, NodeProto};
 use tenon_base::{DType, Dim, Fact, Shape, Tensor};
 use tenon_ir::ops::gather::Gather;
@@ -45,14 +45,8 @@ struct Repeated<'p> {
 }
 
 impl<'p> Session<'p> {
-    pub(crate) fn import_loop(
-        &mut self,
-        n: &'p NodeProto,
-        attrs: &Passed<'p>,
-        operands: &[Slot<'p>],
-        loc: &str,
-        body: &Body<'p>,
-    ) -> Made<'p> {
+    pub(crate) fn import_loop(&mut self, site: Site<'_, 'p>) -> Made<'p> {
+        let Site { node: n, attrs, operands, loc, body } = site;
         let g = subgraph(attrs, "body")?;
         let mut carried = operands.get(2..).unwrap_or(&[]).to_vec();
         carried.resize(n.input.len().saturating_sub(2), Slot::Absent);
@@ -74,14 +68,8 @@ impl<'p> Session<'p> {
         self.repeat(&all, loc, body)
     }
 
-    pub(crate) fn import_scan(
-        &mut self,
-        n: &'p NodeProto,
-        attrs: &Passed<'p>,
-        operands: &[Slot<'p>],
-        loc: &str,
-        body: &Body<'p>,
-    ) -> Made<'p> {
+    pub(crate) fn import_scan(&mut self, site: Site<'_, 'p>) -> Made<'p> {
+        let Site { node: n, attrs, operands, loc, body } = site;
         let g = subgraph(attrs, "body")?;
         let values = operands.iter().map(|s| match s {
             Slot::Value(v) => Ok(*v),
@@ -199,12 +187,7 @@ impl<'p> Session<'p> {
     }
 
     fn repeat(&mut self, r: &Repeated<'p>, loc: &str, body: &Body<'p>) -> Made<'p> {
-        let inner = Body {
-            opsets: body.opsets.clone(),
-            passed: body.passed.clone(),
-            prefix: format!("{loc}/"),
-            depth: enter(body)?,
-        };
+        let inner = body.enter(loc)?;
         let graph = &self.top.graph;
         let known = |v: ValueId| graph.weight(v).map(|t| t.get(0).as_int());
         let begins = r.cond.map_or(Some(true), |c| known(c).map(|c| c != 0));
