@@ -39,6 +39,9 @@ const LAYERS: [(&str, &str, &[&str]); 13] = [
     ("tenon-snapshot-tests", "snapshot-tests", &["*"]),
 ];
 
+/// Applications in `examples/`, and all that they depend on.
+const EXAMPLES: [(&str, &[&str]); 2] = [("app-build-rs", &["tenon-build"]), ("jit-example", &["tenon"])];
+
 /// External crates that only these may depend on, and only these sources name.
 const OWNED: [(&[&str], &str); 5] = [
     (&["prost"], "tenon-frontend"),
@@ -61,6 +64,10 @@ const UNSAFE: [(&str, &str); 5] = [
 ];
 
 fn packages() -> Vec<Package> {
+    all_packages().into_iter().filter(|p| EXAMPLES.iter().all(|(n, _)| *n != p.name.as_str())).collect()
+}
+
+fn all_packages() -> Vec<Package> {
     let manifest = repository().join("Cargo.toml");
     let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().expect("cargo metadata runs");
     metadata.packages
@@ -100,6 +107,16 @@ fn dependencies_point_one_way() {
         }
     }
     assert_none("dependencies against the direction", found);
+}
+
+#[test]
+fn applications_need_one_crate() {
+    let all = all_packages();
+    for (name, needs) in EXAMPLES {
+        let p = all.iter().find(|p| p.name.as_str() == name).expect("the application is in the workspace");
+        let found: Vec<&str> = p.dependencies.iter().map(|d| d.name.as_str()).collect();
+        assert_eq!(found, needs, "{name}");
+    }
 }
 
 #[test]
