@@ -87,7 +87,7 @@ impl CompileArgs {
         if self.set.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let declared = model::declared_inputs(path)?;
+        let declared = model::declared(path)?.inputs;
         let one = |(name, text): &(String, String)| {
             let fact = declared.iter().find(|(n, _)| n == name).map(|(_, f)| f).ok_or_else(|| {
                 let names: Vec<&str> = declared.iter().map(|(n, _)| n.as_str()).collect();

@@ -3,11 +3,7 @@
 
 use crate::compare::Tolerance;
 use crate::failure::{Failure, Outcome};
-use crate::model::Declared;
-use crate::tensors;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tenon::Tensor;
 
 /// A model with the data sets found beside it.
 #[derive(Clone, Debug)]
@@ -139,53 +135,10 @@ fn data_sets(folder: &Path) -> Vec<PathBuf> {
     sets.into_iter().map(|(_, p)| p).collect()
 }
 
-/// The tensors `<kind>_0.pb`, `<kind>_1.pb`, … of a data set; a number that is missing (an optional input that is not
-/// given) is `None`.
-pub(crate) fn read_set(set: &Path, kind: &str) -> Outcome<Vec<Option<Tensor>>> {
-    let mut numbers: Vec<usize> = std::fs::read_dir(set)
-        .map_err(|e| Failure::bad_input(format!("cannot read {}: {e}", set.display())))?
-        .flatten()
-        .filter_map(|e| {
-            e.file_name().to_str()?.strip_prefix(kind)?.strip_prefix('_')?.strip_suffix(".pb")?.parse().ok()
-        })
-        .collect();
-    numbers.sort_unstable();
-    let mut all: Vec<Option<Tensor>> = vec![];
-    for n in numbers {
-        if n > 10_000 {
-            return Err(Failure::bad_input(format!("{}: {kind}_{n}.pb: the number is absurd", set.display())));
-        }
-        all.resize(n, None);
-        all.push(Some(tensors::read_one(&set.join(format!("{kind}_{n}.pb")), None)?));
-    }
-    Ok(all)
-}
-
-/// Gives the data of a set to the model's declared inputs, by position as ONNX's layout says.
-pub(crate) fn assign(declared: &[Declared], data: Vec<Option<Tensor>>) -> Outcome<BTreeMap<String, Tensor>> {
-    if data.len() > declared.len() {
-        let (want, have) = (declared.len(), data.len());
-        return Err(Failure::bad_input(format!("the model has {want} inputs, the data set has {have}")));
-    }
-    Ok(declared.iter().zip(data).filter_map(|((name, _), t)| Some((name.clone(), t?))).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tenon::{DType, Fact};
-
-    fn declared() -> Vec<Declared> {
-        ["a", "b"].map(|n| (n.to_string(), Some(Fact::of(DType::F32, &[1])))).to_vec()
-    }
-
-    #[test]
-    fn data_is_assigned_by_position_and_may_have_gaps() {
-        let t = |v: f32| Some(Tensor::new(&[1], &[v]));
-        let data = assign(&declared(), vec![None, t(2.0)]).unwrap();
-        assert_eq!(data.into_iter().collect::<Vec<_>>(), [("b".to_string(), t(2.0).unwrap())]);
-        assert!(assign(&declared()[..1], vec![None, t(0.0)]).is_err());
-    }
+    use tenon::DType;
 
     #[test]
     fn folders_state_tolerances() {

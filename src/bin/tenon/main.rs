@@ -8,6 +8,7 @@ mod case;
 mod check;
 mod compare;
 mod compile;
+mod dataset;
 mod explain;
 mod failure;
 mod inputs;

@@ -2,12 +2,10 @@
 
 use crate::failure::Outcome;
 use std::path::Path;
-use tenon::{Error, Fact};
+use tenon::Error;
+use tenon::frontend::ModelInfo;
 
-/// An input's name, and its type where that is a tensor of known rank; extents may be symbols.
-pub(crate) type Declared = (String, Option<Fact>);
-
-/// The inputs that a run must be given, in the model's order.
-pub(crate) fn declared_inputs(path: &Path) -> Outcome<Vec<Declared>> {
-    Ok(tenon::frontend::inspect_file(path).map_err(Error::Model)?.inputs)
+/// What the model in the file says of itself.
+pub(crate) fn declared(path: &Path) -> Outcome<ModelInfo> {
+    Ok(tenon::frontend::inspect_file(path).map_err(Error::Model)?)
 }

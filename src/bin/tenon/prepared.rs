@@ -1,7 +1,8 @@
 //! What `bench` and `profile` measure: a model compiled for this machine, with inputs.
 
 use crate::args::CompileArgs;
-use crate::case::{self, Case};
+use crate::case::Case;
+use crate::dataset::{self, Inputs};
 use crate::failure::Outcome;
 use crate::{inputs, model, progress};
 use std::collections::BTreeMap;
@@ -27,12 +28,12 @@ pub(crate) struct Prepared {
 pub(crate) fn prepare(path: &Path, args: &CompileArgs, seed: u64) -> Outcome<Prepared> {
     let case = Case::find(path)?;
     let mut options = args.options(&case.model)?;
-    let declared = model::declared_inputs(&case.model)?;
-    let data = match case.sets.first() {
-        Some(set) => case::assign(&declared, case::read_set(set, "input")?)?,
-        None => Default::default(),
+    let Inputs { tensors: data, given: parts } = match case.sets.first() {
+        Some(set) => dataset::inputs(&model::declared(&case.model)?, set)?,
+        None => Inputs::default(),
     };
     options.data.clone_from(&data);
+    options.given.extend(parts);
     let mut given = data.clone();
     given.extend(options.set.clone());
     let spinner = progress::spinner(format!("compiling {}", case.model.display()));

@@ -3,7 +3,8 @@
 mod recognise;
 
 use crate::args::CompileArgs;
-use crate::case::{self, Case};
+use crate::case::Case;
+use crate::dataset::{self, Inputs};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, say, time};
 use crate::{inputs, model, progress, tensors};
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
 use tenon::engine::{Engine, Session};
+use tenon::frontend::Given;
 use tenon::{Compiled, Compiler, Tensor};
 
 #[derive(Debug, clap::Args)]
@@ -53,6 +55,7 @@ pub(crate) struct Args {
 /// Where the inputs come from.
 struct Data {
     tensors: BTreeMap<String, Tensor>,
+    given: BTreeMap<String, Given>,
     labels: Option<Vec<i64>>,
 }
 
@@ -64,6 +67,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     if data.labels.is_none() {
         options.data.clone_from(&data.tensors);
     }
+    options.given.extend(data.given.clone());
     let spinner = progress::spinner(format!("compiling {}", case.model.display()));
     let start = Instant::now();
     let compiled = Compiler::new(options).compile_file(&case.model)?;
@@ -92,8 +96,9 @@ fn what(engine: Engine) -> &'static str {
 }
 
 fn find_data(args: &Args, case: &Case) -> Outcome<Data> {
-    let declared = model::declared_inputs(&case.model)?;
-    let names: Vec<&str> = declared.iter().map(|(n, _)| n.as_str()).collect();
+    let declared = model::declared(&case.model)?;
+    let mut given = BTreeMap::new();
+    let names: Vec<&str> = declared.inputs.iter().map(|(n, _)| n.as_str()).collect();
     let mut tensors = inputs::read(&args.inputs, &names)?;
     let mut labels = args.labels.as_deref().map(inputs::file_or_array).transpose()?;
     if let (true, true, Some(folder)) = (tensors.is_empty(), args.draw.is_none(), &case.folder) {
@@ -102,7 +107,7 @@ fn find_data(args: &Args, case: &Case) -> Outcome<Data> {
             tensors.insert(names[0].to_string(), tensors::read_one(&heldout, Some("x"))?);
             labels.get_or_insert(tensors::read_one(&heldout, Some("y"))?);
         } else if let Some(set) = case.sets.first() {
-            tensors = case::assign(&declared, case::read_set(set, "input")?)?;
+            Inputs { tensors, given } = dataset::inputs(&declared, set)?;
         }
     }
     let labels = labels.map(|t| {
@@ -112,7 +117,7 @@ fn find_data(args: &Args, case: &Case) -> Outcome<Data> {
             Err(Failure::bad_input(format!("labels: expected a list of whole numbers, found {}", t.fact())))
         }
     });
-    Ok(Data { tensors, labels: labels.transpose()? })
+    Ok(Data { tensors, given, labels: labels.transpose()? })
 }
 
 /// One run: prints (and writes) the outputs.

@@ -2,14 +2,16 @@
 
 use super::result::{Event, Ran};
 use super::{CheckArgs, WorkerArgs, per_node};
-use crate::case::{self, Case, Stated};
+use crate::case::{Case, Stated};
 use crate::compare::compare;
+use crate::dataset::{self, Inputs};
 use crate::failure::{Failure, Outcome};
 use crate::inputs;
-use crate::model::declared_inputs;
+use crate::model::declared;
 use std::collections::BTreeMap;
 use std::io::Write;
 use tenon::engine::{Engine, Session};
+use tenon::frontend::Given;
 use tenon::{Compiled, Compiler, Tensor};
 
 pub(crate) fn main(args: &WorkerArgs) -> Outcome {
@@ -33,22 +35,25 @@ pub(super) fn tell(event: &Event) {
 /// A data set: inputs, and the outputs expected of them.
 struct Set {
     number: usize,
-    inputs: BTreeMap<String, Tensor>,
+    inputs: Inputs,
     outputs: Vec<Option<Tensor>>,
 }
 
-/// A compile with what it depends on: the shapes of the data, and inputs set to their values.
+/// A compile with what it depends on: the shapes of the data, what sequences and optionals are, and inputs set to their values.
 struct Compile {
     shapes: BTreeMap<String, Vec<usize>>,
+    given: BTreeMap<String, Given>,
     set: BTreeMap<String, Tensor>,
     compiled: Compiled,
 }
 
 impl Compile {
     /// Compiles the model for the data: it pins dimensions, and inputs whose values decide shapes.
-    fn new(args: &CheckArgs, case: &Case, data: &BTreeMap<String, Tensor>) -> Outcome<Compile> {
+    fn new(args: &CheckArgs, case: &Case, inputs: &Inputs) -> Outcome<Compile> {
+        let data = &inputs.tensors;
         let mut options = args.compile.options(&case.model)?;
         options.data = data.clone();
+        options.given.extend(inputs.given.clone());
         let compiled = Compiler::new(options).compile_file(&case.model)?;
         let left: Vec<&str> = compiled.program.inputs.iter().map(|i| i.name.as_str()).collect();
         let set: BTreeMap<String, Tensor> =
@@ -56,12 +61,15 @@ impl Compile {
         if !set.is_empty() {
             tell(&Event::Pinned(set.keys().cloned().collect()));
         }
-        Ok(Compile { shapes: shapes(data), set, compiled })
+        Ok(Compile { shapes: shapes(data), given: inputs.given.clone(), set, compiled })
     }
 
     /// Whether it is right for other data, too.
-    fn fits(&self, data: &BTreeMap<String, Tensor>) -> bool {
-        self.shapes == shapes(data) && self.set.iter().all(|(n, v)| data.get(n) == Some(v))
+    fn fits(&self, inputs: &Inputs) -> bool {
+        let data = &inputs.tensors;
+        self.shapes == shapes(data)
+            && self.given == inputs.given
+            && self.set.iter().all(|(n, v)| data.get(n) == Some(v))
     }
 }
 
@@ -76,10 +84,9 @@ fn run(args: &WorkerArgs) -> Outcome {
         return against_reference(&args.check, &case, &stated);
     }
     tell(&Event::Stage("reading the model and its data".into()));
-    let declared = declared_inputs(&case.model)?;
+    let declared = declared(&case.model)?;
     let read = |(number, path): (usize, &std::path::PathBuf)| {
-        let inputs = case::assign(&declared, case::read_set(path, "input")?)?;
-        Ok(Set { number, inputs, outputs: case::read_set(path, "output")? })
+        Ok(Set { number, inputs: dataset::inputs(&declared, path)?, outputs: dataset::outputs(&declared, path)? })
     };
     let sets: Vec<Set> = case.sets.iter().enumerate().map(read).collect::<Outcome<_>>()?;
     let mut last: Option<Compile> = None;
@@ -90,7 +97,7 @@ fn run(args: &WorkerArgs) -> Outcome {
             None => Compile::new(&args.check, &case, &set.inputs)?,
         };
         let compiled = &compile.compiled;
-        let ins = inputs::in_order(&compiled.program.inputs, &set.inputs)?;
+        let ins = inputs::in_order(&compiled.program.inputs, &set.inputs.tensors)?;
         if set.outputs.len() != compiled.program.own_outputs().len() {
             let (have, want) = (set.outputs.len(), compiled.program.own_outputs().len());
             return Err(Failure::bad_input(format!("the model has {want} outputs, the data set has {have}")));
