@@ -102,6 +102,19 @@ impl ImportError {
         self.help = Some(help.into());
         self
     }
+
+    /// The same, with advice to pin what `extent` is made of: `--dim h=… --dim w=…`. An extent without a symbol, which only the
+    /// data decide, cannot be pinned.
+    #[must_use]
+    pub fn with_pins(self, extent: &Dim) -> ImportError {
+        let mut symbols = BTreeSet::new();
+        extent.symbols(&mut symbols);
+        if symbols.is_empty() {
+            return self;
+        }
+        let pins: Vec<String> = symbols.iter().map(|s| format!("--dim {s}=…")).collect();
+        self.with_help(pins.join(" "))
+    }
 }
 
 impl fmt::Display for ImportError {

@@ -116,7 +116,7 @@ impl Window {
                 for (i, d) in spatial.iter().enumerate().take(rank) {
                     let x = d.as_usize().ok_or_else(|| {
                         ImportError::new(format!("auto_pad {same} needs a known extent, found {d}"))
-                            .with_help(format!("--dim {d}=…"))
+                            .with_pins(d)
                     })?;
                     let out = x.div_ceil(w.strides[i]);
                     let total = (out.saturating_sub(1) * w.strides[i] + w.span(i)).saturating_sub(x);

@@ -488,7 +488,7 @@ impl ConvTranspose {
         for i in 0..rank {
             let x = spatial[i].as_usize().filter(|x| *x > 0).ok_or_else(|| {
                 ImportError::new(format!("output_shape and auto_pad need a known extent, found {}", spatial[i]))
-                    .with_help(format!("--dim {}=…", spatial[i]))
+                    .with_pins(&spatial[i])
             })?;
             let y = given.as_ref().map_or(x.saturating_mul(self.strides[i]), |v| v[i]);
             let made = (x - 1).saturating_mul(self.strides[i]) + self.window().span(i) + self.output_padding[i];

@@ -33,7 +33,7 @@ fn hardmax(cx: &mut Importer<'_>, x: ValueId, axis: usize) -> Result<ValueId, Im
     let (rank, dtype, extent) = (cx.rank(x), cx.dtype(x), cx.shape(x).0[axis].clone());
     let n = extent.as_usize().ok_or_else(|| {
         ImportError::new(format!("axis {axis} must have a known extent, found {extent}"))
-            .with_help(format!("--dim {extent}=…"))
+            .with_pins(&extent)
     })?;
     let first = cx.op(ArgReduce { axis, max: true, last: false }, &[x])?;
     let mut dims = vec![1; rank];

@@ -360,7 +360,7 @@ fn axes_to_change(node: &OnnxNode<'_>, cx: &Importer<'_>, method: &Method) -> Re
         }
         let from = d.as_usize().filter(|n| *n > 0).ok_or_else(|| {
             ImportError::new(format!("axis {axis} is resized and must have a known extent, found {d}"))
-                .with_help(format!("--dim {d}=…"))
+                .with_pins(d)
         })?;
         let (to, scale) = match (&sizes, &scales) {
             (Some(s), _) => {
@@ -409,7 +409,7 @@ fn keep_aspect_ratio(
         let d = &shape.0[axis];
         let from = d.as_usize().filter(|n| *n > 0).ok_or_else(|| {
             ImportError::new(format!("axis {axis} is resized and must have a known extent, found {d}"))
-                .with_help(format!("--dim {d}=…"))
+                .with_pins(d)
         })?;
         let to = (scale * from as f64 + 0.5).floor();
         if to > MAX_EXTENT as f64 {

@@ -177,7 +177,7 @@ fn range(start: &Dim, end: &Dim, step: i64, d: &Dim) -> Result<(i64, Dim), Impor
     // A symbolic extent: from a known element of the front, to the end or to somewhere counted from an end.
     let (Some(s), 1) = (start.as_const().filter(|s| *s >= 0), step) else {
         return Err(ImportError::new(format!("cannot slice a free extent {d} from {start} to {end} by {step}"))
-            .with_help(format!("--dim {d}=…")));
+            .with_pins(d));
     };
     let stop = match end.as_const() {
         Some(e) if e >= i64::from(i32::MAX) => d.clone(),

@@ -15,7 +15,7 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
     let n = shape.0[axis].as_const();
     let n = n.ok_or_else(|| {
         ImportError::new(format!("axis {axis}: the extent {} must be known", shape.0[axis]))
-            .with_help(format!("--dim {}=…", shape.0[axis]))
+            .with_pins(&shape.0[axis])
     })?;
     let given = match (node.opt_ints("split")?, node.opt_input(1)) {
         (Some(s), _) => Some(s),
