@@ -4,11 +4,17 @@ use super::super::super::{ScheduleCx, Unit};
 use super::super::{nest, plan};
 use super::{Widened, factor};
 use crate::schedule::pack::Arrangement;
-use tenon_base::DType;
+use tenon_base::{DType, Scalar};
 use tenon_kernel::{Contract, Expr, Stmt, Type};
 
 /// Integers up to this are exact in `f32`.
 const EXACT: u64 = 1 << 24;
+
+/// Integers below this are exact beside [`MAGIC`].
+const UNITS: u64 = 1 << 22;
+
+/// `1.5 · 2²³`: neighbours of it within `2²²` are integers apart.
+const MAGIC: f32 = 12_582_912.0;
 
 /// The largest magnitude of an element.
 fn largest(d: DType) -> Option<u64> {
@@ -36,10 +42,18 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
         if widened.widen(buf, DType::F32, unit) { (**load).clone() } else { (**load).clone().cast(DType::F32) }
     };
     let (left, right) = (float(&c.a, a.0), float(&c.b, b.0));
-    let sum = Expr::Var(acc).cast(DType::I32) + c.init.clone();
+    let bits = i128::from(MAGIC.to_bits() as i32);
+    let (first, sum) = if bound < UNITS {
+        // Summed on top of a constant whose last bit is worth 1, the bits of the sum are the integer.
+        let offset = Expr::Const(Scalar::of_int(DType::I32, bits));
+        (f64::from(MAGIC), Expr::Var(acc).bitcast(DType::I32) - offset)
+    } else {
+        (0.0, Expr::Var(acc).cast(DType::I32))
+    };
+    let sum = sum + c.init.clone();
     let floats = Contract {
         acc,
-        init: Expr::constant(DType::F32, 0.0),
+        init: Expr::constant(DType::F32, first),
         a: left,
         b: right,
         value: c.value.clone().substitute(c.acc, &sum),
