@@ -232,6 +232,12 @@ const CASES: &[Case] = &[
         },
     },
     Case {
+        rule: "conv-pad",
+        fires: |n| padded_conv(n, &[0, 0, 1, 0, 0, 0, 2, 1]),
+        // The padding adds channels of zeros as well.
+        near_miss: |n| padded_conv(n, &[0, 1, 1, 0, 0, 0, 2, 1]),
+    },
+    Case {
         rule: "matmul-scale",
         fires: |n| {
             let x = n.input(&[2, 6]);
@@ -250,6 +256,28 @@ const CASES: &[Case] = &[
         },
     },
 ];
+
+/// A convolution of an input of five channels that are there or padded, padded by `pads`.
+fn padded_conv(n: &mut Net, pads: &[i64]) -> ValueId {
+    let x = n.input(&[1, 5 - pads[1] as usize, 6, 6]);
+    let pad = tenon_ir::ops::pad::Pad {
+        mode: tenon_ir::ops::pad::Mode::Constant,
+        pads: pads.to_vec(),
+        value: tenon_base::Real(0.0),
+    };
+    let x = n.op(pad, &[x]);
+    let w = n.weight(&[4, 5, 3, 3], 1);
+    let op = Conv {
+        kernel: vec![3, 3],
+        strides: vec![2, 2],
+        dilations: vec![1, 1],
+        pads: vec![0, 1, 0, 0],
+        group: 1,
+        layout: Layout::ChannelsFirst,
+        fill: None,
+    };
+    n.op(op, &[x, w])
+}
 
 /// The value itself: something of its own shape to add.
 fn x_like(v: ValueId) -> ValueId {

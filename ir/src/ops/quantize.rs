@@ -4,6 +4,7 @@
 //! channel, or one a block: scale and zero point are given the shape that broadcasts.
 
 use super::expand::Expand;
+use super::requantize::MAGIC;
 use super::slice::Slice;
 use super::util::{map_broadcast, reshape};
 use crate::op::{expect_dtype, expect_operands, resolve_axis};
@@ -122,7 +123,7 @@ impl Operator for Quantize {
             // The quotient is rounded as a machine rounds it: a tie is a tie only then.
             let q = if double { x / s } else { f64::from(x as f32 / s as f32) }.round_ties_even();
             let zero = v.get(2).map_or(0, |z| z.as_int());
-            let q = if q.is_nan() { 0 } else { (q as i128).saturating_add(zero).clamp(lo, hi) };
+            let q = if q.is_nan() { lo } else { (q as i128).saturating_add(zero).clamp(lo, hi) };
             Scalar::of_int(self.to, q)
         })?;
         Ok(vec![t])
@@ -136,12 +137,22 @@ impl Operator for Quantize {
         let (lo, hi) = self.to.int_range()?;
         let d = computed_in(ins);
         let to = |i: usize| if ins[i] == d { args[i].clone() } else { args[i].clone().cast(d) };
+        if d == DType::F32 {
+            // Bounds are integers, so they may as well be applied before the rounding; NaN becomes the lower one.
+            let zero = args.get(2).map(|z| z.clone().cast(DType::I32));
+            let bound = |v: i128| match &zero {
+                None => Expr::constant(d, v as f64),
+                Some(z) => (Expr::Const(Scalar::of_int(DType::I32, v)) - z.clone()).cast(d),
+            };
+            let q = (to(0) / to(1)).max(bound(lo)).min(bound(hi));
+            let bits = (q + Expr::constant(d, f64::from(MAGIC))).bitcast(DType::I32);
+            return Some(zero.map_or(bits.clone(), |z| bits + z).cast(out));
+        }
         let mut q = (to(0) / to(1)).unary(UnOp::Nearest);
         if args.len() > 2 {
             q = q + to(2);
         }
-        // NaN goes through the bounds and becomes 0.
-        let q = Expr::constant(d, lo as f64).max(q);
+        let q = q.max(Expr::constant(d, lo as f64));
         Some(Expr::constant(d, hi as f64).min(q).cast(out))
     }
 

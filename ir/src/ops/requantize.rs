@@ -30,7 +30,7 @@ crate::attributes! {
 
 /// `1.5 · 2²³`: in the sum with a number below `2²²` in magnitude the last bit is worth 1, so that the sum is the number
 /// rounded to even, and the difference of its bits from those of the constant is the integer.
-const MAGIC: f32 = 12_582_912.0;
+pub(super) const MAGIC: f32 = 12_582_912.0;
 
 impl Requantize {
     /// With the full range of `to`.
@@ -137,8 +137,9 @@ impl Operator for Requantize {
         let bound = |v: i64| Expr::constant(DType::F32, (v - self.zero) as f64);
         let sum = sum.max(bound(self.min)).min(bound(self.max));
         let bits = (sum + Expr::constant(DType::F32, f64::from(MAGIC))).bitcast(DType::I32);
-        let offset = i64::from(MAGIC.to_bits() as i32) - self.zero;
-        Some((bits - int(offset)).cast(out))
+        // The lower half of the constant's bits is 0, and the conversion keeps no more.
+        let y = if self.zero == 0 { bits } else { bits + int(self.zero) };
+        Some(y.cast(out))
     }
 
     fn samples() -> Vec<Sample> {

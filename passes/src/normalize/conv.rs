@@ -6,6 +6,7 @@ use super::{Class, Rewrite, Rule};
 use tenon_base::{DType, Shape, Tensor};
 use tenon_ir::ops::conv::{Conv, zero_bias};
 use tenon_ir::ops::matmul::MatMul;
+use tenon_ir::ops::pad::Mode;
 use tenon_ir::ops::reshape::Reshape;
 use tenon_ir::{NodeId, Op, ValueId};
 
@@ -22,6 +23,12 @@ pub(super) const RULES: &[Rule] = &[
         class: Class::Reassociating,
         doc: "conv(x, w, b) + t with t per channel → conv(x, w, b + t)",
         apply: conv_bias,
+    },
+    Rule {
+        name: "conv-pad",
+        class: Class::Exact,
+        doc: "conv(pad(x)) with zeros around spatial axes → conv with that padding",
+        apply: conv_pad,
     },
     Rule {
         name: "matmul-scale",
@@ -81,6 +88,27 @@ fn conv_scale(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
         operands.push(cx.op(named("mul")?, &[b, s])?);
     }
     cx.op(conv, &operands)
+}
+
+fn conv_pad(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
+    let v = ValueId { node: id, port: 0 };
+    let (conv, mut ins) = cx.operands_if(v, |op| if let Op::Conv(c) = op { Some(c.clone()) } else { None })?;
+    let (pad, x) = cx.operands_if(ins[0], |op| if let Op::Pad(p) = op { Some(p.clone()) } else { None })?;
+    let rank = pad.pads.len() / 2;
+    let zeros = pad.mode == Mode::Constant && pad.value.0 == 0.0 && cx.graph.fact(x[0]).dtype.is_float();
+    let spatial: Vec<usize> = (0..conv.kernel.len()).map(|i| conv.layout.spatial_axis(i)).collect();
+    let only = (0..rank).all(|a| spatial.contains(&a) || pad.pads[a] == 0 && pad.pads[a + rank] == 0);
+    if !zeros || !only || conv.fill.is_some() || pad.pads.iter().any(|p| *p < 0) {
+        return None;
+    }
+    let mut pads = conv.pads.clone();
+    let n = spatial.len();
+    for (i, a) in spatial.into_iter().enumerate() {
+        pads[i] = pads[i].checked_add(usize::try_from(pad.pads[a]).ok()?)?;
+        pads[i + n] = pads[i + n].checked_add(usize::try_from(pad.pads[a + rank]).ok()?)?;
+    }
+    ins[0] = x[0];
+    cx.op(Conv { pads, ..conv }, &ins)
 }
 
 fn conv_bias(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
