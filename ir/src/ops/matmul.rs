@@ -14,7 +14,8 @@ use tenon_base::{Scalar, Shape};
 use tenon_kernel::{Contract, Type};
 
 crate::attributes! {
-    /// Product of matrices in the last two axes; the axes before broadcast.
+    /// Product of matrices in the last two axes; the axes before broadcast. Operands have one dtype, or the right one holds
+    /// bytes beside `f32`.
     pub struct MatMul {
         /// The left operand is stored `[…, k, m]`.
         pub trans_a: bool,
@@ -68,8 +69,11 @@ impl Operator for MatMul {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=2)?;
-        // Integers of 8 or 16 bits are summed in `i32`.
-        let result = product_dtype(ins, |d| d != DType::Bool && !d.is_stored(), "a number dtype")?;
+        // Integers of 8 or 16 bits are summed in `i32`; bytes beside floats are weights, converted as they are read.
+        let result = match (ins[0].dtype, ins[1].dtype) {
+            (DType::F32, DType::U8 | DType::I8) => DType::F32,
+            _ => product_dtype(ins, |d| d != DType::Bool && !d.is_stored(), "a number dtype")?,
+        };
         let (a, b) = (&ins[0].shape, &ins[1].shape);
         if a.rank() < 2 || b.rank() < 2 {
             return Err(InferError::new(format!("expected operands of rank 2 or more, found {a} and {b}")));
@@ -198,6 +202,10 @@ impl Operator for MatMul {
                 .with_range(&[(-128.0, 128.0), (-128.0, 128.0)]),
             Sample::new(mm(false, false), &[(DType::I16, &[3, 6]), (DType::I16, &[6, 10])])
                 .with_range(&[(-255.0, 256.0), (-255.0, 256.0)]),
+            Sample::new(mm(false, false), &[(DType::F32, &[9, 33]), (DType::I8, &[33, 18])])
+                .with_range(&[(-1.0, 1.0), (-128.0, 128.0)]),
+            Sample::new(mm(false, true), &[(DType::F32, &[2, 1, 40]), (DType::U8, &[11, 40])])
+                .with_range(&[(-1.0, 1.0), (0.0, 256.0)]),
             Sample::new(mm(false, false), &[(DType::F32, &[4, 0]), (DType::F32, &[0, 6])]),
         ]
     }

@@ -18,11 +18,13 @@ mod vectorize;
 
 use pack::Pack;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use tenon_base::Scalar;
 use tenon_kernel::simplify::simplify_kernel;
+use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::verify::{Stage, render, verify_kernel};
-use tenon_kernel::{BufferKind, Kernel, Program};
+use tenon_kernel::{Buf, BufferKind, Expr, Kernel, Program, ProgramBuffer, Stmt};
 use tenon_target::Target;
 
 /// What the schedule may rely on.
@@ -59,6 +61,8 @@ pub(crate) struct Unit {
     pub(crate) kernel: Kernel,
     /// For each parameter: whether every call gives it a constant.
     pub(crate) constant: Vec<bool>,
+    /// For each of these parameters that holds constant integers: the largest magnitude that any call gives it.
+    pub(crate) largest: Vec<Option<u64>>,
     /// Parameters that were added for constants in another layout.
     pub(crate) packs: Vec<Pack>,
 }
@@ -122,6 +126,7 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
     let mut variants = vec![0usize; program.kernels.len()];
     let mut units: Vec<Unit> = vec![];
     let is_const: Vec<bool> = program.buffers.iter().map(|b| matches!(b.kind, BufferKind::Const(_))).collect();
+    let largest: Vec<Option<u64>> = program.buffers.iter().map(largest).collect();
     let kernels = std::mem::take(&mut program.kernels);
     for call in program.calls_mut() {
         let constant: Vec<bool> = call.args.iter().map(|id| is_const[id.0 as usize]).collect();
@@ -132,12 +137,60 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
                 kernel.name = format!("{}_c{}", kernel.name, variants[old]);
             }
             variants[old] += 1;
-            units.push(Unit { kernel, constant, packs: vec![] });
+            let largest = vec![Some(0); constant.len()];
+            units.push(Unit { kernel, constant, largest, packs: vec![] });
             units.len() - 1
         });
+        for (l, id) in units[call.kernel].largest.iter_mut().zip(&call.args) {
+            *l = l.zip(largest[id.0 as usize]).map(|(a, b)| a.max(b));
+        }
     }
     program.kernels = kernels;
+    let mut numbers: Vec<Numbers> = vec![Numbers::default(); units.len()];
+    for call in program.calls() {
+        for (i, id) in call.args.iter().enumerate() {
+            let number = match &program.buffer(*id).kind {
+                BufferKind::Const(t) if t.len() == 1 && t.dtype() == program.buffer(*id).dtype => Some(t.get(0)),
+                _ => None,
+            };
+            let entry = numbers[call.kernel].entry(Buf(i as u32)).or_insert(number);
+            *entry = entry.filter(|n| number.is_some_and(|m| n.to_le_bytes() == m.to_le_bytes()));
+        }
+    }
+    units.iter_mut().zip(numbers).for_each(|(u, n)| put_numbers(&mut u.kernel, &n));
     units
+}
+
+/// Parameters that every call gives the same one number.
+type Numbers = BTreeMap<Buf, Option<Scalar>>;
+
+/// Numbers in the place of loads of them. Factors of contractions stay loads, which is what those are made of.
+fn put_numbers(kernel: &mut Kernel, numbers: &Numbers) {
+    let mut factors = BTreeSet::new();
+    visit_stmts(&kernel.body, &mut |s| {
+        if let Stmt::Contract(c) = s {
+            for e in [&c.a, &c.b] {
+                e.visit(&mut |e| {
+                    if let Expr::Load { buf, .. } = e {
+                        factors.insert(*buf);
+                    }
+                });
+            }
+        }
+    });
+    let number = |e: &Expr| match e {
+        Expr::Load { buf, lanes: 1, .. } if !factors.contains(buf) => *numbers.get(buf)?,
+        _ => None,
+    };
+    let body = std::mem::take(&mut kernel.body);
+    let put = |s: Stmt| s.map_exprs(&mut |e| e.rewrite(&mut |e| number(&e).map_or(e, Expr::Const)));
+    kernel.body = body.into_iter().map(put).collect();
+}
+
+/// The largest magnitude in a constant of 32-bit integers: what sums begin with.
+fn largest(b: &ProgramBuffer) -> Option<u64> {
+    let BufferKind::Const(t) = &b.kind else { return None };
+    (t.dtype() == tenon_base::DType::I32).then(|| t.to_i64().iter().map(|v| v.unsigned_abs()).max().unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Expressions.
 
 use super::Select;
+use super::saturate::saturating;
 use super::value::{Row, Val, in_vector};
 use regalloc2::VReg;
 use tenon_base::DType;
-use tenon_kernel::{BinOp, Expr, Var};
+use tenon_kernel::{BinOp, Expr, Type, Var};
 
 impl Select<'_> {
     /// The value of `e`. Operands are evaluated in order, left to right.
@@ -50,10 +51,7 @@ impl Select<'_> {
                 let free = [0, 1, 2].map(|i| self.is_free(&xyz[i]));
                 self.fma(&x, &y, &z, free)
             }
-            Expr::Cast(to, x) => {
-                let x = self.expr(x);
-                self.cast(&x, *to)
-            }
+            Expr::Cast(to, x) => self.cast_expr(x, *to),
             Expr::Bitcast(to, x) => {
                 let x = self.expr(x);
                 self.bitcast(&x, *to)
@@ -132,6 +130,38 @@ impl Select<'_> {
         let (x, y) = (self.expr(x).rows[0], self.expr(y).rows[0]);
         let row = self.select_scalar(m, ty.elem, x, y);
         Val::scalar(ty.elem, row)
+    }
+
+    /// `x` as `to`.
+    fn cast_expr(&mut self, x: &Expr, to: DType) -> Val {
+        // Integers that fill a part of a register are widened as they are loaded.
+        if let Expr::Load { buf, index, lanes } = x
+            && self.widens_as_loaded(x, to)
+        {
+            let from = self.kernel.buffer(*buf).dtype;
+            let wide = if to.is_float() { DType::I32 } else { to };
+            let m = self.address(*buf, index);
+            let rows = self.resize_rows(&[Row::Mem(m)], *lanes, from.size(), wide.size(), from.is_signed_int());
+            return self.cast(&Val::vector(Type::vector(wide, *lanes), rows), to);
+        }
+        if !self.isa.avx512
+            && self.kernel.type_of(x).lanes > 1
+            && let Some(s) = saturating(x, to)
+        {
+            return self.saturate(&s, to);
+        }
+        let x = self.expr(x);
+        self.cast(&x, to)
+    }
+
+    /// Whether `e` loads narrow integers, 4 or 8 bytes of them, that as `to` fill one register.
+    fn widens_as_loaded(&self, e: &Expr, to: DType) -> bool {
+        let Expr::Load { buf, lanes, .. } = e else { return false };
+        let (from, n) = (self.kernel.buffer(*buf).dtype, usize::from(*lanes));
+        let size = if to.is_float() { 4 } else { to.size() };
+        let integers = from.is_int() && (to.is_int() || matches!(to, DType::F32 | DType::F64));
+        let whole = n * size == 16 || n * size == 32 && self.isa.bytes >= 32;
+        integers && from.size() < size && matches!(n * from.size(), 4 | 8) && whole
     }
 
     fn scalar_float(&mut self, e: &Expr) -> VReg {

@@ -13,6 +13,7 @@ mod expr;
 mod integer;
 mod memory;
 mod resize;
+mod saturate;
 mod scalar;
 mod shuffle;
 mod stmt;

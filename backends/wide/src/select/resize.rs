@@ -28,15 +28,26 @@ impl Select<'_> {
     }
 
     fn narrow(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize, masks: bool) -> Rows {
+        self.narrow_by(rows, lanes, from, to, if masks { Cut::Mask } else { Cut::To(to) })
+    }
+
+    /// Lanes of 4 bytes as bytes.
+    pub(super) fn narrow_to_bytes(&mut self, rows: &[Row], lanes: u16, cut: Cut) -> Rows {
+        self.narrow_by(rows, lanes, 4, 1, cut)
+    }
+
+    fn narrow_by(&mut self, rows: &[Row], lanes: u16, from: usize, to: usize, mut cut: Cut) -> Rows {
         let mut rows: Rows = rows.iter().copied().collect();
         let mut size = from;
-        let mut cut = if masks { Cut::Mask } else { Cut::To(to) };
         while size > to {
             if size == 4 && to == 1 && rows.len() > 1 && !self.isa.avx512 {
                 return self.narrow_quads(&rows, cut);
             }
+            if size == 4 && to == 1 && cut == Cut::To(1) && !self.isa.avx512 {
+                return smallvec![self.narrow_quarter(rows[0], self.width(lanes, size))];
+            }
             rows = self.narrow_rows(&rows, lanes, size, cut);
-            if size <= 4 && !masks {
+            if size <= 4 && matches!(cut, Cut::To(_)) {
                 cut = Cut::Done;
             }
             size /= 2;
@@ -135,7 +146,7 @@ impl Select<'_> {
     fn narrow_quads(&mut self, rows: &[Row], cut: Cut) -> Rows {
         let order: Vec<u8> = [0u32, 4, 1, 5, 2, 6, 3, 7].iter().flat_map(|i| i.to_le_bytes()).collect();
         let order = self.constant(order);
-        let then = if cut == Cut::Mask { Cut::Mask } else { Cut::Done };
+        let then = if matches!(cut, Cut::To(_)) { Cut::Done } else { cut };
         let mut out: Rows = smallvec![];
         for four in rows.chunks(4) {
             let regs: Vec<VReg> = four.iter().map(|r| self.in_reg(*r, Width::Y, 4)).collect();
@@ -152,6 +163,19 @@ impl Select<'_> {
         out
     }
 
+    /// The low bytes of the lanes of 4 bytes of one register of at most 256 bits.
+    fn narrow_quarter(&mut self, row: Row, w: Width) -> Row {
+        let order: Vec<u8> = (0..16).map(|i| if i < 4 { 4 * i } else { 0x80 }).collect();
+        let order = self.repeated(&order, w);
+        let v = self.v2(V::Pshufb, w, 1, row, order);
+        if w != Width::Y {
+            return v;
+        }
+        let low = self.in_reg(v, w, 4);
+        let high = self.v(V::Extract128, w, &[Arg::Use(low), Arg::Imm(1)]);
+        Row::Reg(self.v(V::Punpckldq, Width::X, &[Arg::Use(low), Arg::Use(high)]))
+    }
+
     /// The low halves of the lanes of `a`, then of `b`, in each 128 bits.
     fn narrow_pair(&mut self, a: VReg, b: VReg, size: usize, cut: Cut, w: Width) -> VReg {
         if size == 8 {
@@ -160,7 +184,8 @@ impl Select<'_> {
         // The machine's narrowings saturate.
         let op = match (size, cut) {
             (2, Cut::Mask) => V::Packsswb,
-            (_, Cut::Mask) => V::Packssdw,
+            (2, Cut::Saturate { signed: true, .. }) => V::Packsswb,
+            (4, Cut::Mask | Cut::Saturate { .. }) => V::Packssdw,
             (2, _) => V::Packuswb,
             _ => V::Packusdw,
         };
@@ -172,18 +197,26 @@ impl Select<'_> {
             }
             _ => (Row::Reg(a), Row::Reg(b)),
         };
-        let v = self.v2(op, w, size, x, y);
+        let mut v = self.v2(op, w, size, x, y);
+        if let (4, Cut::Saturate { zero, .. }) = (size, cut)
+            && zero != 0
+        {
+            let zero = self.lanes_of(zero.into(), 2, w);
+            v = self.v2c(V::Paddsw, w, 2, v, zero);
+        }
         self.in_reg(v, w, size)
     }
 }
 
 /// What is to be done to lanes before the machine narrows them with saturation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Cut {
+pub(super) enum Cut {
     /// Keep the low bytes, that many.
     To(usize),
     /// Nothing: it has been done.
     Done,
     /// Nothing: all bits of a mask are the same.
     Mask,
+    /// Nothing: they are to be cut off at the ends of the bytes' range, after `zero` is added to them.
+    Saturate { signed: bool, zero: i16 },
 }

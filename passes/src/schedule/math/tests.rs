@@ -19,7 +19,7 @@ fn results(f: MathFn, args: &[Tensor], lanes: u16, expanded: bool, fused: bool) 
         let value = Expr::Math(f, bufs.iter().map(load).collect());
         k.store(out, i.clone(), value);
     });
-    let mut unit = Unit { kernel: k.finish(), constant: vec![false; args.len() + 1], packs: vec![] };
+    let mut unit = Unit { kernel: k.finish(), constant: vec![false; args.len() + 1], largest: vec![], packs: vec![] };
     if expanded {
         let target = Target::parse("x86_64-linux").expect("a target");
         run(&mut unit, &ScheduleCx { target: &target, reassociate: true });

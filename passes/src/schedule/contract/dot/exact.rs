@@ -5,7 +5,7 @@ use super::super::{nest, plan};
 use super::{Widened, factor};
 use crate::schedule::pack::Arrangement;
 use tenon_base::{DType, Scalar};
-use tenon_kernel::{Contract, Expr, Stmt, Type};
+use tenon_kernel::{Contract, Expr, Stmt, Type, Var};
 
 /// Integers up to this are exact in `f32`.
 const EXACT: u64 = 1 << 24;
@@ -22,6 +22,24 @@ fn largest(d: DType) -> Option<u64> {
         DType::U8 => Some(255),
         DType::I8 => Some(128),
         _ => None,
+    }
+}
+
+/// The largest magnitude of what a sum begins with, if it is known.
+fn largest_first(init: &Expr, unit: &Unit) -> Option<u64> {
+    match init {
+        Expr::Const(s) => u64::try_from(s.as_int().unsigned_abs()).ok(),
+        Expr::Load { buf, .. } => unit.largest.get(buf.0 as usize).copied().flatten(),
+        _ => None,
+    }
+}
+
+/// `value` of the integer `sum`, where `float` holds the same number.
+fn in_floats(value: Expr, sum: Var, float: Var) -> Expr {
+    match value {
+        Expr::Cast(DType::F32, e) if *e == Expr::Var(sum) => Expr::Var(float),
+        Expr::Var(v) if v == sum => Expr::Var(float).cast(DType::I32),
+        e => e.map_children(&mut |e| in_floats(e, sum, float)),
     }
 }
 
@@ -43,22 +61,19 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
     };
     let (left, right) = (float(&c.a, a.0), float(&c.b, b.0));
     let bits = i128::from(MAGIC.to_bits() as i32);
-    let (first, sum) = if bound < UNITS {
+    let (init, value) = if largest_first(&c.init, unit).is_some_and(|first| bound + first <= EXACT) {
+        // The sum with its first value is an integer that a float holds, and often wanted as a float.
+        (c.init.clone().cast(DType::F32), in_floats(c.value.clone(), c.acc, acc))
+    } else if bound < UNITS {
         // Summed on top of a constant whose last bit is worth 1, the bits of the sum are the integer.
         let offset = Expr::Const(Scalar::of_int(DType::I32, bits));
-        (f64::from(MAGIC), Expr::Var(acc).bitcast(DType::I32) - offset)
+        let sum = Expr::Var(acc).bitcast(DType::I32) - offset + c.init.clone();
+        (Expr::constant(DType::F32, f64::from(MAGIC)), c.value.clone().substitute(c.acc, &sum))
     } else {
-        (0.0, Expr::Var(acc).cast(DType::I32))
+        let sum = Expr::Var(acc).cast(DType::I32) + c.init.clone();
+        (Expr::constant(DType::F32, 0.0), c.value.clone().substitute(c.acc, &sum))
     };
-    let sum = sum + c.init.clone();
-    let floats = Contract {
-        acc,
-        init: Expr::constant(DType::F32, first),
-        a: left,
-        b: right,
-        value: c.value.clone().substitute(c.acc, &sum),
-        ..c.clone()
-    };
+    let floats = Contract { acc, init, a: left, b: right, value, ..c.clone() };
     let known = unit.packs.len();
     let Some(mut p) = plan::plan(&floats, unit, cx) else {
         return Some(super::super::scalar::lower(floats, &mut unit.kernel));

@@ -17,7 +17,15 @@ struct Tile {
     m0: Expr,
     mr: usize,
     nv: usize,
+    /// Lanes of each of the `nv` vectors: those of one register or of a few, which an epilogue narrows together.
+    lanes: usize,
     valid: usize,
+}
+
+/// Lanes of the vectors of a tile of `valid` elements: as many registers at once as it is whole ones of, at most four.
+fn lanes_of(p: &Plan, valid: usize) -> usize {
+    let whole = |by: &usize| p.lanes >= 8 && valid.is_multiple_of(p.lanes * by);
+    p.lanes * [4, 2].into_iter().find(whole).unwrap_or(1)
 }
 
 /// Loops for `c`, tiled as `p` says.
@@ -52,15 +60,17 @@ fn v_tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
     let width = p.nv * p.lanes;
     let (full, rest) = (p.v.extent / width, p.v.extent % width);
     let mut out = vec![];
-    let base = Tile { v0: Expr::int(0), panel: Expr::int(0), m0: Expr::int(0), mr: 1, nv: p.nv, valid: width };
+    let at = |v0: Expr, panel: Expr, valid: usize| {
+        let lanes = lanes_of(p, valid);
+        Tile { v0, panel, m0: Expr::int(0), mr: 1, nv: valid.div_ceil(lanes), lanes, valid }
+    };
     if full > 0 {
         let t = Block::new(kernel).index("t");
-        let at = Tile { v0: Expr::Var(t) * width, panel: Expr::Var(t), ..base.clone() };
+        let at = at(Expr::Var(t) * width, Expr::Var(t), width);
         out.push(for_loop(t, full, 1, true, m_tiles(c, p, &at, kernel)));
     }
     if rest > 0 {
-        let nv = rest.div_ceil(p.lanes);
-        let at = Tile { v0: (full * width).into(), panel: full.into(), nv, valid: rest, ..base };
+        let at = at((full * width).into(), full.into(), rest);
         out.append(&mut m_tiles(c, p, &at, kernel));
     }
     out
@@ -118,17 +128,17 @@ impl Generator<'_, '_> {
 
     /// The first element of register `j`.
     fn v(&self, j: usize) -> Expr {
-        self.t.v0.clone() + j * self.p.lanes
+        self.t.v0.clone() + j * self.t.lanes
     }
 
     /// `e` in register `j`, as vectors where `vectors` says: all lanes at once, or if that is not possible each that exists.
     fn register(&self, e: &Expr, j: usize, vectors: &[(Var, Var)]) -> Result<Expr, Vec<Expr>> {
-        let valid = (self.t.valid - j * self.p.lanes).min(self.p.lanes);
-        let lanes = Lanes { var: self.p.v.var, base: self.v(j), lanes: self.p.lanes as u16, vectors };
-        if valid == self.p.lanes
+        let valid = (self.t.valid - j * self.t.lanes).min(self.t.lanes);
+        let lanes = Lanes { var: self.p.v.var, base: self.v(j), lanes: self.t.lanes as u16, vectors };
+        if valid == self.t.lanes
             && let Some(w) = lanes.widen(e)
         {
-            return Ok(w.vector(self.p.lanes as u16));
+            return Ok(w.vector(self.t.lanes as u16));
         }
         Err((0..valid as u16).map(|l| lanes.at(e, l)).collect())
     }
@@ -157,7 +167,7 @@ impl Generator<'_, '_> {
                         let e = match self.register(&row, j, &[]) {
                             Ok(e) => e,
                             Err(mut lanes) => {
-                                lanes.resize(self.p.lanes, Expr::constant(DType::I32, 0.0));
+                                lanes.resize(self.t.lanes, Expr::constant(DType::I32, 0.0));
                                 Expr::Lanes(lanes)
                             }
                         };
@@ -178,7 +188,7 @@ impl Generator<'_, '_> {
     /// The group at `at` of the unrolled loop over the run.
     fn step(&mut self, at: &Expr) -> Vec<Stmt> {
         let mut out = vec![];
-        let (p, width) = (self.p, self.p.lanes * self.p.group);
+        let (p, width) = (self.p, self.t.lanes * self.p.group);
         let here = |e: Expr| e.substitute(p.run, at);
         let mut w = vec![];
         for j in 0..self.t.nv {
@@ -209,7 +219,8 @@ impl Generator<'_, '_> {
 
     /// The loops summed over; the run is unrolled as far as the budget goes.
     fn reduction(&mut self) -> Vec<Stmt> {
-        let step = self.t.mr * self.t.nv + self.t.mr + self.t.nv;
+        let nv = self.t.nv * self.t.lanes / self.p.lanes;
+        let step = self.t.mr * nv + self.t.mr + nv;
         let (run, n) = (self.p.run, self.p.groups);
         let whole = n * step <= UNROLLED;
         let by = [4, 2].into_iter().find(|u| u * step <= UNROLLED && n >= 2 * u).unwrap_or(1);
