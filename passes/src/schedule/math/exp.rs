@@ -2,7 +2,7 @@
 
 use super::emit::Emit;
 use std::f64::consts::{LN_2, LOG2_E};
-use tenon_kernel::Expr;
+use tenon_kernel::{BinOp, Expr};
 
 /// `(eʳ - 1 - r) / r²` on ±ln2/2, to 1e-8 of eʳ.
 const P32: [f64; 5] = [0.5, 0.16666576305560638, 0.041666553762567636, 0.008363292753030603, 0.0013926325618133463];
@@ -64,6 +64,33 @@ pub(super) fn exp_sum(m: &mut Emit<'_, '_>, x: Expr, low: Option<Expr>) -> Expr 
     let (q, k) = parts(m, &x, low);
     let one = m.c(1.0);
     m.scale(q + one, &k)
+}
+
+/// `eʳ` on ±ln2/2, to 1e-7 of it: rounded to `f32` one after the other, each time fitted anew.
+const E32: [f64; 6] =
+    [1.0, 0.9999997019767761, 0.4999914765357971, 0.16667653620243073, 0.041898179799318314, 0.00828920491039753];
+
+/// `c + eˣ`, or `c + e^-x` with `negated`, for a `c` beside which the smallest normal number is nothing, in `f32`. What is not a
+/// normal number becomes 0 or ∞, so one power of 2 scales all others, and the sum is the last step of the polynomial.
+pub(super) fn exp_plus(m: &mut Emit<'_, '_>, x: &Expr, negated: bool, c: f64) -> Expr {
+    let sign = if negated { -1.0 } else { 1.0 };
+    // Beyond these the exponents are those of 0 and of ∞.
+    let (lo, hi) = if negated { (-89.0, 88.0) } else { (-88.0, 89.0) };
+    let x = m.clamp(x, lo, hi);
+    let magic = m.c(m.magic() + m.bias());
+    let t = Expr::fma(x.clone(), m.c(sign * LOG2_E), magic.clone());
+    let t = m.bind(t);
+    let k = m.bind(t.clone() - magic);
+    let (high, low) = ln2_parts(m);
+    let r = Expr::fma(k.clone(), m.c(-sign * high), x);
+    let r = Expr::fma(k, m.c(-sign * low), r);
+    let r = m.bind(r);
+    let coefficients: Vec<f64> =
+        E32.iter().enumerate().map(|(i, v)| if i % 2 == 1 { sign * v } else { *v }).collect();
+    let p = m.poly(&r, &coefficients);
+    let shift = m.int(u64::from(m.fraction_bits()));
+    let power = m.of_bits(m.to_bits(&t).binary(BinOp::Shl, shift));
+    Expr::fma(p, power, m.c(c))
 }
 
 /// eˣ / 2, which is finite a little longer.

@@ -5,6 +5,7 @@
 //! | function | f32 | f64 | method |
 //! |---|---|---|---|
 //! | exp | 1.5 | 2 | powers of 2 and a polynomial on ±ln2/2 |
+//! | c + exp | 2.5 | – | the same, flushed to 0 or ∞ beyond normal numbers |
 //! | log | 1.5 | 2 | exponent and `log((1+s)/(1-s))` |
 //! | tanh | 4 | 4 | f32: rational; f64: e²ˣ - 1 |
 //! | erf | 5 | 10 | f32: rational; f64: polynomial, complement beyond 1 |
@@ -31,7 +32,7 @@ use super::scope::{Block, rewrite_stmts};
 use super::{ScheduleCx, Unit};
 use emit::Emit;
 use tenon_base::DType;
-use tenon_kernel::{Expr, Kernel, MathFn, Stmt};
+use tenon_kernel::{BinOp, Expr, Kernel, MathFn, Stmt, UnOp};
 
 /// Replaces every mathematical function in the kernel, scalar or vector.
 pub(super) fn run(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
@@ -100,21 +101,72 @@ fn statement(s: Stmt, kernel: &mut Kernel) -> Vec<Stmt> {
 }
 
 /// Functions already expanded for this statement: what was asked and the variable that holds it.
-type Done = Vec<((MathFn, Vec<Expr>), Expr)>;
+type Done = Vec<(Expr, Expr)>;
 
 /// `e` without functions; what they need goes to `b` first.
 fn expand(e: Expr, b: &mut Block<'_>, done: &mut Done) -> Expr {
+    // Sums with an exponential first: they are cheaper than the two apart.
+    let e = e.rewrite(&mut |e| {
+        let Some((c, x, negated)) = sum_with_exp(&e, b.kernel) else { return e };
+        once(e, b, done, &mut |b, done| {
+            let x = expand(x.clone(), b, done);
+            let (ty, x) = (b.kernel.type_of(&x), b.bind("x", x));
+            exp::exp_plus(&mut Emit::new(b, ty.elem, ty.lanes), &x, negated, c)
+        })
+    });
     e.rewrite(&mut |e| {
-        let Expr::Math(f, args) = e else { return e };
-        let key = (f, args);
-        if let Some((_, value)) = done.iter().find(|(k, _)| *k == key) {
-            return value.clone();
-        }
-        let value = function(f, key.1.clone(), b);
-        let value = b.bind("f", value);
-        done.push((key, value.clone()));
-        value
+        let Expr::Math(f, args) = &e else { return e };
+        let (f, args) = (*f, args.clone());
+        once(e, b, done, &mut |b, _| function(f, args.clone(), b))
     })
+}
+
+/// The variable that holds `e`, which `make` computes if it is not known.
+fn once(
+    e: Expr,
+    b: &mut Block<'_>,
+    done: &mut Done,
+    make: &mut dyn FnMut(&mut Block<'_>, &mut Done) -> Expr,
+) -> Expr {
+    if let Some((_, value)) = done.iter().find(|(k, _)| *k == e) {
+        return value.clone();
+    }
+    let value = make(b, done);
+    let value = b.bind("f", value);
+    done.push((e, value.clone()));
+    value
+}
+
+/// `c + eˣ` as the constant, `x`, and whether it is to be negated: in `f32`, for a constant far above the smallest numbers.
+fn sum_with_exp(e: &Expr, kernel: &Kernel) -> Option<(f64, Expr, bool)> {
+    /// Beside this, numbers that are not normal vanish.
+    const LEAST: f64 = 1e-20;
+    let Expr::Binary(BinOp::Add, sides) = e else { return None };
+    if kernel.type_of(e).elem != DType::F32 {
+        return None;
+    }
+    let (c, exp) = match (constant(&sides[0]), constant(&sides[1])) {
+        (Some(c), None) => (c, &sides[1]),
+        (None, Some(c)) => (c, &sides[0]),
+        _ => return None,
+    };
+    let Expr::Math(MathFn::Exp, args) = exp else { return None };
+    let (x, negated) = match args.first()? {
+        Expr::Unary(UnOp::Neg, x) => ((**x).clone(), true),
+        Expr::Binary(BinOp::Mul, f) if constant(&f[0]) == Some(-1.0) => (f[1].clone(), true),
+        Expr::Binary(BinOp::Mul, f) if constant(&f[1]) == Some(-1.0) => (f[0].clone(), true),
+        x => (x.clone(), false),
+    };
+    (c >= LEAST).then_some((c, x, negated))
+}
+
+/// The value of a constant, in every lane or in one.
+fn constant(e: &Expr) -> Option<f64> {
+    match e {
+        Expr::Const(c) => Some(c.as_f64()),
+        Expr::Splat(_, e) => constant(e),
+        _ => None,
+    }
 }
 
 /// `f(args)`, the operands bound to variables first.

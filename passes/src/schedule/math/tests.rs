@@ -10,13 +10,24 @@ use tenon_target::Target;
 
 /// `f` of each element, in vectors of `lanes`; expanded, or as the interpreter has it.
 fn results(f: MathFn, args: &[Tensor], lanes: u16, expanded: bool, fused: bool) -> Vec<f64> {
+    results_of(&|loads| Expr::Math(f, loads), args, lanes, expanded, fused)
+}
+
+/// The same for what `make` writes with the loaded elements.
+fn results_of(
+    make: &dyn Fn(Vec<Expr>) -> Expr,
+    args: &[Tensor],
+    lanes: u16,
+    expanded: bool,
+    fused: bool,
+) -> Vec<f64> {
     let (n, dtype) = (args[0].len(), args[0].dtype());
     let mut k = KernelBuilder::new("k");
     let bufs: Vec<_> = (0..args.len()).map(|i| k.buffer(&format!("x{i}"), dtype, n, Access::In)).collect();
     let out = k.buffer("y", dtype, n, Access::Out);
     k.any_loop("i", Expr::int(0), (n - n % usize::from(lanes)).into(), i64::from(lanes), true, |k, i| {
         let load = |b: &tenon_kernel::Buf| Expr::Load { buf: *b, index: Box::new(i.clone()), lanes };
-        let value = Expr::Math(f, bufs.iter().map(load).collect());
+        let value = make(bufs.iter().map(load).collect());
         k.store(out, i.clone(), value);
     });
     let mut unit = Unit { kernel: k.finish(), constant: vec![false; args.len() + 1], largest: vec![], packs: vec![] };
@@ -130,6 +141,29 @@ fn functions_of_one_operand_are_within_their_bounds() {
         }
     }
     assert!(bad.is_empty(), "{bad:#?}");
+}
+
+#[test]
+fn sums_with_an_exponential_are_within_their_bound() {
+    let x = samples(DType::F32, -110.0, 110.0);
+    let args = [Tensor::from_f64(DType::F32, &[x.len()], &x)];
+    for (c, negated) in [(1.0, false), (1.0, true), (3.5, true)] {
+        for (lanes, fused) in [(1u16, true), (1, false), (8, true)] {
+            let make = |loads: Vec<Expr>| {
+                let x = loads[0].clone();
+                let x = if negated { x.unary(UnOp::Neg) } else { x };
+                Expr::constant(DType::F32, c).splat(lanes) + x.math(MathFn::Exp)
+            };
+            let found = results_of(&make, &args, lanes, true, fused);
+            for (x, found) in x.iter().zip(&found).take(x.len() - x.len() % usize::from(lanes)) {
+                let x = f64::from(if negated { -*x as f32 } else { *x as f32 });
+                let expected = c + x.exp();
+                // The last normal power of 2 is as good as infinite.
+                let infinite = expected > 1.7e38 && found.is_infinite();
+                assert!(infinite || ulps(DType::F32, *found, expected) <= 2.5, "{c} + e^{x}: {found} {expected}");
+            }
+        }
+    }
 }
 
 #[test]
