@@ -91,8 +91,12 @@ fn check(name: &str, sample: &Sample, constant: &[usize]) {
     let inputs: Vec<Tensor> =
         all.into_iter().enumerate().filter(|(i, _)| !constant.contains(i)).map(|(_, t)| t).collect();
     let expected = tenon_kernel::run_program(&program, &inputs).expect(name);
-    for target in TARGETS {
-        let target = Target::parse(target).expect("a target");
+    for (target, small) in TARGETS.iter().flat_map(|t| [(t, false), (t, true)]) {
+        let mut target = Target::parse(target).expect("a target");
+        if small {
+            // As samples are small, so must be the caches in which they do not fit.
+            (target.caches.l1d, target.caches.l2) = (512, 2048);
+        }
         for reassociate in [false, true] {
             let cx = ScheduleCx { target: &target, reassociate };
             let scheduled = schedule_program(program.clone(), &cx).unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -90,35 +90,135 @@ fn tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
         body
     };
     match p.order {
-        Order::RowsInside => columns(p, c, kernel, &mut |at, rows, kernel| {
-            let all = |part: Option<Part>, kernel: &mut Kernel| {
+        Order::RowsInside if p.middle.is_empty() && p.m.is_some() => blocks_of_rows(c, p, kernel),
+        Order::RowsInside if p.middle.first().is_some_and(|d| p.block(d.extent).is_some()) => {
+            blocks_of_middle(c, p, kernel)
+        }
+        Order::RowsInside => columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
+            in_parts(p, kernel, &mut |part, kernel| {
                 within(along_rows(p, rows, kernel, &mut |m0, mr, kernel| {
                     tile(c, p, &Tile { m0, mr, part, ..at.clone() }, kernel)
                 }))
-            };
-            let Some(parts) = p.parts else { return all(None, kernel) };
-            let mut body = all(Some(Part::First), kernel);
-            if parts.count > 1 {
-                let inner = all(Some(Part::Inner), kernel);
-                body.push(for_loop(parts.var, parts.count - 1, 1, false, inner));
-            }
-            body.append(&mut all(Some(Part::Last(parts.count as i64 - 1)), kernel));
-            body
+            })
         }),
-        Order::Lines => within(columns(p, c, kernel, &mut |at, rows, kernel| {
+        Order::Lines => within(columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
             along_rows(p, rows, kernel, &mut |m0, mr, kernel| tile(c, p, &Tile { m0, mr, ..at.clone() }, kernel))
         })),
         Order::ColumnsInside => within(along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
-            columns(p, c, kernel, &mut |at, _, kernel| tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel))
+            columns(p, c, kernel, Columns::All, &mut |at, _, kernel| {
+                tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel)
+            })
         })),
     }
+}
+
+/// What `all` makes of every part of the sum, one after the other; of the whole where it is not divided.
+fn in_parts(p: &Plan, kernel: &mut Kernel, all: &mut dyn FnMut(Option<Part>, &mut Kernel) -> Vec<Stmt>) -> Vec<Stmt> {
+    let Some(parts) = p.parts else { return all(None, kernel) };
+    let last = parts.count as i64 - 1;
+    let mut body = all(Some(Part::First), kernel);
+    if last > 1 {
+        let (lo, hi) = (Expr::int(1), Expr::int(last));
+        let inner = all(Some(Part::Inner), kernel);
+        body.push(Stmt::For { var: parts.var, lo, hi, step: 1, parallel: false, body: inner });
+    }
+    body.append(&mut all(Some(Part::Last(last)), kernel));
+    body
+}
+
+/// Columns inside blocks of rows that stay in the second cache.
+fn blocks_of_rows(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
+    let Some(m) = &p.m else { return vec![] };
+    let one = |at: &Tile, part: Option<Part>, m0: Expr, mr: usize, kernel: &mut Kernel| {
+        tile(c, p, &Tile { m0, mr, part, ..at.clone() }, kernel)
+    };
+    let tiles: usize = p.cover.full.iter().map(|r| r.count).sum();
+    let Some(most) = p.block(tiles) else {
+        return columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
+            in_parts(p, kernel, &mut |part, kernel| {
+                along_rows(p, rows, kernel, &mut |m0, mr, kernel| one(at, part, m0, mr, kernel))
+            })
+        });
+    };
+    let mut out = vec![];
+    let mut from = 0;
+    for r in &p.cover.full {
+        let even = (most / 2 + 1..=most.min(r.count)).rev().find(|b| r.count.is_multiple_of(*b));
+        let by = even.unwrap_or(most.min(r.count));
+        let block = |first: Expr, tiles: usize, kernel: &mut Kernel| {
+            columns(p, c, kernel, Columns::Full, &mut |at, _, kernel| {
+                in_parts(p, kernel, &mut |part, kernel| {
+                    let body = one(at, part, Expr::Var(m.var), r.mr, kernel);
+                    let (lo, hi) = (first.clone(), first.clone() + tiles * r.mr);
+                    vec![Stmt::For { var: m.var, lo, hi, step: r.mr as i64, parallel: true, body }]
+                })
+            })
+        };
+        let (blocks, left) = (r.count / by, r.count % by);
+        if blocks == 1 {
+            out.append(&mut block(from.into(), by, kernel));
+        } else {
+            let b = Block::new(kernel).index("block");
+            let body = block(Expr::Var(b) * (by * r.mr) + from, by, kernel);
+            out.push(for_loop(b, blocks, 1, true, body));
+        }
+        from += blocks * by * r.mr;
+        if left > 0 {
+            out.append(&mut block(from.into(), left, kernel));
+        }
+        from += left * r.mr;
+    }
+    out.append(&mut columns(p, c, kernel, Columns::Rest, &mut |at, rows, kernel| {
+        in_parts(p, kernel, &mut |part, kernel| {
+            along_rows(p, rows, kernel, &mut |m0, mr, kernel| one(at, part, m0, mr, kernel))
+        })
+    }));
+    out
+}
+
+/// The same where the outermost of the loops between is what is cut.
+fn blocks_of_middle(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
+    let Some((d, inner)) = p.middle.split_first() else { return vec![] };
+    let by = p.block(d.extent).unwrap_or(d.extent);
+    let block = |first: Expr, n: usize, kernel: &mut Kernel| {
+        columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
+            in_parts(p, kernel, &mut |part, kernel| {
+                let mut body = along_rows(p, rows, kernel, &mut |m0, mr, kernel| {
+                    tile(c, p, &Tile { m0, mr, part, ..at.clone() }, kernel)
+                });
+                for d in inner.iter().rev() {
+                    body = vec![for_loop(d.var, d.extent, 1, true, body)];
+                }
+                let (lo, hi) = (first.clone(), first.clone() + n);
+                vec![Stmt::For { var: d.var, lo, hi, step: 1, parallel: true, body }]
+            })
+        })
+    };
+    let (blocks, left) = (d.extent / by, d.extent % by);
+    let b = Block::new(kernel).index("block");
+    let body = block(Expr::Var(b) * by, by, kernel);
+    let mut out = vec![for_loop(b, blocks, 1, true, body)];
+    if left > 0 {
+        out.append(&mut block((blocks * by).into(), left, kernel));
+    }
+    out
+}
+
+/// Which columns of tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Columns {
+    All,
+    /// Those of the full width.
+    Full,
+    /// The last, which is narrower.
+    Rest,
 }
 
 /// Writes what is done for one column of tiles: where it is, how its rows are tiled.
 type Column<'a> = dyn FnMut(&Tile, &[Rows], &mut Kernel) -> Vec<Stmt> + 'a;
 
-/// All columns of tiles along `v`.
-fn columns(p: &Plan, c: &Contract, kernel: &mut Kernel, column: &mut Column<'_>) -> Vec<Stmt> {
+/// Columns of tiles along `v`.
+fn columns(p: &Plan, c: &Contract, kernel: &mut Kernel, which: Columns, column: &mut Column<'_>) -> Vec<Stmt> {
     let width = p.cover.nv * p.lanes;
     let n = p.v.extent;
     let (full, rest) = (n / width, n % width);
@@ -134,7 +234,7 @@ fn columns(p: &Plan, c: &Contract, kernel: &mut Kernel, column: &mut Column<'_>)
         valid: width,
     };
     let mut out = vec![];
-    if full > 0 {
+    if full > 0 && which != Columns::Rest {
         if paneled {
             let t = Block::new(kernel).index("t");
             let at = Tile { v0: Expr::Var(t) * width, panel: Expr::Var(t), ..base.clone() };
@@ -144,7 +244,7 @@ fn columns(p: &Plan, c: &Contract, kernel: &mut Kernel, column: &mut Column<'_>)
             out.push(for_loop(p.v.var, full * width, width, true, column(&at, &p.cover.full, kernel)));
         }
     }
-    if rest == 0 {
+    if rest == 0 || which == Columns::Full {
         return out;
     }
     let registers = rest.div_ceil(p.lanes);

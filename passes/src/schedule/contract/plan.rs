@@ -93,6 +93,9 @@ pub(super) struct Plan {
     pub(super) reassociate: bool,
     /// Bytes of the second cache.
     pub(super) l2: usize,
+    /// Bytes of what all rows read, and of what all columns read.
+    pub(super) row_bytes: usize,
+    pub(super) column_bytes: usize,
     /// The sum in parts, where what a column of tiles reads would not stay in the second cache.
     pub(super) parts: Option<Parts>,
 }
@@ -109,7 +112,7 @@ pub(super) struct Parts {
 pub(super) enum Order {
     /// Along `v`, `middle`, along `m`: what is loaded along `v` stays in the first cache.
     RowsInside,
-    /// `middle`, along `m`, along `v`: rows are read once, what is loaded along `v` stays in the second cache.
+    /// `middle`, along `m`, along `v`: rows are read once, all that is loaded along `v` stays in the first cache.
     ColumnsInside,
     /// `middle`, along `v`, along `m`: neighbouring rows share what they read.
     Lines,
@@ -157,16 +160,18 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
         let splat = if a.along == Along::Splat { &a } else { &b };
         reduce.sort_by_key(|d| std::cmp::Reverse(splat.index.coefficient(d.var).unsigned_abs()));
     }
+    // A stride may pass over most of a buffer.
     let bytes = |f: &Factor| {
         let buffer = unit.kernel.buffer(f.buf);
-        buffer.len * buffer.dtype.size()
+        let used = c.dims.iter().chain(&c.reduce).filter(|d| f.uses(d)).map(|d| d.extent);
+        buffer.len.min(used.fold(1, usize::saturating_mul)) * buffer.dtype.size()
     };
     // What loops over rows and what loops over columns would read again.
     let (rows, columns) = if a.along == Along::Splat { (bytes(&a), bytes(&b)) } else { (bytes(&b), bytes(&a)) };
-    let half = cx.target.caches.l2 / 2;
+    let (l1, l2) = (cx.target.caches.l1d, cx.target.caches.l2);
     let order = match both {
         true => Order::Lines,
-        false if columns <= half && rows > half => Order::ColumnsInside,
+        false if columns <= l1 / 2 && rows > l2 / 2 => Order::ColumnsInside,
         false => Order::RowsInside,
     };
     let shaper = Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, both, order, cx };
@@ -213,7 +218,9 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
         budget,
         partial,
         reassociate,
-        l2: cx.target.caches.l2,
+        l2,
+        row_bytes: rows,
+        column_bytes: columns,
         parts: None,
     };
     while plan.merge_reduce() {}
@@ -314,7 +321,7 @@ impl Plan {
         let Some(d) = self.reduce.iter().max_by_key(|d| d.extent).cloned() else { return };
         let others = steps / d.extent;
         let Some(part) = (1..=most / others).rev().find(|n| d.extent.is_multiple_of(*n)) else { return };
-        if part * others * 3 < most {
+        if part * others * 3 < most || part == d.extent {
             return;
         }
         let var = kernel.new_var("part", Type::INDEX);
@@ -326,6 +333,21 @@ impl Plan {
         self.parts = Some(Parts { var, count: d.extent / part });
         // The result's place holds sums while operands are still to be read.
         kernel.in_place.retain(|(_, o)| *o != c.out);
+    }
+
+    /// Of `n` steps along the rows, how many make a block that every column then reads from the second cache; `None` where all
+    /// rows fit, or blocks do not pay.
+    pub(super) fn block(&self, n: usize) -> Option<usize> {
+        let columns = self.v.extent / (self.cover.nv * self.lanes);
+        if self.row_bytes <= self.l2 / 2 || columns < 3 {
+            return None;
+        }
+        let most = (n * (self.l2 / 3) / self.row_bytes).max(1);
+        // Blocks of one size where that does not make them much smaller.
+        let by = (most / 2 + 1..=most).rev().find(|b| n.is_multiple_of(*b)).unwrap_or(most);
+        // Columns are then read again for every block. Mostly they are weights, which come from further away than rows.
+        let (again, saved) = ((n.div_ceil(by) - 1) * self.column_bytes, (columns - 1) * self.row_bytes);
+        Some(by).filter(|b| *b < n && 3 * again < saved)
     }
 
     /// Makes one of two neighbouring loops summed over that both factors walk as one.

@@ -31,9 +31,9 @@ pub(super) struct Tile {
 /// A part of a sum in [`super::plan::Parts`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Part {
-    /// What the sums begin with, and no products.
+    /// The first: sums go to the result's place as they are.
     First,
-    /// Any but the last: sums come from the result's place and go there.
+    /// Any between: sums come from the result's place and go there.
     Inner,
     /// The last, which it is.
     Last(i64),
@@ -49,10 +49,6 @@ pub(super) fn tile(c: &Contract, p: &Plan, t: &Tile, kernel: &mut Kernel) -> Vec
     let chains = if p.reassociate && !p.window { p.budget.chains(t.mr * t.nv) } else { 1 };
     let chains = if terms >= 4 * chains { chains } else { 1 };
     let mut g = Generator { c, p, t, dtype, block: Block::new(kernel), acc: vec![], chains, at: 0 };
-    if t.part == Some(Part::First) {
-        g.begin();
-        return g.block.stmts;
-    }
     g.accumulators();
     let loops = g.reduction();
     g.block.stmts.extend(loops);
@@ -156,19 +152,10 @@ impl Generator<'_, '_> {
         self.row(&self.c.out_index, i).substitute(self.p.v.var, &self.v(j))
     }
 
-    /// Stores what the sums begin with.
-    fn begin(&mut self) {
-        for i in 0..self.t.mr {
-            for j in 0..self.t.nv {
-                let (buf, index, value) = (self.c.out, self.place(i, j), self.initial(i, j));
-                self.block.stmts.push(Stmt::Store { buf, index, value });
-            }
-        }
-    }
-
     /// Declares the accumulators.
     fn accumulators(&mut self) {
-        let by_row = self.t.part.is_some() || self.p.m.as_ref().is_some_and(|m| self.c.init.uses(m.var));
+        let by_row = matches!(self.t.part, Some(Part::Inner | Part::Last(_)))
+            || self.p.m.as_ref().is_some_and(|m| self.c.init.uses(m.var));
         let mut shared: Vec<Expr> = vec![];
         for i in 0..self.t.mr {
             for j in 0..self.t.nv {
@@ -215,6 +202,7 @@ impl Generator<'_, '_> {
         };
         let index = at.iter().fold(index, |e, (v, by)| e.substitute(*v, by));
         let index = match (self.p.parts, self.t.part) {
+            (Some(parts), Some(Part::First)) => index.substitute(parts.var, &Expr::int(0)),
             (Some(parts), Some(Part::Last(k))) => index.substitute(parts.var, &Expr::int(k)),
             _ => index,
         };
@@ -291,10 +279,12 @@ impl Generator<'_, '_> {
         let most = [4, 2].into_iter().find(fits).unwrap_or(1);
         let by = even.filter(|u| 2 * u > most).unwrap_or(most);
         let main = d.extent / by * by;
-        let places: Vec<Expr> = (0..by).map(|u| Expr::Var(d.var) + u).collect();
+        // Steps beside each other, or of as many stretches of the sum.
+        let (length, step, apart) = if self.streams(&d, by) { (main / by, 1, main / by) } else { (main, by, 1) };
+        let places: Vec<Expr> = (0..by).map(|u| Expr::Var(d.var) + u * apart).collect();
         let at: Vec<(Var, Expr)> = places.into_iter().map(|e| (d.var, e)).collect();
         let body = self.body(&unrolled, &at);
-        let mut out = vec![for_loop(d.var, main, by, false, body)];
+        let mut out = vec![for_loop(d.var, length, step, false, body)];
         let rest: Vec<(Var, Expr)> = (main..d.extent).map(|k| (d.var, k.into())).collect();
         if !rest.is_empty() {
             out.append(&mut self.body(&unrolled, &rest));
@@ -303,6 +293,21 @@ impl Generator<'_, '_> {
             out = vec![for_loop(d.var, d.extent, 1, false, out)];
         }
         out
+    }
+
+    /// Whether a loop that is unrolled `by` times is better read at `by` places far apart than beside each other. One run of
+    /// addresses is fetched no faster than its next page is known; several at a time keep the memory busy, which counts where a
+    /// panel is not in a cache.
+    fn streams(&self, d: &ContractDim, by: usize) -> bool {
+        /// Bytes of a page: what a prefetcher sees of a run.
+        const PAGE: usize = 4096;
+        if !self.p.reassociate || self.p.window || by < 3 || self.p.column_bytes <= self.p.l2 / 2 {
+            return false;
+        }
+        let element = self.dtype.size();
+        let stretch = |f: &Factor| f.index.coefficient(d.var).unsigned_abs() as usize * (d.extent / by) * element;
+        let panels = [&self.p.a, &self.p.b].into_iter().filter(|f| matches!(f.along, Along::Panel { .. }));
+        panels.map(stretch).max().is_some_and(|bytes| bytes >= PAGE / 2)
     }
 
     /// Steps for every point of `dims`, at each place of the loop around them.
@@ -351,7 +356,7 @@ impl Generator<'_, '_> {
                     acc = self.variable("sum", Expr::Var(acc) + first);
                 }
                 let value = match self.t.part {
-                    Some(Part::Inner) => Expr::Var(self.c.acc),
+                    Some(Part::First | Part::Inner) => Expr::Var(self.c.acc),
                     _ => self.row(&self.c.value, i),
                 };
                 let index = self.place(i, j);
