@@ -314,6 +314,23 @@ def step_contrib(_):
         report(f"contrib: {c['name']}", c["status"] == "pass", c["message"] or "")
 
 
+# Random models, drawn from the seeds 0, 1, …: these must agree with ONNX Runtime.
+RANDOM_MODELS = 500
+
+
+def step_random(_):
+    """Random models of ONNX operators against ONNX Runtime."""
+    made = TARGET / "random"
+    shutil.rmtree(made, ignore_errors=True)
+    if not run("random models: writing them", [python(), ROOT / "tools/random_graphs.py", made, "--count", RANDOM_MODELS]):
+        return
+    cases = verify("random models", [made], "--engine", "reference,jit,object", minutes=10, case_seconds=60)
+    for c in cases or []:
+        if c["status"] != "pass":
+            report(f"random model {c['name']}", False, c["message"] or c["status"])
+    report(f"random models: {len(cases or [])} of {RANDOM_MODELS} were drawn", len(cases or []) >= RANDOM_MODELS * 0.98)
+
+
 STEPS = {
     "format": step_format,
     "lint": step_lint,
@@ -325,8 +342,9 @@ STEPS = {
     "zoo": step_zoo,
     "node": step_node,
     "contrib": step_contrib,
+    "random": step_random,
 }
-NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "node", "contrib"}
+NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "node", "contrib", "random"}
 
 
 def main():

@@ -50,7 +50,10 @@ pub(crate) fn borders(graph: &Graph, groups: &[Group]) -> BTreeMap<ValueId, Bord
     let mut all = BTreeMap::new();
     for g in groups {
         let v = ValueId { node: g.last(), port: 0 };
-        if graph.node(v.node).facts.len() == 1
+        // What a branch or a loop leaves is copied there, whole.
+        let kernel = graph.op(v.node).is_some_and(|op| op.class() != OpClass::Control);
+        if kernel
+            && graph.node(v.node).facts.len() == 1
             && !graph.is_output(v)
             && let Some(b) = border(graph, v)
         {

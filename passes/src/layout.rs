@@ -104,7 +104,14 @@ fn sink(graph: &mut Graph, id: NodeId) -> Option<Vec<ValueId>> {
         return None;
     }
     let operands = graph.operands(id);
-    let perm = operands.iter().enumerate().find_map(|(i, v)| op.permutes(i).then(|| perm_of(graph, *v))?)?;
+    // Constants are folded later, transposed or not.
+    let constant = |graph: &Graph, v: ValueId| {
+        let moved =
+            matches!(graph.op(v.node), Some(Op::Transpose(_))) && graph.weight(graph.operands(v.node)[0]).is_some();
+        moved || graph.weight(v).is_some()
+    };
+    let moved = |(i, v): (usize, &ValueId)| (op.permutes(i) && !constant(graph, *v)).then(|| perm_of(graph, *v))?;
+    let perm = operands.iter().enumerate().find_map(moved)?;
     let rank = perm.len();
     let out_rank = graph.node(id).facts.iter().map(|f| f.shape.rank()).max()?;
     let class = op.class();
@@ -120,10 +127,20 @@ fn sink(graph: &mut Graph, id: NodeId) -> Option<Vec<ValueId>> {
     // Every large operand must be transposed alike, or it would be transposed once more instead of once less.
     let free = |graph: &Graph, v: ValueId| {
         perm_of(graph, v).as_ref() == Some(&perm)
-            || graph.weight(v).is_some()
+            || constant(graph, v)
             || graph.fact(v).shape.numel().as_const().is_some_and(|n| n * 8 <= out_len)
     };
     if !operands.iter().zip(&table).all(|(v, t)| *t || free(graph, *v)) {
+        return None;
+    }
+    // More must be spared than is transposed in exchange; of two small operands that broadcast against each other, each would
+    // hand the transpose to the other for ever.
+    let elements = |alike: bool| -> i64 {
+        let of = |v: &ValueId| graph.fact(*v).shape.numel().as_const().unwrap_or(0);
+        let those = operands.iter().zip(&table).filter(|(v, t)| !**t && !constant(graph, **v));
+        those.filter(|(v, _)| (perm_of(graph, **v).as_ref() == Some(&perm)) == alike).map(|(v, _)| of(v)).sum()
+    };
+    if elements(true) <= elements(false) {
         return None;
     }
     let loc = loc_of(graph, id);

@@ -6,6 +6,8 @@
 //! - `print`: the canonical text, which must read back as the same graph;
 //! - `verify`: `ok`, or the text with the errors in it;
 //! - `eval`: the reference interpreter's outputs on drawn inputs;
+//! - `agree`: compiled for the target and run by the kernel interpreter, and compiled for this machine, it gives what the reference
+//!   interpreter gives (found by `tools/random_graphs.py`, cut down by hand); no snapshot;
 //! - `to=<phase>`: the state of the pipeline at the phase; `target: x86_64-linux/x86-64-v3` after it says for what;
 //! - `asm`: machine code of the target, one function after the other, without addresses.
 //!
@@ -19,14 +21,15 @@ use object::{Object, ObjectSection, ObjectSymbol, SymbolKind};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use tenon::engine::{Engine, Session};
 use tenon::{Compiler, Options, Phase, Target};
 use tenon_base::Fact;
 use tenon_base::text::write_data;
 use tenon_ir::verify::report;
-use tenon_ir::{Graph, ValueId};
+use tenon_ir::{Graph, Tolerance, ValueId};
 use tenon_kernel::verify::{Stage, render, verify_kernel};
 use tenon_kernel::{Access, Kernel, Memory, run_kernel};
-use tenon_snapshot_tests::data::draw;
+use tenon_snapshot_tests::data::{compare, draw};
 use tenon_snapshot_tests::places::repository;
 
 fn main() -> ExitCode {
@@ -75,6 +78,9 @@ fn stage(line: &str) -> Option<(String, String)> {
 
 fn check(file: &Path, text: &str, stage: &str, target: &str) -> Result<(), Failed> {
     let kernel = file.extension().is_some_and(|e| e == "tk");
+    if stage == "agree" {
+        return agree(text, target);
+    }
     let found = if kernel { kernel_stage(text, stage) } else { graph_stage(text, stage, target) }?;
     let name = file.file_name().map_or_else(String::new, |n| n.to_string_lossy().replace('.', "_"));
     let what = match stage {
@@ -128,6 +134,27 @@ fn graph_stage(text: &str, stage: &str, target: &str) -> Result<String, Failed> 
             Ok(compiler()?.run_to(graph, phase)?.print(phase, true))
         }
     }
+}
+
+fn agree(text: &str, target: &str) -> Result<(), Failed> {
+    let graph = Graph::parse(text).map_err(|e| e.to_string())?;
+    let facts = graph.inputs().iter().map(|&node| graph.fact(ValueId { node, port: 0 }));
+    let inputs: Vec<_> = facts.enumerate().map(|(i, f)| draw(f, None, i as u64)).collect();
+    let expected = tenon_ir::eval::run(&graph, &inputs).map_err(|e| e.to_string())?;
+    for (engine, options) in [
+        (Engine::Kernel, Options::new(Target::parse(target)?)),
+        (Engine::Jit, Options::host().map_err(|e| e.to_string())?),
+    ] {
+        let compiled = Compiler::new(options).compile_graph(graph.clone())?;
+        let found = Session::new(engine, &compiled)?.run(&inputs)?;
+        for ((name, _), (x, y)) in graph.outputs().iter().zip(found.iter().zip(&expected)) {
+            let c = compare(x, y, Tolerance::SUM, 1.0);
+            if !c.ok() {
+                return Err(format!("{engine}, output {name} ({}): {c}", y.fact()).into());
+            }
+        }
+    }
+    Ok(())
 }
 
 fn kernel_stage(text: &str, stage: &str) -> Result<String, Failed> {

@@ -40,7 +40,8 @@ impl Operator for LayerNorm {
     fn onnx() -> Vec<OnnxName> {
         let on = |name, versions| OnnxName { domain: "", name, versions };
         vec![
-            on("LayerNormalization", &[17]),
+            // ONNX Runtime writes it into older models, too, with the same meaning.
+            on("LayerNormalization", &[1, 17]),
             on("RMSNormalization", &[23]),
             on("InstanceNormalization", &[1, 6, 22]),
             on("GroupNormalization", &[18, 21]),

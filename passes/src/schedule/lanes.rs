@@ -1,6 +1,6 @@
 //! From scalar expressions to vectors: iterations of one loop become lanes.
 
-use tenon_kernel::{BinOp, Expr, Var};
+use tenon_kernel::{BinOp, Expr, MathFn, Var};
 
 /// How one loop variable becomes lanes.
 pub(super) struct Lanes<'a> {
@@ -73,7 +73,7 @@ impl Lanes<'_> {
         }
     }
 
-    /// `e` in all lanes; `None` if it already works on vectors.
+    /// `e` in all lanes; `None` if it already works on vectors, or cannot with so many lanes.
     pub(super) fn widen(&self, e: &Expr) -> Option<Wide> {
         if !self.differs(e) {
             return Some(Wide::Uniform(e.clone()));
@@ -96,6 +96,8 @@ impl Lanes<'_> {
             | Expr::Dot(_) => {
                 return None;
             }
+            // Its loop ends when all lanes have, which a fold of the lanes tells: only a power of two of them can be folded.
+            Expr::Math(MathFn::Fmod, _) if !self.lanes.is_power_of_two() => return None,
             e => {
                 let mut ok = true;
                 let wide = e.clone().map_children(&mut |c| match self.widen(&c) {

@@ -94,6 +94,8 @@ fn relu_after_nonnegative(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let f = m.op("f").ok_or("no operator")?;
     let name = tenon_ir::Operator::name(cx.op(f));
     let never = matches!(name, "sigmoid" | "exp" | "abs" | "softplus" | "sqrt" | "hard_sigmoid" | "softmax" | "relu");
+    // The logarithm of a part is at most 0, and the least integer has no absolute value.
+    let never = never && !matches!(cx.op(f), tenon_ir::Op::Softmax(s) if s.log) && cx.dtype(m.root)?.is_float();
     ensure!(never, "{name} may be negative");
     Ok(relu_of)
 }

@@ -55,6 +55,8 @@ fn under_move(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     ensure!(cx.len(m.value("c"))? == 1, "not one number");
     let t = m.op("t").map(|t| cx.op(t).clone()).ok_or("no operator")?;
     ensure!(!cx.is_constant(m.value("x")), "all constant");
+    // A number of many axes gives the product as many.
+    ensure!(cx.dims(m.root)? == cx.dims(m.inner[1])?, "other extents than what is moved");
     let c = cx.number(m.value("c"))?;
     let dtype = cx.dtype(m.root)?;
     // Integers beyond 2^53 do not survive a number in f64.
