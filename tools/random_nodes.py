@@ -291,28 +291,28 @@ def norm(g):
     if kind == "Layer":
         axis = g.int(0, a.ndim - 1)
         bias = [r(*a.shape[axis:])] if g.chance(0.7) else []
-        g.add("LayerNormalization", [x, r(*a.shape[axis:]), *bias], axis=axis - a.ndim if g.chance(0.5) else axis, epsilon=g.pick([1e-5, 1e-3]))
+        g.add("LayerNormalization", [x, r(*a.shape[axis:]), *bias], axis=axis - a.ndim if g.chance(0.5) else axis, shaken=True, epsilon=g.pick([1e-5, 1e-3]))
     elif kind == "RMS":
         axis = g.int(0, a.ndim - 1)
-        g.add("RMSNormalization", [x, r(*a.shape[axis:])], axis=axis, epsilon=1e-5)
+        g.add("RMSNormalization", [x, r(*a.shape[axis:])], axis=axis, shaken=True, epsilon=1e-5)
     elif kind == "Instance":
-        g.add("InstanceNormalization", [x, r(a.shape[1]), r(a.shape[1])], epsilon=g.pick([1e-5, 1e-2]))
+        g.add("InstanceNormalization", [x, r(a.shape[1]), r(a.shape[1])], shaken=True, epsilon=g.pick([1e-5, 1e-2]))
     elif kind == "Batch":
         c = a.shape[1]
-        g.add("BatchNormalization", [x, r(c), r(c), r(c), g.constant(g.drawn((c,), F32, 0.3, 2.0))], epsilon=1e-4)
+        g.add("BatchNormalization", [x, r(c), r(c), r(c), g.constant(g.drawn((c,), F32, 0.3, 2.0))], shaken=True, epsilon=1e-4)
     elif kind == "Group":
         n = g.pick([d for d in range(1, a.shape[1] + 1) if a.shape[1] % d == 0])
         size = n if g.opset < 21 else a.shape[1]
-        g.add("GroupNormalization", [x, r(size), r(size)], num_groups=n, epsilon=1e-3)
+        g.add("GroupNormalization", [x, r(size), r(size)], num_groups=n, shaken=True, epsilon=1e-3)
     elif kind == "LRN":
         g.add("LRN", [x], size=g.pick([1, 3, 5]), alpha=g.pick([1e-4, 0.5]), beta=g.pick([0.75, 0.5]), bias=g.pick([1.0, 2.0]))
     elif kind == "MVN":
-        g.add("MeanVarianceNormalization", [x], axes=sorted(i % a.ndim for i in axes_of(g, a)))
+        g.add("MeanVarianceNormalization", [x], shaken=True, axes=sorted(i % a.ndim for i in axes_of(g, a)))
     elif kind == "Lp":
-        g.add("LpNormalization", [x], axis=axis_of(g, a), p=g.int(1, 2))
+        g.add("LpNormalization", [x], shaken=True, axis=axis_of(g, a), p=g.int(1, 2))
     else:
         h = a.shape[-1]
-        g.add("SkipLayerNormalization", [x, g.operand(g.drawn(a.shape)), r(h), r(h)], domain=MS, epsilon=1e-5)
+        g.add("SkipLayerNormalization", [x, g.operand(g.drawn(a.shape)), r(h), r(h)], domain=MS, shaken=True, epsilon=1e-5)
 
 
 # Shapes ---------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
+pub mod bounded;
 pub mod egraph;
 pub mod fold;
 pub mod group;

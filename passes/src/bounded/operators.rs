@@ -1,0 +1,297 @@
+//! What each operator needs to know of where its operands end.
+
+use super::{BoundError, Cx};
+use tenon_base::{DType, Dim, Fact, Shape};
+use tenon_ir::ops::gather::Gather;
+use tenon_ir::ops::pad::Mode;
+use tenon_ir::ops::pool::PoolKind;
+use tenon_ir::ops::recurrent::Recurrent;
+use tenon_ir::ops::reduce::{Kind, Reduce};
+use tenon_ir::{Op, OpClass, Operator, ValueId};
+
+impl Cx<'_> {
+    /// The results of `op`. `old` are its operands in the old graph, `ins` in the new one, `facts` its results' facts in the old one.
+    pub(super) fn operator(
+        &mut self,
+        op: &Op,
+        old: &[ValueId],
+        mut ins: Vec<ValueId>,
+        facts: &[Fact],
+    ) -> Result<Vec<ValueId>, BoundError> {
+        let any = old.iter().any(|v| self.varying(*v).next().is_some())
+            || facts.iter().any(|f| f.shape.0.iter().any(|d| d.as_const().is_none()));
+        match op {
+            Op::Symbolic(s) => {
+                let v = self.vector(&s.elements.0)?;
+                return Ok(vec![self.op(tenon_ir::ops::reshape::Reshape { to: self.largest(&s.to)? }, &[v])?]);
+            }
+            _ if !any => {}
+            _ if op.class() == OpClass::Pointwise => {}
+            Op::Transpose(_) | Op::Expand(_) | Op::Trilu(_) | Op::Branch(_) => {}
+            Op::Reshape(r) => self.reshape(op, old[0], &r.to)?,
+            Op::Slice(s) => {
+                if self.varying(old[0]).any(|a| s.steps[a] < 0 || s.starts[a] < 0) {
+                    return Err(self.refuse(op, "it counts from the end"));
+                }
+            }
+            Op::Concat(c) => return self.concat(op, c.axis, old, &ins, facts),
+            Op::Gather(g) if self.varies(old[0], g.axis) => {
+                let n = self.dim(old[0], g.axis);
+                ins[1] = self.from_the_front(ins[1], std::slice::from_ref(&n))?;
+            }
+            Op::Gather(_) => {}
+            Op::GatherElements(g) => {
+                if self.varies(old[0], g.axis) {
+                    let n = self.dim(old[0], g.axis);
+                    ins[1] = self.from_the_front(ins[1], std::slice::from_ref(&n))?;
+                }
+            }
+            Op::GatherNd(g) => {
+                let k = self.old.fact(old[1]).shape.0.last().and_then(Dim::as_usize);
+                let k = k.ok_or_else(|| self.refuse(op, "its number of indices is not known"))?;
+                let dims = self.old.fact(old[0]).shape.0[g.batch..g.batch + k].to_vec();
+                if dims.iter().any(|d| d.as_const().is_none()) {
+                    ins[1] = self.from_the_front(ins[1], &dims)?;
+                }
+            }
+            Op::Reduce(r) => return self.reduce(r, old[0], ins[0]),
+            Op::ArgReduce(r) => {
+                let fill = if r.max { f64::NEG_INFINITY } else { f64::INFINITY };
+                ins[0] = self.masked(ins[0], r.axis, &self.dim(old[0], r.axis), fill)?;
+            }
+            Op::Softmax(s) => ins[0] = self.masked(ins[0], s.axis, &self.dim(old[0], s.axis), f64::NEG_INFINITY)?,
+            Op::LayerNorm(n) => {
+                if self.varying(old[0]).any(|a| a >= n.axis)
+                    || old[1..].iter().any(|v| self.varying(*v).next().is_some())
+                {
+                    return Err(self.refuse(op, "it is computed over the whole axis"));
+                }
+            }
+            Op::MatMul(m) => {
+                for (i, row) in [(0, m.trans_a), (1, !m.trans_b)] {
+                    let rank = self.old.fact(old[i]).shape.rank();
+                    let k = rank - if row { 2 } else { 1 };
+                    ins[i] = self.masked(ins[i], k, &self.dim(old[i], k), 0.0)?;
+                }
+            }
+            Op::Conv(c) => {
+                self.only_data(op, old)?;
+                let rank = self.old.fact(old[0]).shape.rank();
+                for a in 2..rank {
+                    // The last windows read the border behind the end.
+                    if c.pads[a - 2 + c.kernel.len()] > 0 {
+                        let fill = c.fill.map_or(0.0, |v| v as f64);
+                        ins[0] = self.masked(ins[0], a, &self.dim(old[0], a), fill)?;
+                    }
+                }
+            }
+            Op::ConvTranspose(_) => {
+                self.only_data(op, old)?;
+                for a in 2..self.old.fact(old[0]).shape.rank() {
+                    ins[0] = self.masked(ins[0], a, &self.dim(old[0], a), 0.0)?;
+                }
+            }
+            Op::Pool(p) => {
+                let spatial: Vec<usize> = self.varying(old[0]).filter(|a| *a >= 2).collect();
+                let beyond = |a: &usize| p.ceil || p.pads[a - 2 + p.kernel.len()] > 0;
+                let beyond: Vec<usize> = spatial.iter().copied().filter(beyond).collect();
+                if p.indices.is_some() && !spatial.is_empty() {
+                    return Err(self.refuse(op, "it gives positions"));
+                }
+                let fill = match p.kind {
+                    PoolKind::Max => f64::NEG_INFINITY,
+                    _ if beyond.is_empty() => 0.0,
+                    _ => return Err(self.refuse(op, "its windows at the end have fewer elements")),
+                };
+                for a in beyond {
+                    ins[0] = self.masked(ins[0], a, &self.dim(old[0], a), fill)?;
+                }
+            }
+            Op::Pad(p) => {
+                let rank = self.old.fact(old[0]).shape.rank();
+                let behind: Vec<usize> = self.varying(old[0]).filter(|a| p.pads[a + rank] > 0).collect();
+                let constant = p.mode == Mode::Constant;
+                if !constant && self.varying(old[0]).any(|a| p.pads[a + rank] != 0 || p.pads[a] > 0) {
+                    return Err(self.refuse(op, "it repeats what is at the end"));
+                }
+                let op = self.substituted(op)?;
+                let mut y = self.op(op, &ins)?;
+                for a in behind {
+                    let end = self.dim(old[0], a).add(&Dim::Const(p.pads[a]));
+                    y = self.masked(y, a, &end, p.value.0)?;
+                }
+                return Ok(vec![y]);
+            }
+            Op::Cumulate(c) => {
+                if c.reverse {
+                    let fill = if c.product { 1.0 } else { 0.0 };
+                    ins[0] = self.masked(ins[0], c.axis, &self.dim(old[0], c.axis), fill)?;
+                }
+            }
+            Op::Recurrent(r) => {
+                if !r.lengths && self.varies(old[0], 0) {
+                    return self.recurrent(r, old[0], ins);
+                }
+            }
+            Op::Lookup(_) => self.only_data(op, old)?,
+            Op::TopK(t) => {
+                if self.varies(old[0], t.axis) {
+                    return Err(self.refuse(op, "it chooses along the axis"));
+                }
+            }
+            Op::Resample(r) => {
+                self.only_data(op, old)?;
+                if self.varies(old[0], r.axis) {
+                    return Err(self.refuse(op, "it resamples the axis"));
+                }
+            }
+            // One row of the result for one of the operands.
+            Op::TreeEnsemble(_) | Op::Nearest(_) | Op::GridSample(_) => {
+                if old.iter().any(|v| self.varying(*v).any(|a| a > 0)) {
+                    return Err(self.refuse(op, "it works along the axis"));
+                }
+            }
+            _ => return Err(self.refuse(op, "its result may depend on where an axis ends")),
+        }
+        let op = self.substituted(op)?;
+        let loc = self.loc.clone();
+        self.new.add_op(op, &ins, loc).map_err(|e| BoundError::Internal(e.to_string()))
+    }
+
+    fn dim(&self, v: ValueId, axis: usize) -> Dim {
+        self.old.fact(v).shape.0.get(axis).cloned().unwrap_or(Dim::Const(1))
+    }
+
+    /// The axes of `v` whose extents differ from run to run.
+    fn varying(&self, v: ValueId) -> impl Iterator<Item = usize> + use<'_> {
+        self.old.fact(v).shape.0.iter().enumerate().filter(|(_, d)| d.as_const().is_none()).map(|(a, _)| a)
+    }
+
+    fn refuse(&self, op: &Op, why: &str) -> BoundError {
+        BoundError::Operator { loc: self.loc.clone(), op: op.name().to_string(), why: why.to_string() }
+    }
+
+    /// Only the first operand may vary, and not along its channels.
+    fn only_data(&self, op: &Op, old: &[ValueId]) -> Result<(), BoundError> {
+        let windows = matches!(op, Op::Conv(_) | Op::ConvTranspose(_));
+        if old[1..].iter().any(|v| self.varying(*v).next().is_some()) || (windows && self.varies(old[0], 1)) {
+            return Err(self.refuse(op, "its weights or channels vary"));
+        }
+        Ok(())
+    }
+
+    /// A reshape moves nothing: an axis that varies must stay one, or be the outermost and take in those behind it.
+    fn reshape(&self, op: &Op, x: ValueId, to: &Shape) -> Result<(), BoundError> {
+        let from = &self.old.fact(x).shape;
+        let before = |s: &Shape, a: usize| s.0[..a].iter().fold(Dim::Const(1), |p, d| p.mul(d));
+        let outermost = |s: &Shape, a: usize| self.bounded(&before(s, a)) == Dim::Const(1);
+        let kept = |a: usize, s: &Shape, t: &Shape| {
+            let same = |b: usize| s.0[a] == t.0[b] && before(s, a) == before(t, b);
+            (0..t.rank()).any(same)
+        };
+        let varies = |s: &Shape| -> Vec<usize> { (0..s.rank()).filter(|a| s.0[*a].as_const().is_none()).collect() };
+        for (s, t) in [(from, to), (to, from)] {
+            for a in varies(s) {
+                if !(kept(a, s, t) || (outermost(s, a) && varies(s).len() == 1)) {
+                    return Err(self.refuse(
+                        op,
+                        &format!("it makes {to} of {from}, and elements of a smaller size lie elsewhere"),
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Parts whose ends vary follow each other without gaps: by positions that are computed in a run.
+    fn concat(
+        &mut self,
+        op: &Op,
+        axis: usize,
+        old: &[ValueId],
+        ins: &[ValueId],
+        facts: &[Fact],
+    ) -> Result<Vec<ValueId>, BoundError> {
+        let y = self.op(op.clone(), ins)?;
+        let parts: Vec<Dim> = old.iter().map(|v| self.dim(*v, axis)).collect();
+        // Behind the last one nothing follows.
+        if parts[..parts.len() - 1].iter().all(|d| d.as_const().is_some()) {
+            return Ok(vec![y]);
+        }
+        let dims = self.largest(&facts[0].shape)?.to_usize().unwrap_or_default();
+        let first = self.iota(dims[axis], 0, 1);
+        let (mut at, mut end) = (first, Dim::Const(0));
+        for part in &parts[..parts.len() - 1] {
+            end = end.add(part);
+            let gap = self.bounded(part).sub(part);
+            if gap == Dim::Const(0) {
+                continue;
+            }
+            let (limit, gap, zero) = (self.value(&end)?, self.value(&gap)?, self.integer(0));
+            let inside = self.named("less", &[first, limit])?;
+            let skip = self.op(tenon_ir::ops::where_::Where {}, &[inside, zero, gap])?;
+            at = self.named("add", &[at, skip])?;
+        }
+        let last = self.integer(dims[axis] as i64 - 1);
+        let at = self.named("min", &[at, last])?;
+        Ok(vec![self.op(Gather { axis }, &[y, at])?])
+    }
+
+    /// Indices below 0 count from the end that an axis has in a run. `dims` are the extents that the last axis of `indices` is for, or
+    /// one for all.
+    fn from_the_front(&mut self, indices: ValueId, dims: &[Dim]) -> Result<ValueId, BoundError> {
+        let fact = self.new.fact(indices).clone();
+        if self.new.weight(indices).is_some_and(|t| t.to_i64().iter().all(|i| *i >= 0)) {
+            return Ok(indices);
+        }
+        let n = match dims {
+            [one] => self.value(one)?,
+            all => self.vector(all)?,
+        };
+        let n = self.cast(n, fact.dtype)?;
+        let zero = self.integer(0);
+        let zero = self.cast(zero, fact.dtype)?;
+        let negative = self.named("less", &[indices, zero])?;
+        let moved = self.named("add", &[indices, n])?;
+        self.op(tenon_ir::ops::where_::Where {}, &[negative, moved, indices])
+    }
+
+    fn reduce(&mut self, r: &Reduce, old: ValueId, x: ValueId) -> Result<Vec<ValueId>, BoundError> {
+        let ends: Vec<(usize, Dim)> =
+            r.axes.iter().map(|a| (*a, self.dim(old, *a))).filter(|(_, d)| d.as_const().is_none()).collect();
+        let fill = match r.kind {
+            Kind::Max | Kind::LogSumExp => f64::NEG_INFINITY,
+            Kind::Min => f64::INFINITY,
+            Kind::Prod => 1.0,
+            Kind::Sum | Kind::Mean | Kind::L1 | Kind::L2 | Kind::LogSum | Kind::SumSquare => 0.0,
+        };
+        let mut x = x;
+        for (a, end) in &ends {
+            x = self.masked(x, *a, end, fill)?;
+        }
+        if r.kind != Kind::Mean || ends.is_empty() {
+            return Ok(vec![self.op(r.clone(), &[x])?]);
+        }
+        let dtype = self.new.fact(x).dtype;
+        // Half floats cannot count far.
+        let wide = if dtype == DType::F16 { DType::F32 } else { dtype };
+        let x = self.cast(x, wide)?;
+        let sum = self.op(Reduce { kind: Kind::Sum, axes: r.axes.clone() }, &[x])?;
+        let count = r.axes.iter().fold(Dim::Const(1), |n, a| n.mul(&self.dim(old, *a)));
+        let count = self.value(&count)?;
+        let count = self.cast(count, wide)?;
+        let mean = self.named("div", &[sum, count])?;
+        Ok(vec![self.cast(mean, dtype)?])
+    }
+
+    /// Sequences that all end where the run says.
+    fn recurrent(&mut self, r: &Recurrent, x: ValueId, mut ins: Vec<ValueId>) -> Result<Vec<ValueId>, BoundError> {
+        let batch = self.largest(&Shape(vec![self.dim(x, 1)]))?;
+        let length = self.value(&self.dim(x, 0))?;
+        let length = self.cast(length, DType::I32)?;
+        ins.push(self.op(tenon_ir::ops::expand::Expand { to: batch }, &[length])?);
+        let loc = self.loc.clone();
+        let op = Recurrent { lengths: true, ..r.clone() };
+        self.new.add_op(op, &ins, loc).map_err(|e| BoundError::Internal(e.to_string()))
+    }
+}
