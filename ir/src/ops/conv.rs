@@ -3,10 +3,11 @@
 //! ONNX: [Conv](https://onnx.ai/onnx/operators/onnx__Conv.html) (1, 11, 22).
 //! `y[n, o, p] = bias[o] + Σ_{c, k} x[n, g·C/G + c, p·stride + k·dilation - pad] · w[o, c, k]`, `g` the group of `o`.
 
-use super::util::for_each_index;
+use super::util::{for_each_index, strides};
 use crate::lower::{Padding, fill_border, flatten, wide};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
 use crate::ops::*;
+use rayon::prelude::*;
 use tenon_base::{Scalar, Shape};
 use tenon_kernel::{Access, Contract, Stmt, Type};
 
@@ -247,6 +248,9 @@ impl Operator for Conv {
         }
         let window = self.window();
         window.check()?;
+        if self.group == 0 {
+            return Err(InferError::new("expected at least one group"));
+        }
         let (x, w) = (&ins[0].shape, &ins[1].shape);
         let rank = self.kernel.len() + 2;
         if x.rank() != rank || w.rank() != rank {
@@ -289,49 +293,49 @@ impl Operator for Conv {
         let (xs, ys) = (l.spatial(xd), l.spatial(&y));
         let rank = y.len();
         let (c_all, o_all) = (xd[l.channel_axis(rank)], y[l.channel_axis(rank)]);
-        let (c_group, o_group) = (c_all / self.group, o_all / self.group.max(1));
-        let points: usize = ys.iter().product();
-        let stride_x = crate::lower::strides(xd);
-        let stride_y = crate::lower::strides(&y);
+        let (c_group, o_group) = (c_all / self.group, o_all / self.group);
+        let (stride_x, stride_y) = (strides(xd), strides(&y));
         let taps: usize = self.kernel.iter().product();
-        let mut out = vec![0.0; y.iter().product()];
-        let mut sums = vec![0.0; o_all];
+        let mut positions = vec![];
         for n in 0..y[0] {
-            let mut position = 0;
-            for_each_index(&ys, |p| {
-                match &bias {
-                    Some(b) => sums.copy_from_slice(b),
-                    None => sums.fill(0.0),
-                }
-                let mut tap = 0;
-                for_each_index(&self.kernel, |k| {
-                    let mut at = n * stride_x[0];
-                    let inside = (0..k.len()).all(|i| {
-                        let pos = p[i] * self.strides[i] + k[i] * self.dilations[i];
-                        let within = pos >= self.pads[i] && pos - self.pads[i] < xs[i];
-                        at += if within { (pos - self.pads[i]) * stride_x[l.spatial_axis(i)] } else { 0 };
-                        within
-                    });
-                    if inside || fill != 0.0 {
-                        for (o, sum) in sums.iter_mut().enumerate() {
-                            let first = o / o_group * c_group;
-                            for c in 0..c_group {
-                                let from = at + (first + c) * stride_x[l.channel_axis(rank)];
-                                let xv = if inside { x[from] } else { fill };
-                                *sum += xv * w[(o * c_group + c) * taps + tap];
-                            }
-                        }
-                    }
-                    tap += 1;
+            for_each_index(&ys, |p| positions.push((n, p.to_vec())));
+        }
+        // What the window sees at a position, as the weights have it: channels, then taps.
+        let patch = |n: usize, p: &[usize]| {
+            let mut patch = vec![fill; c_all * taps];
+            let mut tap = 0;
+            for_each_index(&self.kernel, |k| {
+                let mut at = n * stride_x[0];
+                let inside = (0..k.len()).all(|i| {
+                    let pos = p[i] * self.strides[i] + k[i] * self.dilations[i];
+                    let within = pos >= self.pads[i] && pos - self.pads[i] < xs[i];
+                    at += if within { (pos - self.pads[i]) * stride_x[l.spatial_axis(i)] } else { 0 };
+                    within
                 });
-                let at: usize = n * stride_y[0]
-                    + p.iter().enumerate().map(|(i, &p)| p * stride_y[l.spatial_axis(i)]).sum::<usize>();
-                for (o, sum) in sums.iter().enumerate() {
-                    out[at + o * stride_y[l.channel_axis(rank)]] = *sum;
+                if inside {
+                    (0..c_all).for_each(|c| patch[c * taps + tap] = x[at + c * stride_x[l.channel_axis(rank)]]);
                 }
-                position += 1;
+                tap += 1;
             });
-            debug_assert_eq!(position, points);
+            patch
+        };
+        let (row, results) = (c_group * taps, o_group.max(1));
+        let at_position = |(n, p): &(usize, Vec<usize>)| -> Vec<f64> {
+            let patch = patch(*n, p);
+            let sum = |o: usize| {
+                let seen = &patch[o / results * row..][..row];
+                bias.as_ref().map_or(0.0, |b| b[o]) + dot(seen, &w[o * row..][..row])
+            };
+            (0..o_all).map(sum).collect()
+        };
+        let sums: Vec<Vec<f64>> = positions.par_iter().map(at_position).collect();
+        let mut out = vec![0.0; y.iter().product()];
+        for ((n, p), sums) in positions.iter().zip(sums) {
+            let at: usize = n * stride_y[0]
+                + p.iter().enumerate().map(|(i, &p)| p * stride_y[l.spatial_axis(i)]).sum::<usize>();
+            for (o, sum) in sums.into_iter().enumerate() {
+                out[at + o * stride_y[l.channel_axis(rank)]] = sum;
+            }
         }
         if out_fact.dtype == DType::I32 {
             // Sums of products of integers are exact in `f64`, and wrap.
@@ -561,6 +565,15 @@ fn pad_input_with(
 /// The bias of zeros that a convolution without one has, for passes that add to it.
 pub fn zero_bias(dtype: DType, channels: usize) -> Tensor {
     Tensor::full(&[channels], Scalar::of_f64(dtype, 0.0))
+}
+
+/// `Σ a[i]·b[i]`, in eight partial sums.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0; 8];
+    for (a, b) in a.chunks(8).zip(b.chunks(8)) {
+        a.iter().zip(b).zip(&mut sums).for_each(|((a, b), s)| *s += a * b);
+    }
+    sums.iter().sum()
 }
 
 /// The extents of the window of a convolution of `[N, C, spatial…]` whose weights have the shape `ws`, written `form`.

@@ -10,6 +10,7 @@ use super::{binary::Binary, reshape::Reshape};
 use crate::lower::{broadcast_index, flatten, wide};
 use crate::op::expect_operands;
 use crate::ops::*;
+use rayon::prelude::*;
 use tenon_base::{Scalar, Shape};
 use tenon_kernel::{Contract, Type};
 
@@ -114,13 +115,12 @@ impl Operator for MatMul {
             let (a, b) = (ins[0].to_f64(), ins[1].to_f64());
             let mut v = vec![0f64; y.iter().product()];
             for (out, (oa, ob)) in v.chunks_exact_mut((e.m * e.n).max(1)).zip(offsets) {
-                for m in 0..e.m {
-                    let row = &mut out[m * e.n..(m + 1) * e.n];
+                out.par_chunks_mut(e.n.max(1)).enumerate().for_each(|(m, row)| {
                     for k in 0..e.k {
                         let x = a[oa + m * am + k * ak];
                         row.iter_mut().enumerate().for_each(|(n, r)| *r += x * b[ob + k * bk + n * bn]);
                     }
-                }
+                });
             }
             return Ok(vec![Tensor::from_f64(out.dtype, &y, &v)]);
         }
