@@ -32,6 +32,8 @@ pub struct Options {
     pub states: Vec<(String, String)>,
     /// Which rewrites of floating-point arithmetic are allowed.
     pub math: Math,
+    /// Threads that a run may use, at least 1. Large kernels are divided for as many; results do not depend on it.
+    pub threads: usize,
     /// The model's name in symbols and files; by default from the file's name.
     pub name: Option<String>,
     /// How to compute a float model in integers.
@@ -43,7 +45,7 @@ impl Options {
     pub fn new(target: Target) -> Options {
         let (dims, set, data) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (given, states) = (BTreeMap::new(), vec![]);
-        Options { target, dims, set, data, given, states, math: Math::default(), name: None, recipe: None }
+        Options { target, dims, set, data, given, states, math: Math::default(), threads: 1, name: None, recipe: None }
     }
 
     /// For this machine.
@@ -72,6 +74,13 @@ impl Options {
     #[must_use]
     pub fn state(mut self, input: impl Into<String>, output: impl Into<String>) -> Options {
         self.states.push((input.into(), output.into()));
+        self
+    }
+
+    /// Lets a run use `threads` threads.
+    #[must_use]
+    pub fn threads(mut self, threads: usize) -> Options {
+        self.threads = threads;
         self
     }
 
@@ -173,8 +182,9 @@ impl Compiler {
     }
 
     fn settings(&self, name: &str) -> Settings {
-        let Options { target, math, states, .. } = &self.options;
-        Settings { target: target.clone(), math: *math, name: artifact::c_identifier(name), states: states.clone() }
+        let Options { target, math, states, threads, .. } = &self.options;
+        let (target, name, states) = (target.clone(), artifact::c_identifier(name), states.clone());
+        Settings { target, math: *math, threads: *threads, name, states }
     }
 
     fn compile(

@@ -12,12 +12,25 @@ use std::path::Path;
 use tenon_base::Tensor;
 use tenon_cranelift::{AlignedBuf, Jit};
 use tenon_kernel::{Io, Program};
+use tenon_runtime::{Env, Parallel, Pool};
+
+/// Threads for `program`; `None` where it has no use for more than the caller's.
+pub(crate) fn pool_for(program: &Program) -> Option<Pool> {
+    Some(program.threads()).filter(|n| *n > 1).map(Pool::new)
+}
+
+/// The environment of runs on `pool`.
+pub(crate) fn env_of(pool: Option<&Pool>) -> Env {
+    pool.map_or(Env::SERIAL, Parallel::env)
+}
 
 /// A model as machine code. Any number of threads may run it at once; the code is freed on drop.
 #[derive(Debug)]
 pub struct Model {
     jit: Jit,
     program: Program,
+    /// Runs the parts of kernels, where there are any.
+    pool: Option<Pool>,
 }
 
 impl Model {
@@ -26,7 +39,16 @@ impl Model {
     /// # Errors
     /// All problems of the model.
     pub fn load(path: &Path) -> Result<Model, Error> {
-        Compiler::new(Options::host()?).compile_file(path)?.jit()
+        Model::load_with(path, Options::host()?)
+    }
+
+    /// The same with `options`, e.g. `Options::host()?.threads(2)`: the model then has a pool of threads. Runs of one model at the
+    /// same time do not share it: one has it, the others run in their own thread.
+    ///
+    /// # Errors
+    /// All problems of the model; [`Error::Target`] if the options are for another machine.
+    pub fn load_with(path: &Path, options: Options) -> Result<Model, Error> {
+        Compiler::new(options).compile_file(path)?.jit()
     }
 
     pub(crate) fn new(c: &Compiled) -> Result<Model, Error> {
@@ -42,7 +64,13 @@ impl Model {
             arena_bytes: c.program.arena_bytes,
             ..Program::default()
         };
-        Ok(Model { jit, program })
+        let pool = pool_for(&c.program);
+        Ok(Model { jit, program, pool })
+    }
+
+    /// Threads that a run may use.
+    pub fn threads(&self) -> usize {
+        self.pool.as_ref().map_or(1, Pool::threads)
     }
 
     /// Inputs, in the model's order.
@@ -103,9 +131,9 @@ impl Runner<'_> {
     pub fn run_once(&mut self) -> Result<(), Error> {
         let ins: Vec<&[u8]> = self.inputs.iter().map(AlignedBuf::as_slice).collect();
         let mut outs: Vec<&mut [u8]> = self.outputs.iter_mut().map(AlignedBuf::as_mut_slice).collect();
-        self.model
-            .jit
-            .run(&ins, &mut outs, &mut self.arena)
+        let env = env_of(self.model.pool.as_ref());
+        // SAFETY: the environment is that of a pool, which lives as long as the model.
+        unsafe { self.model.jit.run_with(&ins, &mut outs, &mut self.arena, &env) }
             .map_err(|s| Error::Run(format!("the model returned {s:?}")))
     }
 

@@ -17,7 +17,7 @@ mod artifact;
 pub mod budget;
 pub mod calibrate;
 mod compiler;
-pub mod cost;
+pub use tenon_passes::cycles as cost;
 pub mod drawing;
 pub mod engine;
 mod error;

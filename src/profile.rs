@@ -68,6 +68,8 @@ impl Profile {
         let program = &compiled.program;
         check_inputs(program, inputs)?;
         let jit = Jit::with_steps(program, &compiled.target)?;
+        let pool = crate::jit::pool_for(program);
+        let env = crate::jit::env_of(pool.as_ref());
         let aligned: Vec<AlignedBuf> = inputs
             .iter()
             .map(|t| {
@@ -86,17 +88,19 @@ impl Profile {
         // One run of the entry point, and one of the calls with the begin and end of each.
         let mut measured = || -> Result<(Duration, Vec<(Duration, Duration)>), Error> {
             let start = Instant::now();
-            jit.run(&ins, &mut outs, &mut arena).map_err(failed)?;
+            // SAFETY: the environment is that of a pool, which lives as long as this function.
+            unsafe { jit.run_with(&ins, &mut outs, &mut arena, &env) }.map_err(failed)?;
             let run = start.elapsed();
             let mut round = Vec::with_capacity(n);
             let start = Instant::now();
             let mut last = Duration::ZERO;
-            jit.run_steps(&ins, &mut outs, &mut arena, &mut |_| {
+            let mut ended = |_| {
                 round.push((last, start.elapsed()));
                 // The clock itself belongs to no call.
                 last = start.elapsed();
-            })
-            .map_err(failed)?;
+            };
+            // SAFETY: as above.
+            unsafe { jit.run_steps(&ins, &mut outs, &mut arena, &env, &mut ended) }.map_err(failed)?;
             Ok((run, round))
         };
         let warm = Instant::now();

@@ -27,6 +27,8 @@ pub struct Report {
     pub kernels: usize,
     /// Constant data.
     pub weight_bytes: usize,
+    /// Threads that a run can use, where the caller has them.
+    pub threads: usize,
     /// Memory the caller provides.
     pub arena_bytes: usize,
     /// Multiply-adds of all contractions in a run.
@@ -137,6 +139,7 @@ impl Report {
             calls: p.calls().len(),
             kernels: p.kernels.len(),
             weight_bytes: p.weight_bytes(),
+            threads: p.threads(),
             arena_bytes: p.arena_bytes,
             macs: macs(c),
             calls_by_kernel,

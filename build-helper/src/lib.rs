@@ -72,6 +72,7 @@ pub struct Model {
     dims: BTreeMap<String, i64>,
     set: BTreeMap<String, Tensor>,
     math: Math,
+    threads: usize,
     recipe: Option<PathBuf>,
     limits: Vec<(String, String)>,
     artifact: ArtifactOptions,
@@ -87,6 +88,7 @@ impl Model {
             dims: BTreeMap::new(),
             set: BTreeMap::new(),
             math: Math::default(),
+            threads: 1,
             recipe: None,
             limits: vec![],
             artifact: ArtifactOptions::default(),
@@ -125,6 +127,14 @@ impl Model {
     #[must_use]
     pub fn math(mut self, math: Math) -> Model {
         self.math = math;
+        self
+    }
+
+    /// Lets a run use `n` threads: the module then needs the crate `tenon-runtime`, and has `run_on`, which takes its `Pool`
+    /// (feature `std`) or anything else that is `Parallel`.
+    #[must_use]
+    pub fn threads(mut self, n: usize) -> Model {
+        self.threads = n;
         self
     }
 
@@ -197,6 +207,7 @@ impl Model {
         options.dims.clone_from(&self.dims);
         options.set.clone_from(&self.set);
         options.math = self.math;
+        options.threads = self.threads;
         options.recipe = self.recipe.as_deref().map(Recipe::read).transpose().map_err(|e| e.to_string())?;
         options.name.clone_from(&self.name);
         let compiled = Compiler::new(options).compile_file(&self.path).map_err(in_model)?;

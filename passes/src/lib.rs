@@ -1,11 +1,12 @@
 //! Graph → graph, graph → kernel IR, kernel IR → kernel IR: the flat pipeline of the compiler.
 //!
-//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm`, the prices of `egraph` and `schedule` read the target;
+//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm`, the prices of `egraph` and `cycles`, and `schedule` read the target;
 //! nothing here reads the environment, the clock or the host.
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
 pub mod bounded;
+pub mod cycles;
 pub mod egraph;
 pub mod fold;
 pub mod group;
@@ -19,5 +20,6 @@ pub mod quantize;
 pub mod rule;
 pub mod schedule;
 pub mod steps;
+pub mod threads;
 
 pub use pipeline::{PIPELINE, Pass, PassError, Phase, Settings, State, run};

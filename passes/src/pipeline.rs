@@ -1,6 +1,6 @@
 //! The compiler's table of contents: every pass, in order.
 
-use crate::{algorithm, egraph, fold, group, layout, normalize, plan, quantize, schedule, steps};
+use crate::{algorithm, egraph, fold, group, layout, normalize, plan, quantize, schedule, steps, threads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
@@ -90,6 +90,8 @@ pub struct Settings {
     pub math: Math,
     /// The program's name: a C identifier.
     pub name: String,
+    /// Threads that a run may use, 1 to [`tenon_kernel::Kernel::MAX_PARTS`].
+    pub threads: usize,
     /// Inputs and outputs that are kept from run to run: see [`steps::lower`].
     pub states: Vec<(String, String)>,
 }
@@ -258,6 +260,12 @@ pub const PIPELINE: &[Pass] = &[
                 .map_err(|e| PassError::Internal { pass: "schedule".into(), message: e.to_string() })?;
             Ok(s.program.kernels.len())
         },
+    },
+    Pass {
+        name: "threads",
+        phase: Phase::Scheduled,
+        doc: "large kernels are divided into parts, one a thread",
+        run: |s, x| Ok(threads::divide(&mut s.program, &threads::Threads::new(x.threads, &x.target))),
     },
     Pass {
         name: "plan",

@@ -106,7 +106,7 @@ fn no_rule_fires_on_its_near_miss() {
 #[test]
 fn what_exporters_take_apart_is_recognised() {
     let target = Target::parse("x86-64-v3").expect("a target");
-    let settings = Settings { target, math: Math::Default, name: "case".into(), states: vec![] };
+    let settings = Settings { target, math: Math::Default, threads: 1, name: "case".into(), states: vec![] };
     let mut failures = vec![];
     for (name, op, kernels, graph) in variants() {
         let ins = inputs(&graph);
@@ -135,7 +135,7 @@ fn strict_mathematics_has_exact_rules_only() {
 fn what_is_chosen_computes_the_same() {
     for math in [Math::Strict, Math::Default] {
         let target = Target::parse("x86-64-v3").expect("a target");
-        let settings = Settings { target, math, name: "case".into(), states: vec![] };
+        let settings = Settings { target, math, threads: 1, name: "case".into(), states: vec![] };
         let mut failures = vec![];
         for case in cases() {
             for graph in [&case.fires, &case.near_miss] {

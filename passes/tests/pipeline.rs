@@ -96,6 +96,7 @@ fn settings(target: &str) -> Settings {
     Settings {
         target: Target::parse(target).expect("a target"),
         math: Math::Default,
+        threads: 1,
         name: "net".into(),
         states: vec![],
     }

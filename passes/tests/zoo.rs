@@ -49,7 +49,7 @@ fn real_models_become_few_kernels() {
         return;
     };
     let target = Target::parse("x86-64-v3").expect("a target");
-    let settings = Settings { target, math: Math::Default, name: "model".into(), states: vec![] };
+    let settings = Settings { target, math: Math::Default, threads: 1, name: "model".into(), states: vec![] };
     let mut folders: Vec<PathBuf> = std::fs::read_dir(zoo).expect("a folder").flatten().map(|e| e.path()).collect();
     folders.sort();
     let mut failures = vec![];

@@ -11,10 +11,21 @@
 //! assert_eq!(arena.bytes().as_ptr() as usize % 64, 0);
 //! assert_eq!(check(1), Err(Status::NullPointer));
 //! ```
+//!
+//! A model that was compiled for several threads runs on whatever is [`Parallel`]: with the feature `std`, on a [`Pool`].
 #![no_std]
-#![forbid(unsafe_code)]
 
-pub use tenon_abi::{ABI_VERSION, ARENA_ALIGN, Env, Status};
+#[cfg(feature = "std")]
+extern crate std;
+
+mod parallel;
+#[cfg(feature = "std")]
+mod pool;
+
+pub use parallel::{Parallel, Serial};
+#[cfg(feature = "std")]
+pub use pool::Pool;
+pub use tenon_abi::{ABI_VERSION, ARENA_ALIGN, Env, ParallelFor, Status, Work};
 
 /// Working memory of a model: `N` bytes with the alignment that `run` expects.
 #[derive(Clone, Debug)]

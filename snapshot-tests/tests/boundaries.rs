@@ -32,6 +32,7 @@ const LAYERS: [(&str, &str, &[&str]); 13] = [
             "tenon-ir",
             "tenon-kernel",
             "tenon-passes",
+            "tenon-runtime",
             "tenon-target",
         ],
     ),
@@ -59,7 +60,7 @@ const UNSAFE: [(&str, &str); 5] = [
     ("tenon-frontend", "models are mapped into memory"),
     ("tenon-cranelift", "the JIT calls machine code"),
     ("tenon", "linked objects are loaded and called"),
-    ("tenon-runtime", "calls the artifact's functions"),
+    ("tenon-runtime", "the pool runs what the artifact gives it"),
     ("tenon-build", "none so far; the facade's types are used"),
 ];
 

@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use tenon_base::Tensor;
 use tenon_cranelift::AlignedBuf;
 use tenon_kernel::Program;
+use tenon_runtime::Pool;
 
 type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const c_void) -> i32;
 
@@ -14,6 +15,7 @@ type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *cons
 pub(super) struct Linked {
     library: libloading::Library,
     symbol: String,
+    pool: Option<Pool>,
     // Dropped after the library: fields drop in order.
     _folder: tempfile::TempDir,
 }
@@ -30,7 +32,7 @@ impl Linked {
         link::link(&cc, &c.target, folder.path(), &["-shared", "-nostdlib", "-o", &name, "model.o"])?;
         // SAFETY: the library was just made from our own object, which has no initialisers.
         let library = unsafe { libloading::Library::new(&library) }.map_err(|e| Error::Link(e.to_string()))?;
-        Ok(Linked { library, symbol: format!("{}_run", c.program.name), _folder: folder })
+        Ok(Linked { library, symbol: format!("{}_run", c.program.name), pool: crate::jit::pool_for(&c.program), _folder: folder })
     }
 
     /// Runs on `inputs`, which have been checked against `program`.
@@ -50,10 +52,11 @@ impl Linked {
         let out_ptrs: Vec<*mut u8> = outs.iter_mut().map(|b| b.as_mut_slice().as_mut_ptr()).collect();
         let mut arena = AlignedBuf::new(program.arena_bytes);
         crate::jit::put_states(program, states, arena.as_mut_slice());
+        let env = crate::jit::env_of(self.pool.as_ref());
+        let env: *const c_void = (&raw const env).cast();
         // SAFETY: every pointer is valid for the bytes the program's facts state, aligned to 64; outputs and arena are
-        // exclusively ours; no environment is passed.
-        let status =
-            unsafe { run(ins.as_ptr(), out_ptrs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), std::ptr::null()) };
+        // exclusively ours; the environment's pool lives as long as `self`.
+        let status = unsafe { run(ins.as_ptr(), out_ptrs.as_ptr(), arena.as_mut_slice().as_mut_ptr(), env) };
         if status != 0 {
             return Err(Error::Run(format!("the linked model returned status {status}")));
         }

@@ -90,10 +90,12 @@ fn wide(k: &Kernel, program: &Program, target: &Target) -> Option<Code> {
 pub(crate) struct Defined {
     pub(crate) entry: FuncId,
     pub(crate) sizes: Vec<FunctionSize>,
-    /// Bytes of the stack that a run takes at most: kernels call nothing.
+    /// Bytes of the stack that a run takes at most, beside what the caller's hook takes: kernels call nothing.
     pub(crate) stack: usize,
     /// The kernels, in the program's order.
     kernels: Vec<FuncId>,
+    /// What the caller's hook is given of each kernel in parts.
+    works: Vec<Option<FuncId>>,
     /// Where the constant data are.
     constants: Constants,
 }
@@ -127,11 +129,27 @@ pub(crate) fn define<M: Module>(
     let mut ids = vec![];
     for (i, (k, code)) in program.kernels.iter().zip(&kernels.codes).enumerate() {
         let symbol = format!("{name}_k{i}_{}", symbol_part(&k.name));
-        let sig = lower::kernel_signature(isa, k.buffers.len());
+        let sig = lower::parallel::signature_of(k, isa);
         let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
         debug_assert_eq!(id.as_u32(), i as u32, "relocations within a function name it by this number");
         sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
         ids.push(id);
+    }
+
+    let deepest = sizes.iter().map(|f| f.stack).max().unwrap_or(0);
+    let mut works = vec![None; ids.len()];
+    let mut between = 0;
+    for (i, k) in program.kernels.iter().enumerate().filter(|(_, k)| k.parts.is_some()) {
+        let symbol = format!("{name}_k{i}_work");
+        let sig = lower::parallel::work_signature(isa);
+        let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
+        let mut func = Function::with_name_signature(UserFuncName::user(0, id.as_u32()), sig);
+        let kernel = module.declare_func_in_func(ids[i], &mut func);
+        lower::parallel::build_work(k, kernel, &mut func, isa);
+        let code = generate(&symbol, func, id, isa)?;
+        between = between.max(code.stack);
+        sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
+        works[i] = Some(id);
     }
 
     let constants = constants(module).map_err(|e| fail(*e))?;
@@ -141,14 +159,14 @@ pub(crate) fn define<M: Module>(
     let mut func = Function::with_name_signature(UserFuncName::user(0, run.as_u32()), sig);
     let links = entry::Links {
         kernels: ids.iter().map(|id| module.declare_func_in_func(*id, &mut func)).collect(),
+        works: works.iter().map(|id| id.map(|id| module.declare_func_in_func(id, &mut func))).collect(),
         weights: weights_in(constants, module, &mut func),
         offsets: &layout.offsets,
     };
     entry::build(program, &mut func, &links, isa);
     let code = generate(&symbol, func, run, isa)?;
-    let deepest = sizes.iter().map(|f| f.stack).max().unwrap_or(0);
     sizes.push(code.define(module, run, symbol).map_err(|e| fail(*e))?);
-    Ok(Defined { entry: run, sizes, stack: code.stack + deepest, kernels: ids, constants })
+    Ok(Defined { entry: run, sizes, stack: code.stack + between + deepest, kernels: ids, works, constants })
 }
 
 /// Adds one function for each step of `program`, with the entry point's signature, to the module where `defined` lies.
@@ -171,6 +189,7 @@ pub(crate) fn define_steps<M: Module>(
         let mut func = Function::with_name_signature(UserFuncName::user(0, id.as_u32()), sig);
         let links = entry::Links {
             kernels: defined.kernels.iter().map(|id| module.declare_func_in_func(*id, &mut func)).collect(),
+            works: defined.works.iter().map(|id| id.map(|id| module.declare_func_in_func(id, &mut func))).collect(),
             weights: weights_in(defined.constants, module, &mut func),
             offsets: &layout.offsets,
         };

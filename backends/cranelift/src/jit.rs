@@ -9,8 +9,9 @@ use crate::weights::Layout;
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, default_libcall_names};
 use std::ffi::c_void;
+use std::ptr::null;
 use std::sync::{Mutex, PoisonError};
-use tenon_abi::Status;
+use tenon_abi::{Env, Status};
 use tenon_kernel::Program;
 use tenon_target::Target;
 
@@ -68,7 +69,6 @@ struct Pointers {
     inputs: *const *const u8,
     outputs: *const *mut u8,
     arena: *mut u8,
-    env: *const c_void,
 }
 
 /// What a buffer of the caller must be.
@@ -128,27 +128,51 @@ impl Jit {
     /// # Errors
     /// [`Status::WrongLength`] if a slice or their number does not fit; what the entry point returns.
     pub fn run(&self, inputs: &[&[u8]], outputs: &mut [&mut [u8]], arena: &mut AlignedBuf) -> Result<(), Status> {
-        // SAFETY: the pointers are those that `with_pointers` vouches for.
-        self.with_pointers(inputs, outputs, arena, |p| unsafe { (self.run)(p.inputs, p.outputs, p.arena, p.env) })
+        // SAFETY: the pointers are those that `with_pointers` vouches for; there is no environment.
+        self.with_pointers(inputs, outputs, arena, |p| unsafe { (self.run)(p.inputs, p.outputs, p.arena, null()) })
     }
 
-    /// Runs the model as [`Jit::run`] does, but step by step: `ended(i)` is told when step `i` of the program has ended. Of a
-    /// program that was compiled without steps nothing is run.
+    /// Runs the model as [`Jit::run`] does, its kernels in parts by the hook of `env`.
     ///
     /// # Errors
     /// As [`Jit::run`].
-    pub fn run_steps(
+    ///
+    /// # Safety
+    /// The hook does what [`tenon_abi::ParallelFor`] says, and may be called with the context.
+    pub unsafe fn run_with(
         &self,
         inputs: &[&[u8]],
         outputs: &mut [&mut [u8]],
         arena: &mut AlignedBuf,
+        env: &Env,
+    ) -> Result<(), Status> {
+        let env = std::ptr::from_ref(env).cast();
+        // SAFETY: the pointers are those that `with_pointers` vouches for, the environment is the caller's.
+        self.with_pointers(inputs, outputs, arena, |p| unsafe { (self.run)(p.inputs, p.outputs, p.arena, env) })
+    }
+
+    /// Runs the model as [`Jit::run_with`] does, but step by step: `ended(i)` is told when step `i` of the program has ended. Of
+    /// a program that was compiled without steps nothing is run.
+    ///
+    /// # Errors
+    /// As [`Jit::run`].
+    ///
+    /// # Safety
+    /// As for [`Jit::run_with`].
+    pub unsafe fn run_steps(
+        &self,
+        inputs: &[&[u8]],
+        outputs: &mut [&mut [u8]],
+        arena: &mut AlignedBuf,
+        env: &Env,
         ended: &mut dyn FnMut(usize),
     ) -> Result<(), Status> {
+        let env = std::ptr::from_ref(env).cast();
         self.with_pointers(inputs, outputs, arena, |p| {
             for (i, step) in self.steps.iter().enumerate() {
                 // SAFETY: as for `run`; the steps in order do what the entry point does behind its checks, which look at what
                 // `with_pointers` makes sure of.
-                let code = unsafe { step(p.inputs, p.outputs, p.arena, p.env) };
+                let code = unsafe { step(p.inputs, p.outputs, p.arena, env) };
                 if code != Status::Ok as i32 {
                     return code;
                 }
@@ -196,7 +220,6 @@ impl Jit {
             inputs: ins.as_ptr(),
             outputs: outs.as_ptr(),
             arena: arena.as_mut_slice().as_mut_ptr(),
-            env: std::ptr::null(),
         });
         for (b, c) in outputs.iter_mut().zip(&results) {
             if let Some(c) = &c.0 {
@@ -275,7 +298,11 @@ fn link(
     } else {
         entry
     };
-    let reserve = kernels.bytes() + 64 * program.kernels.len() + entries + (1 << 16);
+    let works: usize =
+        program.kernels.iter().filter(|k| k.parts.is_some()).map(|k| 128 + 32 * k.buffers.len()).sum();
+    // A call of a kernel in parts is written twice.
+    let entries = if works > 0 { 3 * entries } else { entries };
+    let reserve = works + kernels.bytes() + 64 * program.kernels.len() + entries + (1 << 16);
     let memory = ArenaMemoryProvider::new_with_size(reserve).map_err(|e| fail(format!("no memory for code: {e}")))?;
     builder.memory_provider(Box::new(memory));
     // The code finds the data by its address, so it is not copied again.

@@ -31,7 +31,8 @@ use tenon_target::Target;
 /// The machine code of one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Code {
-    /// Code, then constants. Called with one pointer a buffer by the System V convention, on every system.
+    /// Code, then constants. Called with one pointer a buffer, and for a kernel in parts the part, by the System V
+    /// convention, on every system.
     pub bytes: Vec<u8>,
     /// The address that it is put at must be a multiple of this.
     pub align: usize,

@@ -28,7 +28,7 @@ impl KernelBuilder {
     /// An empty kernel.
     pub fn new(name: impl Into<String>) -> KernelBuilder {
         KernelBuilder {
-            kernel: Kernel { name: name.into(), buffers: vec![], vars: vec![], body: vec![], in_place: vec![] },
+            kernel: Kernel { name: name.into(), ..Kernel::default() },
             blocks: vec![vec![]],
         }
     }

@@ -45,7 +45,7 @@ pub use interval::Interval;
 pub use program::{BufferId, BufferKind, Call, Io, Program, ProgramBuffer, State};
 pub use simplify::{simplify_index, simplify_kernel};
 pub use step::{If, Loop, Moment, Step, Timeline};
-pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Stmt, VarInfo};
+pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Parts, Stmt, VarInfo};
 pub use text::ParseError;
 pub use verify::{Stage, VerifyError, verify_kernel, verify_program};
 pub use work::Work;

@@ -117,6 +117,11 @@ impl Program {
         id
     }
 
+    /// Threads that a run can use: the most parts of a kernel.
+    pub fn threads(&self) -> usize {
+        self.kernels.iter().filter_map(|k| k.parts).map(|p| p.count).max().unwrap_or(1)
+    }
+
     /// Bytes of constant data.
     pub fn weight_bytes(&self) -> usize {
         self.buffers.iter().filter(|b| matches!(b.kind, BufferKind::Const(_))).map(ProgramBuffer::bytes).sum()

@@ -84,7 +84,8 @@ pub enum Stmt {
         hi: Expr,
         /// At least 1.
         step: i64,
-        /// `parfor`: iterations are independent and may run in any order or at once.
+        /// `parfor`: iterations are independent and may run in any order, or at once if each has scratch buffers of its own:
+        /// what an iteration reads of a scratch buffer that it writes, it has written itself before.
         parallel: bool,
         /// What to repeat.
         body: Vec<Stmt>,
@@ -153,8 +154,17 @@ pub struct Contract {
     pub value: Expr,
 }
 
+/// A kernel in parts: a call runs its body once for every value of a variable, in any order or at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Parts {
+    /// The part that runs: an index, in scope everywhere.
+    pub var: Var,
+    /// How many there are: `var` is `0..count`.
+    pub count: usize,
+}
+
 /// A function over buffers.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Kernel {
     /// Unique in a program.
     pub name: String,
@@ -166,9 +176,27 @@ pub struct Kernel {
     pub body: Vec<Stmt>,
     /// Pairs (in, out) of buffers that may share memory.
     pub in_place: Vec<(Buf, Buf)>,
+    /// Its parts, if it is to run in several threads.
+    pub parts: Option<Parts>,
 }
 
 impl Kernel {
+    /// The most parts of a kernel.
+    pub const MAX_PARTS: usize = 64;
+
+    /// What part `part` of it does, as a kernel of its own: loops and conditions that the part decides are decided.
+    #[must_use]
+    pub fn part(&self, part: usize) -> Kernel {
+        let mut kernel = Kernel { parts: None, ..self.clone() };
+        if let Some(p) = self.parts {
+            let k = Expr::from(part);
+            kernel.body =
+                kernel.body.into_iter().map(|s| s.map_exprs(&mut |e| e.substitute(p.var, &k))).collect();
+            kernel = crate::simplify_kernel(kernel);
+        }
+        kernel
+    }
+
     /// The declaration of `buf`.
     pub fn buffer(&self, buf: Buf) -> &Buffer {
         &self.buffers[buf.0 as usize]

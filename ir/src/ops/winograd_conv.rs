@@ -162,8 +162,7 @@ impl Operator for WinogradConv {
         let source = g.pad(self, cx);
         let (full, rest) = (g.tiles() / g.block, g.tiles() % g.block);
         if full > 0 {
-            // One after the other: they share the buffers between the steps.
-            cx.any_loop("block", Expr::int(0), full.into(), false, |cx, b| {
+            cx.any_loop("block", Expr::int(0), full.into(), true, |cx, b| {
                 g.one_block(cx, source, v, m, y, b * g.block, g.block);
             });
         }
@@ -269,10 +268,7 @@ impl Geometry {
     ) {
         cx.parfor("t", count, |cx, t| self.transform_input(cx, source, v, first.clone() + t.clone(), t, count));
         self.multiply(cx, v, m, count);
-        // In order where the tiles share a buffer.
-        cx.any_loop("t", Expr::int(0), count.into(), y.is_none(), |cx, t| {
-            self.transform_output(cx, m, y, first + t.clone(), t, count);
-        });
+        cx.parfor("t", count, |cx, t| self.transform_output(cx, m, y, first + t.clone(), t, count));
     }
 
     /// Image, row and column of tile number `tile`, each a variable.

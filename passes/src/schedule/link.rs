@@ -138,7 +138,8 @@ fn keep<T>(all: Vec<T>, kept: impl Fn(usize) -> bool) -> Vec<T> {
     all.into_iter().enumerate().filter(|(i, _)| kept(*i)).map(|(_, x)| x).collect()
 }
 
-fn rename_buffers(body: Vec<Stmt>, to: &dyn Fn(Buf) -> Buf) -> Vec<Stmt> {
+/// `body` with other buffers.
+pub(crate) fn rename_buffers(body: Vec<Stmt>, to: &dyn Fn(Buf) -> Buf) -> Vec<Stmt> {
     let mut in_expr = |e: Expr| {
         e.rewrite(&mut |e| match e {
             Expr::Load { buf, index, lanes } => Expr::Load { buf: to(buf), index, lanes },

@@ -16,6 +16,7 @@ mod scope;
 mod sums;
 mod vectorize;
 
+pub(crate) use link::rename_buffers;
 use pack::Pack;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -95,8 +96,7 @@ pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<Program
 
 /// Index arithmetic in canonical form.
 fn simplify(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
-    let empty = Kernel { name: String::new(), buffers: vec![], vars: vec![], body: vec![], in_place: vec![] };
-    unit.kernel = simplify_kernel(std::mem::replace(&mut unit.kernel, empty));
+    unit.kernel = simplify_kernel(std::mem::take(&mut unit.kernel));
 }
 
 /// Runs every pass on `unit`, and verifies the kernel in the end.

@@ -13,6 +13,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+use core::ffi::c_void;
 use core::fmt;
 
 /// Version of this contract. A change that breaks linked programs increments it.
@@ -101,11 +102,33 @@ impl fmt::Display for Status {
 
 impl core::error::Error for Status {}
 
-/// Hooks of the surrounding program, all optional: `tenon_env` of the C header. Reserved: this version reads nothing
-/// of it, `run` accepts null and creates no thread.
+/// What [`ParallelFor`] is to run: part `index` of the work that `data` describes. It does not unwind.
+pub type Work = unsafe extern "C" fn(data: *mut c_void, index: usize);
+
+/// Runs `work(data, k)` once for every `k` in `0..count`, in any order and on any threads, its own included, and returns when
+/// all of them have returned. What the parts write is visible to the caller then.
+pub type ParallelFor = unsafe extern "C" fn(context: *mut c_void, count: usize, work: Work, data: *mut c_void);
+
+/// Hooks of the surrounding program, all optional: `tenon_env` of the C header.
+///
+/// A model that was compiled for several threads (`THREADS` of its header says for how many) hands the parts of its larger
+/// kernels to `parallel_for`, from the thread that called `run`, one kernel after the other. Without the hook, or without an
+/// environment, the parts run one after the other, with the same results to the bit. No code creates a thread.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Env {
     /// Size of this struct in bytes, so that later versions can add fields.
     pub size: usize,
+    /// Runs the parts of a kernel.
+    pub parallel_for: Option<ParallelFor>,
+    /// The first parameter of `parallel_for`.
+    pub context: *mut c_void,
 }
+
+impl Env {
+    /// No hook: everything runs in the thread that calls.
+    pub const SERIAL: Env = Env { size: size_of::<Env>(), parallel_for: None, context: core::ptr::null_mut() };
+}
+
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<Env>() == 24);

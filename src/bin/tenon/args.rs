@@ -27,6 +27,9 @@ pub(crate) struct CompileArgs {
     /// approximations too.
     #[arg(long, value_enum, default_value = "default")]
     pub(crate) math: MathArg,
+    /// Threads that a run may use: large kernels are divided for as many. Results do not depend on it.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) threads: u16,
     /// The model's name in symbols and files; by default from the file's name.
     #[arg(long)]
     pub(crate) name: Option<String>,
@@ -53,6 +56,7 @@ impl CompileArgs {
         options.set = self.pinned_inputs(path)?;
         options.states.clone_from(&self.states);
         options.name = self.name.clone();
+        options.threads = self.threads.into();
         options.recipe = self.recipe()?;
         Ok(options)
     }

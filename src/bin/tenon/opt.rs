@@ -38,11 +38,12 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let path = model_file(&args.model)?;
     let options = args.compile.options(&path)?;
     let (target, math) = (options.target.clone(), options.math);
+    let threads = options.threads;
     let name = options.name.clone().unwrap_or_else(|| "model".to_string());
     let states = options.states.clone();
     let imported = Compiler::new(options).import_file(&path)?;
     let mut changes = vec![];
-    let settings = Settings { target, math, name, states };
+    let settings = Settings { target, math, threads, name, states };
     let mut watch = |pass: &tenon::passes::pipeline::Pass, _: &tenon::passes::pipeline::State, changed: usize| {
         changes.push((pass.name, changed));
     };

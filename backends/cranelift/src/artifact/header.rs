@@ -67,6 +67,14 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
     )?;
     writeln!(o, "#define {upper}_ARENA_BYTES {}", number(p.arena_bytes))?;
     writeln!(o, "#define {upper}_ARENA_ALIGN {ARENA_ALIGN}u\n")?;
+    if p.threads() > 1 {
+        writeln!(
+            o,
+            "/* Threads that a run can use: env->parallel_for is called with counts up to this. */\n\
+             #define {upper}_THREADS {}u\n",
+            p.threads()
+        )?;
+    }
     if let Some(stack) = interface.stack {
         writeln!(o, "/* The stack that a run takes at most. */\n#define {upper}_STACK_BYTES {}\n", number(stack))?;
     }
@@ -165,7 +173,12 @@ fn shared(o: &mut String) -> std::fmt::Result {
     }
     writeln!(
         o,
-        "}};\n/* Optional hooks; this version has none. */\ntypedef struct tenon_env {{\n    size_t size;\n}} tenon_env;\n\
+        "}};\n/* Optional hooks. Set size to sizeof(tenon_env) and the rest to 0 or to what it says:\n   \
+         - parallel_for calls work(data, k) once for every k below count, in any order and on any threads, and returns when\n     \
+         all calls have; context is its own. Without it a model runs in the calling thread alone. Results are the same. */\n\
+         typedef struct tenon_env {{\n    size_t size;\n    \
+         void (*parallel_for)(void *context, size_t count, void (*work)(void *data, size_t index), void *data);\n    \
+         void *context;\n}} tenon_env;\n\
          #elif TENON_ABI_VERSION != {ABI_VERSION}\n\
          #error \"models compiled by versions of tenon that do not fit together\"\n#endif\n"
     )

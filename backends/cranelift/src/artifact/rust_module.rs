@@ -16,7 +16,8 @@ const ALLOW: &str = "#[allow(dead_code, reason = \"a program uses a part of the 
 const BY_VALUE: usize = 64 << 10;
 
 /// A module of typed functions around `program`'s entry point. It needs no crate, not even `std`, and says nothing of
-/// how the object is linked.
+/// how the object is linked. Of a program for several threads it needs `tenon_runtime`: `run_on` and its kind take what runs
+/// the parts.
 ///
 /// `half` floats are `u16` bits, `bool`s are `u8` 0 or 1.
 pub fn rust_module(program: &Program, target: &Target) -> String {
@@ -72,6 +73,13 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
          /// Its alignment.\n{ALLOW}\npub const ARENA_ALIGN: usize = {ARENA_ALIGN};\n",
         p.arena_bytes
     )?;
+    if p.threads() > 1 {
+        writeln!(
+            o,
+            "/// Threads that a run can use, where it is given any.\n{ALLOW}\npub const THREADS: usize = {};\n",
+            p.threads()
+        )?;
+    }
     if let Some(stack) = interface.stack {
         writeln!(
             o,
@@ -141,25 +149,33 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
         "{ALLOW}\nimpl{generics} {own} {{\n    /// {doc}\n    pub const fn new({parameter}) -> {own} {{\n        \
          {model} {{ arena: Arena([0; ARENA_BYTES]){given} }}\n    }}\n"
     )?;
+    let ways = if p.threads() > 1 { &WAYS[..] } else { &WAYS[..1] };
     if small {
         let result = match outputs.as_slice() {
             [one] => array(one),
             _ => "Outputs".into(),
         };
-        writeln!(o, "    /// Runs the model.\n    pub fn run(&mut self{ins}) -> Result<{result}, Status> {{")?;
-        for f in &outputs {
-            writeln!(o, "        let mut {} = {};", f.name, zeros(f))?;
-        }
-        writeln!(
-            o,
-            "        self.run_into({})?;",
-            format!("{}{}", names(&inputs, ""), names(&outputs, "&mut ")).trim_start_matches(", ")
-        )?;
-        match outputs.as_slice() {
-            [one] => writeln!(o, "        Ok({})\n    }}\n", one.name)?,
-            many => {
-                let list: Vec<&str> = many.iter().map(|f| f.name.as_str()).collect();
-                writeln!(o, "        Ok(Outputs {{ {} }})\n    }}\n", list.join(", "))?;
+        for w in ways {
+            writeln!(
+                o,
+                "    /// Runs the model{}.\n    pub fn run{}(&mut self{}{ins}) -> Result<{result}, Status> {{",
+                w.what, w.suffix, w.parameter
+            )?;
+            for f in &outputs {
+                writeln!(o, "        let mut {} = {};", f.name, zeros(f))?;
+            }
+            writeln!(
+                o,
+                "        self.run_into{}({})?;",
+                w.suffix,
+                format!("{}{}{}", w.argument, names(&inputs, ""), names(&outputs, "&mut ")).trim_start_matches(", ")
+            )?;
+            match outputs.as_slice() {
+                [one] => writeln!(o, "        Ok({})\n    }}\n", one.name)?,
+                many => {
+                    let list: Vec<&str> = many.iter().map(|f| f.name.as_str()).collect();
+                    writeln!(o, "        Ok(Outputs {{ {} }})\n    }}\n", list.join(", "))?;
+                }
             }
         }
     }
@@ -174,15 +190,23 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
              self.arena.0[..STATE_BYTES].copy_from_slice(state);\n    }}\n"
         )?;
     }
-    writeln!(
-        o,
-        "    /// Runs the model and writes to `{}`.\n    pub fn run_into(&mut self{ins}{outs}) -> Result<(), Status> {{\n        \
-         run_in(&mut self.arena.0{}{}{})\n    }}\n}}\n",
-        outputs.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join("`, `"),
-        if weights { ", self.weights" } else { "" },
-        names(&inputs, ""),
-        names(&outputs, ""),
-    )?;
+    for w in ways {
+        writeln!(
+            o,
+            "    /// Runs the model{} and writes to `{}`.\n    pub fn run_into{}(&mut self{}{ins}{outs}) -> Result<(), Status> {{\n        \
+             run_in{}({}&mut self.arena.0{}{}{})\n    }}",
+            w.what,
+            outputs.iter().map(|f| f.name.as_str()).collect::<Vec<_>>().join("`, `"),
+            w.suffix,
+            w.parameter,
+            w.suffix,
+            w.leading(),
+            if weights { ", self.weights" } else { "" },
+            names(&inputs, ""),
+            names(&outputs, ""),
+        )?;
+        writeln!(o, "{}", if w.suffix == ways[ways.len() - 1].suffix { "}\n" } else { "" })?;
+    }
     if !weights {
         writeln!(
             o,
@@ -190,7 +214,7 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
         )?;
     }
     let ins = if weights { format!(", weights: &[u8]{ins}") } else { ins };
-    run_in(o, name, &inputs, &outputs, &ins, &outs, weights)?;
+    run_in(o, name, &inputs, &outputs, &ins, &outs, weights, ways)?;
     interface.selftest_arena.map_or(Ok(()), |bytes| selftest(o, name, bytes, weights))
 }
 
@@ -220,6 +244,35 @@ fn zeros(f: &Field) -> String {
     format!("[{zero}; {}]", f.len)
 }
 
+/// A way to run a model: in the calling thread, or on several.
+struct Way {
+    /// Of the functions' names.
+    suffix: &'static str,
+    /// For their documentation.
+    what: &'static str,
+    /// The parameter behind `self`, and the argument.
+    parameter: &'static str,
+    argument: &'static str,
+}
+
+const WAYS: [Way; 2] = [
+    Way { suffix: "", what: "", parameter: "", argument: "" },
+    Way {
+        suffix: "_on",
+        what: " on several threads",
+        parameter: ", threads: &impl ::tenon_runtime::Parallel",
+        argument: ", threads",
+    },
+];
+
+impl Way {
+    /// The argument where it comes first.
+    fn leading(&self) -> &'static str {
+        if self.argument.is_empty() { "" } else { "threads, " }
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "the parts of one text")]
 fn run_in(
     o: &mut String,
     name: &str,
@@ -228,30 +281,49 @@ fn run_in(
     ins: &str,
     outs: &str,
     weights: bool,
+    ways: &[Way],
 ) -> std::fmt::Result {
-    writeln!(o, "/// Runs the model in `arena`: [`ARENA_BYTES`] bytes aligned to [`ARENA_ALIGN`].\n///")?;
-    for f in inputs.iter().chain(outputs) {
-        writeln!(o, "/// - `{}`: {}", f.name, f.what)?;
-    }
-    writeln!(o, "{ALLOW}\npub fn run_in(arena: &mut [u8]{ins}{outs}) -> Result<(), Status> {{")?;
     let pointers = |o: &mut String, list: &[Field], what: &str, kind: &str, cast: &str| -> std::fmt::Result {
         let body: Vec<String> = list.iter().map(|f| format!("{}.{cast}().cast()", f.name)).collect();
         writeln!(o, "    let {what}: [*{kind} u8; {}] = [{}];", list.len(), body.join(", "))
     };
-    writeln!(o, "    if arena.len() < ARENA_BYTES {{\n        return Err(Status::WrongLength);\n    }}")?;
-    o.push_str(if weights { CHECK_WEIGHTS } else { "" });
-    // No tensor's name begins with an underscore.
-    pointers(o, inputs, "_inputs", "const", "as_ptr")?;
-    pointers(o, outputs, "_outputs", "mut", "as_mut_ptr")?;
+    for w in ways {
+        writeln!(o, "/// Runs the model{} in `arena`: [`ARENA_BYTES`] bytes aligned to [`ARENA_ALIGN`].\n///", w.what)?;
+        for f in inputs.iter().chain(outputs) {
+            writeln!(o, "/// - `{}`: {}", f.name, f.what)?;
+        }
+        let first = w.parameter.trim_start_matches(", ");
+        let comma = if first.is_empty() { "" } else { ", " };
+        writeln!(
+            o,
+            "{ALLOW}\npub fn run_in{}({first}{comma}arena: &mut [u8]{ins}{outs}) -> Result<(), Status> {{",
+            w.suffix
+        )?;
+        writeln!(o, "    if arena.len() < ARENA_BYTES {{\n        return Err(Status::WrongLength);\n    }}")?;
+        o.push_str(if weights { CHECK_WEIGHTS } else { "" });
+        // No tensor's name begins with an underscore.
+        pointers(o, inputs, "_inputs", "const", "as_ptr")?;
+        pointers(o, outputs, "_outputs", "mut", "as_mut_ptr")?;
+        let (env, why) = match w.suffix {
+            "" => ("core::ptr::null()", ""),
+            _ => {
+                writeln!(o, "    let _env = ::tenon_runtime::Parallel::env(threads);")?;
+                ("(&raw const _env).cast()", "; the\n    // environment is what its trait promises, and is borrowed meanwhile")
+            }
+        };
+        writeln!(
+            o,
+            "    // SAFETY: the arrays have the lengths that the code expects, the arena was checked above, its alignment is\n    \
+             // checked by the code; outputs and arena are borrowed mutably{why}.\n    \
+             let _code = unsafe {{ {name}_run(_inputs.as_ptr(), _outputs.as_ptr(), arena.as_mut_ptr(){}, {env}) }};\n    \
+             Status::check(_code)\n}}\n",
+            if weights { ", weights.as_ptr()" } else { "" },
+        )?;
+    }
     writeln!(
         o,
-        "    // SAFETY: the arrays have the lengths that the code expects, the arena was checked above, its alignment is\n    \
-         // checked by the code; outputs and arena are borrowed mutably.\n    \
-         let _code = unsafe {{ {name}_run(_inputs.as_ptr(), _outputs.as_ptr(), arena.as_mut_ptr(){}, core::ptr::null()) }};\n    \
-         Status::check(_code)\n}}\n\n\
-         unsafe extern \"C\" {{\n    fn {name}_run(\n        inputs: *const *const u8,\n        outputs: *const *mut u8,\n        \
+        "unsafe extern \"C\" {{\n    fn {name}_run(\n        inputs: *const *const u8,\n        outputs: *const *mut u8,\n        \
          arena: *mut u8,\n{}        env: *const u8,\n    ) -> i32;\n}}",
-        if weights { ", weights.as_ptr()" } else { "" },
         if weights { "        weights: *const u8,\n" } else { "" },
     )
 }

@@ -1,6 +1,7 @@
 //! The entry point: checks the caller's pointers, then runs the steps: calls of kernels, branches and loops around them. And
 //! its parts: one step each, for who wants to time them.
 
+use super::parallel::Hook;
 use crate::blob::BlobRef;
 use crate::weights::Header;
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -36,6 +37,8 @@ pub(crate) enum Weights {
 pub(crate) struct Links<'l> {
     /// The kernels.
     pub(crate) kernels: Vec<FuncRef>,
+    /// What the caller's hook is given of each kernel in parts.
+    pub(crate) works: Vec<Option<FuncRef>>,
     /// All constant data.
     pub(crate) weights: Weights,
     /// Offset in it, by program buffer (0 for buffers that are not constant).
@@ -51,7 +54,8 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
     b.switch_to_block(entry);
     b.seal_block(entry);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
-    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None };
+    let env = b.block_params(entry)[b.block_params(entry).len() - 1];
+    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None, hook: None };
 
     e.inputs = e.pointers(inputs, program, false);
     e.outputs = e.pointers(outputs, program, true);
@@ -60,6 +64,7 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
         e.fail_if_misaligned(arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
     }
     e.weights = e.find_weights(links.weights);
+    e.hook = Hook::read(&mut e.b, program, env, isa);
     e.steps(&program.steps);
     e.give(Status::Ok);
     e.b.finalize(isa.frontend_config());
@@ -81,10 +86,12 @@ pub(crate) fn build_step(
     b.switch_to_block(entry);
     b.seal_block(entry);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
-    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None };
+    let env = b.block_params(entry)[b.block_params(entry).len() - 1];
+    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None, hook: None };
     e.inputs = (0..program.inputs.len()).map(|k| e.pointer(inputs, k)).collect();
     e.outputs = (0..program.outputs.len()).map(|k| e.pointer(outputs, k)).collect();
     e.weights = e.find_weights(links.weights);
+    e.hook = Hook::read(&mut e.b, program, env, isa);
     e.steps(std::slice::from_ref(step));
     e.give(Status::Ok);
     e.b.finalize(isa.frontend_config());
@@ -100,6 +107,8 @@ struct Entry<'f, 'p> {
     arena: Value,
     /// Where the constant data begin.
     weights: Option<Value>,
+    /// The caller's hook, where a kernel has parts.
+    hook: Option<Hook>,
 }
 
 impl Entry<'_, '_> {
@@ -108,7 +117,13 @@ impl Entry<'_, '_> {
             match s {
                 Step::Call(call) => {
                     let args: Vec<Value> = call.args.iter().map(|id| self.address(*id)).collect();
-                    self.b.ins().call(self.links.kernels[call.kernel], &args);
+                    let (kernel, parts) = (self.links.kernels[call.kernel], self.program.kernels[call.kernel].parts);
+                    match (&self.hook, self.links.works[call.kernel], parts) {
+                        (Some(hook), Some(work), Some(p)) => hook.call(&mut self.b, kernel, work, p.count, &args),
+                        _ => {
+                            self.b.ins().call(kernel, &args);
+                        }
+                    }
                 }
                 Step::If(s) => self.branch(s),
                 Step::Loop(s) => self.repeat(s),

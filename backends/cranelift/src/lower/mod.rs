@@ -1,7 +1,8 @@
 //! Scheduled kernel IR to CLIF.
 //!
-//! One function a kernel, one pointer parameter a buffer. Virtual vectors of any lane count become rows of 128-bit
-//! registers ([`value`]); machines without vectors take one scalar a lane, by the same code.
+//! One function a kernel, one pointer parameter a buffer, and for a kernel in parts the number of the part behind them
+//! ([`parallel`]). Virtual vectors of any lane count become rows of 128-bit registers ([`value`]); machines without vectors take
+//! one scalar a lane, by the same code.
 
 mod address;
 mod cast;
@@ -10,6 +11,7 @@ pub(crate) mod entry;
 mod expr;
 mod guard;
 mod half;
+pub(crate) mod parallel;
 mod round;
 mod scalar;
 pub(crate) mod selftest;
@@ -51,19 +53,19 @@ pub(super) struct Lower<'f> {
     addresses: Addresses<Value>,
 }
 
-/// The signature of a kernel with `buffers` parameters.
-pub(crate) fn kernel_signature(isa: &dyn TargetIsa, buffers: usize) -> Signature {
+/// The signature of a kernel with `parameters`, of a pointer's size each.
+pub(crate) fn kernel_signature(isa: &dyn TargetIsa, parameters: usize) -> Signature {
     // Kernels are local, so on x86-64 one convention serves every system, and both code generators.
     let x86 = matches!(isa.triple().architecture, Architecture::X86_64);
     let convention = if x86 { CallConv::SystemV } else { isa.default_call_conv() };
     let mut sig = Signature::new(convention);
-    sig.params = vec![AbiParam::new(isa.pointer_type()); buffers];
+    sig.params = vec![AbiParam::new(isa.pointer_type()); parameters];
     sig
 }
 
 /// The CLIF function of `kernel`, which the verifier accepts as scheduled; `index` numbers it in its module.
 pub(crate) fn kernel(kernel: &Kernel, index: u32, machine: Machine, isa: &dyn TargetIsa) -> Function {
-    let sig = kernel_signature(isa, kernel.buffers.len());
+    let sig = parallel::signature_of(kernel, isa);
     let mut func = Function::with_name_signature(UserFuncName::user(0, index), sig);
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(&mut func, &mut cx);
@@ -71,7 +73,8 @@ pub(crate) fn kernel(kernel: &Kernel, index: u32, machine: Machine, isa: &dyn Ta
     b.append_block_params_for_function_params(entry);
     b.switch_to_block(entry);
     b.seal_block(entry);
-    let buffers = b.block_params(entry).to_vec();
+    let mut buffers = b.block_params(entry).to_vec();
+    let part = kernel.parts.and_then(|p| Some((p.var, buffers.pop()?)));
     let regions = alias_classes(kernel)
         .into_iter()
         .map(|class| {
@@ -91,6 +94,10 @@ pub(crate) fn kernel(kernel: &Kernel, index: u32, machine: Machine, isa: &dyn Ta
         depth: 0,
         addresses: Addresses::new(kernel),
     };
+    if let Some((var, value)) = part {
+        lower.addresses.define_opaque(var);
+        lower.bind_index(var, value);
+    }
     lower.block(&kernel.body);
     lower.ins().return_(&[]);
     lower.b.finalize(isa.frontend_config());

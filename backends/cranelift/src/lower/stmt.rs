@@ -77,7 +77,7 @@ impl Lower<'_> {
         self.uses[var.0 as usize] = self.uses_of.get(&std::ptr::from_ref(definition)).copied().unwrap_or(u32::MAX);
     }
 
-    fn bind_index(&mut self, var: Var, v: Value) {
+    pub(super) fn bind_index(&mut self, var: Var, v: Value) {
         let val = Val { ty: Type::INDEX, lane: DType::I64.size(), regs: vec![v], splat: Some(v) };
         self.bind(var, val, vec![]);
     }

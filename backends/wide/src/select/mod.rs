@@ -103,11 +103,18 @@ impl Select<'_> {
     fn parameters(&mut self) {
         let n = self.kernel.buffers.len();
         self.buffers = (0..n).map(|_| self.func.reg(GENERAL)).collect();
-        let buffers = self.buffers.clone();
+        let mut parameters = self.buffers.clone();
+        if let Some(p) = self.kernel.parts {
+            // Which part runs, behind the buffers.
+            let part = self.func.reg(GENERAL);
+            parameters.push(part);
+            self.addresses.define_opaque(p.var);
+            self.bind_index(p.var, Row::Reg(part));
+        }
         let in_registers: Vec<Arg> =
-            buffers.iter().zip(PARAMETERS).map(|(v, p)| Arg::DefIn(*v, PReg::new(p, RegClass::Int))).collect();
+            parameters.iter().zip(PARAMETERS).map(|(v, p)| Arg::DefIn(*v, PReg::new(p, RegClass::Int))).collect();
         self.push(Op::Params, in_registers);
-        for (i, v) in buffers.iter().enumerate().skip(PARAMETERS.len()) {
+        for (i, v) in parameters.iter().enumerate().skip(PARAMETERS.len()) {
             // Above the saved frame pointer and the return address.
             let disp = 16 + 8 * (i - PARAMETERS.len()) as i32;
             let m = Mem { base: Base::Frame, index: None, disp, broadcast: false };

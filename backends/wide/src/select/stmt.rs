@@ -114,7 +114,7 @@ impl Select<'_> {
         self.uses[var.0 as usize] = self.uses_of.get(&std::ptr::from_ref(definition)).copied().unwrap_or(u32::MAX);
     }
 
-    fn bind_index(&mut self, var: Var, v: Row) {
+    pub(super) fn bind_index(&mut self, var: Var, v: Row) {
         self.bind(var, Val::scalar(DType::I64, v));
     }
 

@@ -49,6 +49,8 @@ pub(super) struct Code {
     pub(super) consts: Vec<(usize, u64)>,
     /// Size of the register file.
     pub(super) registers: usize,
+    /// The register of the part that runs, and how many there are.
+    pub(super) parts: Option<(usize, usize)>,
 }
 
 /// Compiles `kernel`.
@@ -71,8 +73,9 @@ pub(super) fn compile(kernel: &Kernel, options: &Options) -> Result<Code, Interp
         registers,
     };
     let body = c.block(&kernel.body)?;
+    let parts = kernel.parts.map(|p| Ok((c.var(p.var)?.0, p.count))).transpose()?;
     let consts = c.consts.into_iter().map(|((bits, _), reg)| (reg, bits)).collect();
-    Ok(Code { instrs: c.instrs, body, consts, registers: c.registers })
+    Ok(Code { instrs: c.instrs, body, consts, registers: c.registers, parts })
 }
 
 pub(super) struct Compiler<'k> {

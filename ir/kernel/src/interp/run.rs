@@ -52,8 +52,14 @@ impl<'r, 'm> Machine<'r, 'm> {
         Machine { kernel, code, views, memories, registers, steps: 0, max_steps: options.max_steps }
     }
 
+    /// Runs the kernel; its parts from the last to the first, so that what depends on their order shows.
     pub(super) fn run(&mut self) -> Result<(), InterpError> {
-        self.block(&self.code.body)
+        let Some((register, count)) = self.code.parts else { return self.block(&self.code.body) };
+        for part in (0..count).rev() {
+            self.registers[register] = part as u64;
+            self.block(&self.code.body)?;
+        }
+        Ok(())
     }
 
     fn step(&mut self, n: u64) -> Result<(), InterpError> {

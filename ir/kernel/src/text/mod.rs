@@ -18,6 +18,7 @@
 //! - `load8 %x[%i]` loads eight lanes, `load %x[%i]` one.
 //! - Local variables take the order of their definitions; where that is not the order of [`crate::Kernel::vars`], the
 //!   body begins with the list: `vars %b: f32x8, %a: i64`.
+//! - A kernel in parts says so before its body, `part %p of 2 {`: `%p` is the part that runs.
 //! - `//` begins a comment.
 
 mod parse;

@@ -1,7 +1,7 @@
 //! Parsing kernels.
 
 use super::parse_expr::{KernelParser, dtype, ty};
-use crate::{Access, Buf, Contract, ContractDim, Kernel, Program, Stmt, Type, Var};
+use crate::{Access, Buf, Contract, ContractDim, Kernel, Parts, Program, Stmt, Type, Var};
 use std::collections::BTreeMap;
 use tenon_base::DType;
 use tenon_base::text::{Lexer, ParseError, Token};
@@ -79,7 +79,7 @@ pub(super) fn elem(lex: &mut Lexer) -> Result<DType, ParseError> {
 pub(super) fn kernel(lex: &mut Lexer) -> Result<Kernel, ParseError> {
     lex.expect_word("kernel")?;
     let name = word(lex, "the kernel's name")?;
-    let kernel = Kernel { name, buffers: vec![], vars: vec![], body: vec![], in_place: vec![] };
+    let kernel = Kernel { name, ..Kernel::default() };
     let mut k = KernelParser { lex, kernel, buffers: BTreeMap::new(), vars: BTreeMap::new(), depth: 0 };
     k.parameters()?;
     while k.lex.eat_word("inplace")? {
@@ -89,6 +89,12 @@ pub(super) fn kernel(lex: &mut Lexer) -> Result<Kernel, ParseError> {
         let output = k.buf()?;
         k.lex.expect(")")?;
         k.kernel.in_place.push((input, output));
+    }
+    let mut part = None;
+    if k.lex.eat_word("part")? {
+        let name = name_of_var(k.lex)?;
+        k.lex.expect_word("of")?;
+        part = Some((name, count(k.lex)?));
     }
     k.lex.expect("{")?;
     if k.lex.eat_word("vars")? {
@@ -104,6 +110,13 @@ pub(super) fn kernel(lex: &mut Lexer) -> Result<Kernel, ParseError> {
                 break;
             }
         }
+    }
+    if let Some((name, count)) = part {
+        let var = match k.vars.get(&name) {
+            Some(v) => *v,
+            None => k.add_var(name, Type::INDEX),
+        };
+        k.kernel.parts = Some(Parts { var, count });
     }
     let body = k.statements()?;
     k.kernel.body = body;

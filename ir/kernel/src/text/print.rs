@@ -40,6 +40,7 @@ fn definition_order(kernel: &Kernel) -> Vec<Var> {
             order.push(v);
         }
     };
+    kernel.parts.iter().for_each(|p| define(p.var));
     visit_stmts(&kernel.body, &mut |s| match s {
         Stmt::Let { var, .. } | Stmt::Declare { var, .. } | Stmt::For { var, .. } => define(*var),
         Stmt::Contract(c) => {
@@ -131,6 +132,11 @@ impl Printer {
             self.out.push_str(", ");
             e.buf(&mut self.out, output);
             self.out.push(')');
+        }
+        if let Some(p) = k.parts {
+            self.out.push_str(" part ");
+            e.var(&mut self.out, p.var);
+            let _ = write!(self.out, " of {}", p.count);
         }
         self.open();
         let order = definition_order(k);

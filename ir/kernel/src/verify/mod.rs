@@ -19,6 +19,9 @@
 //! - **Every load and store is within its buffer**, shown by interval analysis (see [`crate::Facts`]): from the ranges
 //!   of loops, `let`s, the values a `var` is ever given, and conditions around. What never runs is not looked at.
 //!
+//! - **Parts** (`part %p of n`) touch different memory: whatever element one part writes, no other part reads or writes. What a
+//!   part touches of a buffer is told by intervals, as they are or modulo a stride, or by walking through its indices.
+//!
 //! Not verified, but relied upon: that iterations of a `parfor` are independent, that a kernel writes all of its `out`
 //! buffers, and that it reads element `i` before it writes element `i` of a buffer that may be shared. The interpreter
 //! poisons memory that has not been written, which shows the second.
@@ -41,6 +44,7 @@
 
 mod bounds;
 mod expr;
+mod parts;
 mod program;
 mod types;
 
@@ -86,7 +90,10 @@ pub fn verify_kernel(kernel: &Kernel, stage: Stage) -> Result<(), Vec<VerifyErro
     let mut found = types::check(kernel, stage);
     // The analysis of bounds relies on types.
     if found.is_empty() {
-        found = bounds::check(kernel);
+        found = match kernel.parts {
+            None => bounds::check(kernel),
+            Some(_) => parts::check(kernel),
+        };
     }
     if found.is_empty() {
         return Ok(());

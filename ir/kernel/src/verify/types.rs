@@ -22,6 +22,7 @@ pub(super) fn check(kernel: &Kernel, stage: Stage) -> Found {
         found: vec![],
     };
     c.declarations();
+    c.parts();
     c.block(&kernel.body);
     c.found
 }
@@ -93,6 +94,14 @@ impl Checker<'_> {
                 ));
             }
         }
+    }
+
+    fn parts(&mut self) {
+        let Some(p) = self.kernel.parts else { return };
+        if p.count == 0 || p.count > Kernel::MAX_PARTS {
+            self.error(format!("{} parts; a kernel has 1 to {}", p.count, Kernel::MAX_PARTS));
+        }
+        self.define(p.var, State::Fixed, Some(Type::INDEX));
     }
 
     pub(super) fn var_name(&self, v: Var) -> String {

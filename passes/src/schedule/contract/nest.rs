@@ -18,11 +18,10 @@ pub(super) fn lower(c: &Contract, mut p: Plan, kernel: &mut Kernel) -> Vec<Stmt>
         }
     }
     p.divide(c, kernel);
-    let parallel = packing.is_empty();
     let mut body = packing;
     body.append(&mut tiles(c, &p, kernel));
     for d in p.outer.iter().rev() {
-        body = vec![for_loop(d.var, d.extent, 1, parallel, body)];
+        body = vec![for_loop(d.var, d.extent, 1, true, body)];
     }
     body
 }

@@ -17,6 +17,8 @@ use tenon::Tensor;
 pub(crate) enum Peer {
     /// ONNX Runtime by its Python package.
     Onnxruntime,
+    /// The same model, compiled for one thread.
+    OneThread,
 }
 
 impl Peer {
@@ -24,6 +26,7 @@ impl Peer {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Peer::Onnxruntime => "ONNX Runtime",
+            Peer::OneThread => "Tenon on one thread",
         }
     }
 }

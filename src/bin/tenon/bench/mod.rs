@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tenon::Tensor;
-use tenon::jit::Runner;
+use tenon::jit::{Model, Runner};
 
 /// Runs whose times are kept; longer benches of tiny models end here.
 const MOST_RUNS: usize = 2_000_000;
@@ -26,6 +26,8 @@ Inputs come from the first data set of a case folder, else they are drawn. Time 
 nothing is copied or allocated. GFLOP/s counts the multiply-adds of convolutions and matrix products twice, in the
 median time; the peak is measured here and now, with the widest multiply-adds of one core.
 
+With --threads, what a run spreads is what `tenon compile --threads` spreads; --against one-thread shows what that gains.
+
 With --against, the other engine loads the same model in a process of its own and is given the same inputs and number of
 threads. The two take turns, and a ratio is formed of each pair of turns (the fastest run of each); what is printed is the
 median of these ratios and the range of their middle half. Outputs are compared; if they disagree, the exit code is 1.
@@ -35,6 +37,7 @@ the Python on the path.
 Examples:
   tenon bench model.onnx --dim batch=1
   tenon bench zoo/mobilenet_v2 --seconds 5 --json
+  tenon bench zoo/resnet50 --threads 2 --against one-thread
   tenon bench zoo/mobilenet_v2 --against onnxruntime --python target/venv/bin/python")]
 pub(crate) struct Args {
     /// An .onnx file, or a folder with model.onnx.
@@ -42,9 +45,6 @@ pub(crate) struct Args {
     /// Seconds to measure, after warming up; with --against, seconds for each engine.
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
-    /// Threads to run on. Compiled code is single-threaded so far: only 1 is accepted.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1))]
-    threads: u16,
     /// Also run the model on this engine, in turn, and compare speed and results.
     #[arg(long, value_enum, value_name = "ENGINE")]
     against: Option<Peer>,
@@ -107,31 +107,40 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     runner.set_inputs(&p.inputs)?;
 
     let spinner = progress::spinner("measuring".into());
-    let mut worker =
-        args.against.map(|peer| Worker::start(peer, args.python.as_deref(), &p, args.threads)).transpose()?;
+    let alone = match args.against {
+        Some(Peer::OneThread) => Some(one_thread(args)?),
+        _ => None,
+    };
+    let mut rival = match (args.against, &alone) {
+        (None, _) => None,
+        (Some(_), Some(model)) => Some(Rival::alone(model, &p)?),
+        (Some(peer), None) => {
+            Some(Rival::Process(Worker::start(peer, args.python.as_deref(), &p, args.compile.threads)?))
+        }
+    };
     let peak = peak::measure();
     let limit = Duration::from_secs_f64(args.seconds);
     turn(&mut runner, limit / 10)?;
     let mut ours = vec![];
     let mut compared = None;
-    if let (Some(worker), Some(peer)) = (&mut worker, args.against) {
-        worker.turn(limit / 10)?;
+    if let (Some(rival), Some(peer)) = (&mut rival, args.against) {
+        rival.turn(limit / 10)?;
         let (mut theirs, mut ratios) = (vec![], vec![]);
         let begin = Instant::now();
         while ratios.is_empty() || (begin.elapsed() < 2 * limit && ours.len() < MOST_RUNS) {
-            let (a, b) = (turn(&mut runner, limit / ROUNDS)?, worker.turn(limit / ROUNDS)?);
+            let (a, b) = (turn(&mut runner, limit / ROUNDS)?, rival.turn(limit / ROUNDS)?);
             let fastest = |t: &[Duration]| t.iter().min().map_or(0.0, Duration::as_secs_f64);
             ratios.push(fastest(&a) / fastest(&b).max(1e-12));
             ours.extend(a);
             theirs.extend(b);
         }
         ratios.sort_unstable_by(f64::total_cmp);
-        compared = Some(compare_outputs(peer, worker, theirs, ratios, &p, &runner.outputs()?)?);
+        compared = Some(compare_outputs(peer, rival, theirs, ratios, &p, &runner.outputs()?)?);
     } else {
         ours = turn(&mut runner, limit)?;
     }
     spinner.finish_and_clear();
-    drop(worker);
+    drop(rival);
 
     let times = Times::of(ours);
     let report = p.compiled.report();
@@ -141,7 +150,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
             "ok": compared.as_ref().is_none_or(|c| c.disagreement.is_none()),
             "model": report.model,
             "target": report.target,
-            "threads": args.threads,
+            "threads": args.compile.threads,
         });
         merge(&mut all, times.to_json());
         merge(
@@ -161,7 +170,8 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         }
         output::json(&all);
     } else {
-        say!("{} for {}, one thread, {} runs", report.model, report.target, times.runs);
+        let threads = output::count(args.compile.threads.into(), "thread");
+        say!("{} for {}, {threads}, {} runs", report.model, report.target, times.runs);
         say!("  min {}   median {}   p95 {}", time(times.min), time(times.median), time(times.p95));
         let part = 100.0 * gflops / peak;
         let macs = report.macs as f64 / 1e6;
@@ -174,6 +184,35 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     match compared.and_then(|c| c.disagreement) {
         Some(what) => Err(Failure::disagrees(format!("the results disagree: {what}")).told()),
         None => Ok(()),
+    }
+}
+
+/// The model of `args`, compiled for one thread.
+fn one_thread(args: &Args) -> Outcome<Model> {
+    let compile = CompileArgs { threads: 1, ..args.compile.clone() };
+    Ok(prepare(&args.model, &compile, args.seed)?.compiled.jit()?)
+}
+
+/// What takes turns with our model.
+enum Rival<'m> {
+    /// Another engine.
+    Process(Worker),
+    /// Our own for one thread, and what it computes.
+    Alone(Runner<'m>, Vec<Tensor>),
+}
+
+impl Rival<'_> {
+    fn alone<'m>(model: &'m Model, p: &Prepared) -> Outcome<Rival<'m>> {
+        let mut runner = model.runner();
+        let outputs = runner.run(&p.inputs)?;
+        Ok(Rival::Alone(runner, outputs))
+    }
+
+    fn turn(&mut self, length: Duration) -> Outcome<Vec<Duration>> {
+        match self {
+            Rival::Process(w) => w.turn(length),
+            Rival::Alone(runner, _) => turn(runner, length),
+        }
     }
 }
 
@@ -193,21 +232,26 @@ fn turn(runner: &mut Runner<'_>, length: Duration) -> Outcome<Vec<Duration>> {
 
 fn compare_outputs(
     peer: Peer,
-    worker: &Worker,
+    rival: &Rival<'_>,
     theirs: Vec<Duration>,
     ratios: Vec<f64>,
     prepared: &Prepared,
     found: &[Tensor],
 ) -> Outcome<Compared> {
     let stated = prepared.case.tolerances()?;
+    let (outputs, version, load_seconds) = match rival {
+        Rival::Process(w) => (&w.outputs, w.version.clone(), w.load_seconds),
+        Rival::Alone(_, outputs) => (outputs, env!("CARGO_PKG_VERSION").to_string(), 0.0),
+    };
     let (mut max_abs, mut of_scale, mut disagreement) = (0f64, 0f64, None);
-    if worker.outputs.len() != found.len() {
-        disagreement = Some(format!("{} outputs, expected {}", found.len(), worker.outputs.len()));
+    if outputs.len() != found.len() {
+        disagreement = Some(format!("{} outputs, expected {}", found.len(), outputs.len()));
     }
-    for (i, (e, f)) in worker.outputs.iter().zip(found).enumerate() {
-        // The folder's tolerances hold for its reference outputs; two engines may each use them up.
+    for (i, (e, f)) in outputs.iter().zip(found).enumerate() {
+        // The folder's tolerances hold for its reference outputs; two engines may each use them up. Threads change nothing.
         let t = stated.of_output(i, e.dtype(), None, None);
         let t = Tolerance { absolute: 2.0 * t.absolute, of_scale: 2.0 * t.of_scale, relative: 2.0 * t.relative };
+        let t = if peer == Peer::OneThread { Tolerance { absolute: 0.0, of_scale: 0.0, relative: 0.0 } } else { t };
         let c = compare(e, f, &t);
         let scale = e.to_f64().into_iter().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
         max_abs = max_abs.max(c.max_abs);
@@ -217,7 +261,6 @@ fn compare_outputs(
             disagreement.get_or_insert_with(|| format!("output `{name}`: {}", c.explain()));
         }
     }
-    let (version, load_seconds) = (worker.version.clone(), worker.load_seconds);
     Ok(Compared { peer, version, load_seconds, times: Times::of(theirs), ratios, max_abs, of_scale, disagreement })
 }
 

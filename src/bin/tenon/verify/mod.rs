@@ -92,6 +92,7 @@ impl CheckArgs {
             format!("--engine={}", engines.join(",")),
             format!("--seed={}", self.seed),
             format!("--target={}", self.compile.target),
+            format!("--threads={}", self.compile.threads),
             format!("--math={}", format!("{:?}", self.compile.math).to_lowercase()),
         ];
         all.extend(self.per_node.then(|| "--per-node".to_string()));

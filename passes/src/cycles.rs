@@ -49,10 +49,25 @@ pub fn of_kernels(program: &Program, target: &Target) -> Vec<Cost> {
     program.kernels.iter().map(|k| of_kernel(k, target)).collect()
 }
 
-fn of_kernel(k: &Kernel, target: &Target) -> Cost {
+/// Cycles to hand parts to other threads and to wait for the last: some 4 µs where they spin.
+pub const FORK_JOIN: f64 = 14_000.0;
+
+/// The cycles of a core for `body`, a part of `k`.
+pub(crate) fn of_block(k: &Kernel, body: &[Stmt], target: &Target) -> f64 {
     let machine = Machine::new(target);
+    machine.block(k, body).cycles(machine.decoded)
+}
+
+fn of_kernel(k: &Kernel, target: &Target) -> Cost {
     let bytes = k.buffers.iter().map(|b| b.len * b.dtype.size()).sum::<usize>();
-    let core = machine.block(k, &k.body).cycles(machine.decoded);
+    let core = match k.parts {
+        None => of_block(k, &k.body, target),
+        // As long as its longest part.
+        Some(p) => {
+            let part = |i| of_block(k, &k.part(i).body, target);
+            FORK_JOIN + (0..p.count).map(part).fold(0.0, f64::max)
+        }
+    };
     let cached = target.caches.l2.max(target.caches.l3);
     let far = bytes.saturating_sub(cached) as f64 / FROM_MEMORY;
     Cost { cycles: CALL + core + far, bytes }

@@ -1,0 +1,324 @@
+//! Which part does what.
+
+use super::Threads;
+use crate::cycles;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use tenon_kernel::stmt::visit_stmts;
+use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, Stmt, Type, Var};
+
+/// How deep below a loop that does not divide evenly another one is looked for.
+const MAX_DEPTH: usize = 4;
+/// How much better a cut of an inner loop must be than that of the outer one: it is done again for every outer iteration.
+const INNER_GAIN: f64 = 0.98;
+/// How much better a cut must be than leaving a unit in one piece.
+const CUT_GAIN: f64 = 0.995;
+
+/// Statements that stay together.
+pub(super) type Unit<'k> = Vec<&'k Stmt>;
+
+/// A run of units in parts.
+pub(super) struct Plan {
+    /// What every part runs.
+    pub(super) body: Vec<Stmt>,
+    /// Cycles of the part that takes longest.
+    pub(super) cycles: f64,
+    /// Scratch buffers that each part has its own copy of.
+    pub(super) private: Vec<Buf>,
+}
+
+/// Divides a kernel.
+pub(super) struct Divider<'k> {
+    pub(super) kernel: &'k Kernel,
+    /// The number of the part.
+    pub(super) part: Var,
+    pub(super) count: usize,
+    /// Definitions that any unit may use, and that are cheap or needed by several: every part has them.
+    pub(super) prelude: Vec<&'k Stmt>,
+    pub(super) units: Vec<Unit<'k>>,
+    /// Buffers that the kernel writes.
+    written: BTreeSet<Buf>,
+    threads: &'k Threads<'k>,
+    costs: RefCell<BTreeMap<*const Stmt, f64>>,
+}
+
+/// The buffers that `body` reads and writes.
+pub(super) fn touched<'s>(body: impl IntoIterator<Item = &'s Stmt>) -> (BTreeSet<Buf>, BTreeSet<Buf>) {
+    let (mut reads, mut writes) = (BTreeSet::new(), BTreeSet::new());
+    for s in body {
+        visit_stmts(std::slice::from_ref(s), &mut |s| {
+            if let Stmt::Store { buf, .. } = s {
+                writes.insert(*buf);
+            }
+            s.exprs(&mut |e| loads(e, &mut |b| {
+                reads.insert(b);
+            }));
+        });
+    }
+    (reads, writes)
+}
+
+fn loads(e: &Expr, f: &mut dyn FnMut(Buf)) {
+    e.visit(&mut |e| {
+        if let Expr::Load { buf, .. } = e {
+            f(*buf);
+        }
+    });
+}
+
+impl<'k> Divider<'k> {
+    pub(super) fn new(kernel: &'k Kernel, part: Var, threads: &'k Threads<'k>) -> Divider<'k> {
+        let written = touched(&kernel.body).1;
+        let (count, costs) = (threads.count, RefCell::default());
+        let mut d = Divider { kernel, part, count, prelude: vec![], units: vec![], written, threads, costs };
+        (d.prelude, d.units) = d.units_of(&kernel.body);
+        d
+    }
+
+    /// Cycles of unit `u` in one piece.
+    pub(super) fn cycles(&self, u: usize) -> f64 {
+        self.units[u].iter().map(|s| self.cost(s)).sum()
+    }
+
+    fn cost(&self, s: &Stmt) -> f64 {
+        let of = || cycles::of_block(self.kernel, std::slice::from_ref(s), self.threads.target);
+        *self.costs.borrow_mut().entry(std::ptr::from_ref(s)).or_insert_with(of)
+    }
+
+    /// The statements of a block: definitions that all parts have, and units, in order.
+    fn units_of<'s>(&self, body: &'s [Stmt]) -> (Vec<&'s Stmt>, Vec<Unit<'s>>) {
+        let mut in_loops = BTreeSet::new();
+        for s in body.iter().filter(|s| matches!(s, Stmt::For { .. })) {
+            in_loops.extend(used(s));
+        }
+        let (mut prelude, mut units): (Vec<&Stmt>, Vec<Unit<'_>>) = (vec![], vec![]);
+        // Which unit defines a variable.
+        let mut defined: BTreeMap<Var, usize> = BTreeMap::new();
+        for s in body {
+            let uses = used(s);
+            let mut at = uses.iter().filter_map(|v| defined.get(v)).min().copied();
+            if let (Stmt::Let { var, value }, None) = (s, at) {
+                let mut fixed = true;
+                loads(value, &mut |b| fixed &= !self.written.contains(&b));
+                if fixed && (self.kernel.var(*var).ty == Type::INDEX || in_loops.contains(var)) {
+                    prelude.push(s);
+                    continue;
+                }
+            }
+            match at {
+                // Everything from the definition on becomes one unit.
+                Some(first) => {
+                    let later: Vec<&Stmt> = units.drain(first + 1..).flatten().collect();
+                    units[first].extend(later);
+                    defined.values_mut().for_each(|u| *u = (*u).min(first));
+                    units[first].push(s);
+                }
+                None => {
+                    at = Some(units.len());
+                    units.push(vec![s]);
+                }
+            }
+            if let (Stmt::Let { var, .. } | Stmt::Declare { var, .. }, Some(at)) = (s, at) {
+                defined.insert(*var, at);
+            }
+        }
+        (prelude, units)
+    }
+
+    /// `units` in parts; `None` where only one part would have something to do.
+    pub(super) fn plan(&self, units: Range<usize>) -> Option<Plan> {
+        let outside: Vec<&Stmt> = self.units[..units.start].iter().chain(&self.units[units.end..]).flatten().copied().collect();
+        let (reads, writes) = touched(outside);
+        let (_, here) = touched(self.units[units.clone()].iter().flatten().copied());
+        let scratch = |b: &Buf| self.kernel.buffer(*b).access == Access::Scratch;
+        // Those that nothing else uses could be private.
+        let mut private: Vec<Buf> =
+            here.iter().filter(|b| scratch(b) && !reads.contains(b) && !writes.contains(b)).copied().collect();
+        let mut items: Vec<Unit<'k>> = self.units[units].to_vec();
+        loop {
+            let mut load = vec![0.0; self.count];
+            let bodies: Vec<Vec<Stmt>> = items.iter().map(|u| self.unit(u, &mut load, 1.0, 0, &private)).collect();
+            // An item that reads what another one has left in a private buffer is joined with it.
+            let joined = private.iter().find_map(|b| {
+                let at = bodies.iter().position(|body| !self.writes_first(body, *b))?;
+                Some((*b, at))
+            });
+            let Some((buf, at)) = joined else {
+                let cycles = load.iter().copied().fold(0.0, f64::max);
+                let body: Vec<Stmt> = bodies.into_iter().flatten().collect();
+                let mut shared = load.iter().filter(|l| **l > 0.0);
+                return (shared.next().is_some() && shared.next().is_some()).then_some(Plan { body, cycles, private });
+            };
+            let uses = |u: &Unit<'_>| {
+                let (r, w) = touched(u.iter().copied());
+                r.contains(&buf) || w.contains(&buf)
+            };
+            match items[..at].iter().rposition(uses) {
+                Some(from) => {
+                    let together: Unit<'k> = items.drain(from..=at).flatten().collect();
+                    items.insert(from, together);
+                }
+                None => private.retain(|b| *b != buf),
+            }
+        }
+    }
+
+    /// What every part runs of `unit`; `load` is what the parts have to do so far, `times` how often this is run.
+    /// Loops inside are divided only as far as `private` buffers allow.
+    fn unit(&self, unit: &[&Stmt], load: &mut Vec<f64>, times: f64, depth: usize, private: &[Buf]) -> Vec<Stmt> {
+        let most = |load: &[f64]| load.iter().copied().fold(0.0, f64::max);
+        let cycles = times * unit.iter().map(|s| self.cost(s)).sum::<f64>();
+        let mut whole = load.clone();
+        let idle = (0..self.count).min_by(|a, b| load[*a].total_cmp(&load[*b])).unwrap_or(0);
+        whole[idle] += cycles;
+        let mut best = whole;
+        let mut made = None;
+        if let [Stmt::For { var, lo, hi, step, parallel, body }] = unit
+            && let (Some(l), Some(h)) = (lo.as_int(), hi.as_int())
+            && l < h
+            && *step > 0
+        {
+            let trips = (h - l).div_ceil_positive(*step);
+            if *parallel && trips > 1 {
+                let (cut, shares) = self.shares(load, trips, cycles / trips as f64);
+                if most(&cut) < most(&best) * CUT_GAIN {
+                    best = cut;
+                    let (lo, hi) = self.bounds(l, h, *step, &shares);
+                    let (var, step, parallel, body) = (*var, *step, *parallel, body.clone());
+                    made = Some(Stmt::For { var, lo, hi, step, parallel, body });
+                }
+            }
+            if depth < MAX_DEPTH {
+                let (prelude, units) = self.units_of(body);
+                let mut inner = load.clone();
+                let mut all: Vec<Stmt> = prelude.into_iter().cloned().collect();
+                for u in units {
+                    all.append(&mut self.unit(&u, &mut inner, times * trips as f64, depth + 1, private));
+                }
+                let allowed = private.iter().all(|b| self.writes_first(&all, *b));
+                if allowed && most(&inner) < most(&best) * INNER_GAIN {
+                    best = inner;
+                    let (var, lo, hi, step, parallel) = (*var, lo.clone(), hi.clone(), *step, *parallel);
+                    made = Some(Stmt::For { var, lo, hi, step, parallel, body: all });
+                }
+            }
+        }
+        *load = best;
+        vec![made.unwrap_or_else(|| Stmt::If {
+            cond: self.is_part(idle),
+            then: unit.iter().map(|s| (*s).clone()).collect(),
+            otherwise: vec![],
+        })]
+    }
+
+    fn is_part(&self, k: usize) -> Expr {
+        Expr::Var(self.part).compare(CmpOp::Eq, Expr::from(k))
+    }
+
+    /// How many of `trips` iterations each part takes, and what it has to do then: the rest goes to those with the least.
+    fn shares(&self, load: &[f64], trips: i64, each: f64) -> (Vec<f64>, Vec<i64>) {
+        let n = self.count as i64;
+        let mut shares = vec![trips / n; self.count];
+        let mut order: Vec<usize> = (0..self.count).collect();
+        order.sort_by(|a, b| load[*a].total_cmp(&load[*b]));
+        order.into_iter().take((trips % n) as usize).for_each(|k| shares[k] += 1);
+        (load.iter().zip(&shares).map(|(l, s)| l + *s as f64 * each).collect(), shares)
+    }
+
+    /// The bounds of a loop over `lo..hi` of which each part takes its share.
+    fn bounds(&self, lo: i64, hi: i64, step: i64, shares: &[i64]) -> (Expr, Expr) {
+        let mut ends = vec![lo];
+        let mut at = lo;
+        for s in shares {
+            at += s * step;
+            ends.push(at.min(hi));
+        }
+        (self.choice(&ends[..self.count]), self.choice(&ends[1..]))
+    }
+
+    /// The value that belongs to the part.
+    fn choice(&self, values: &[i64]) -> Expr {
+        let step = values.get(1).map_or(0, |v| v - values[0]);
+        if values.windows(2).all(|w| w[1] - w[0] == step) {
+            let first = Expr::int(values[0]);
+            return match (step, values[0]) {
+                (0, _) => first,
+                (_, 0) => Expr::Var(self.part) * step,
+                _ => Expr::Var(self.part) * step + first,
+            };
+        }
+        let last = Expr::int(values[values.len() - 1]);
+        (0..values.len() - 1).rev().fold(last, |e, k| self.is_part(k).select(Expr::int(values[k]), e))
+    }
+
+    /// Whether everything that is done in parts in `body` writes `buf` before it reads it.
+    fn writes_first(&self, body: &[Stmt], buf: Buf) -> bool {
+        body.iter().all(|s| match s {
+            Stmt::For { lo, hi, body, .. } if lo.uses(self.part) || hi.uses(self.part) => first_is_store(body, buf) != Some(false),
+            Stmt::If { cond, then, .. } if cond.uses(self.part) => first_is_store(then, buf) != Some(false),
+            Stmt::For { body, .. } => self.writes_first(body, buf),
+            s => {
+                let (r, w) = touched([s]);
+                !r.contains(&buf) && !w.contains(&buf)
+            }
+        })
+    }
+}
+
+/// Whether the first access to `buf`, in the order of the text, is a store; `None` where there is none.
+fn first_is_store(body: &[Stmt], buf: Buf) -> Option<bool> {
+    for s in body {
+        let mut load = false;
+        s.exprs(&mut |e| loads(e, &mut |b| load |= b == buf));
+        if load {
+            return Some(false);
+        }
+        let found = match s {
+            Stmt::Store { buf: b, .. } if *b == buf => Some(true),
+            Stmt::For { body, .. } | Stmt::While { body, .. } => first_is_store(body, buf),
+            Stmt::If { then, otherwise, .. } => {
+                // Both count: a store on one side only is none.
+                match (first_is_store(then, buf), first_is_store(otherwise, buf)) {
+                    (None, None) => None,
+                    (Some(true), Some(true)) => Some(true),
+                    _ => Some(false),
+                }
+            }
+            _ => None,
+        };
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The variables that `s` reads or sets.
+fn used(s: &Stmt) -> BTreeSet<Var> {
+    let mut vars = BTreeSet::new();
+    visit_stmts(std::slice::from_ref(s), &mut |s| {
+        if let Stmt::Set { var, .. } = s {
+            vars.insert(*var);
+        }
+        s.exprs(&mut |e| {
+            e.visit(&mut |e| {
+                if let Expr::Var(v) = e {
+                    vars.insert(*v);
+                }
+            });
+        });
+    });
+    vars
+}
+
+/// Division of what is above zero, upwards.
+trait DivCeil {
+    fn div_ceil_positive(self, by: i64) -> i64;
+}
+
+impl DivCeil for i64 {
+    fn div_ceil_positive(self, by: i64) -> i64 {
+        (self - 1) / by + 1
+    }
+}
