@@ -75,10 +75,14 @@ fn steps_are_a_run_in_pieces() {
     let mut outs: Vec<Vec<u8>> = jit.output_bytes().into_iter().map(|n| vec![0xee; n]).collect();
     let mut slices: Vec<&mut [u8]> = outs.iter_mut().map(Vec::as_mut_slice).collect();
     let mut ended = vec![];
-    jit.run_steps(&ins, &mut slices, &mut jit.arena(), &mut |i| ended.push(i)).unwrap();
+    let env = tenon_abi::Env::SERIAL;
+    // SAFETY: there is no hook.
+    unsafe { jit.run_steps(&ins, &mut slices, &mut jit.arena(), &env, &mut |i| ended.push(i)) }.unwrap();
     assert_eq!(ended, [0, 1]);
     assert!(whole.iter().zip(&outs).all(|(t, bytes)| t.bytes()[..] == bytes[..]));
-    assert!(jit.run_steps(&[], &mut [], &mut jit.arena(), &mut |_| panic!("nothing runs")).is_err());
+    // SAFETY: as above.
+    let nothing = unsafe { jit.run_steps(&[], &mut [], &mut jit.arena(), &env, &mut |_| panic!("nothing runs")) };
+    assert!(nothing.is_err());
 }
 
 fn run(command: &mut Command) -> Output {

@@ -18,15 +18,28 @@ const CUT_GAIN: f64 = 0.995;
 /// Statements that stay together.
 pub(super) type Unit<'k> = Vec<&'k Stmt>;
 
+/// Who runs a unit.
+pub(super) enum Choice<'k> {
+    /// One part, all of it.
+    Whole(Unit<'k>, usize),
+    /// Each part some iterations of a loop: how many.
+    Cut(&'k Stmt, Vec<i64>),
+    /// All parts the loop, and inside it each something else.
+    Inside(&'k Stmt, Vec<&'k Stmt>, Vec<Choice<'k>>),
+}
+
 /// A run of units in parts.
-pub(super) struct Plan {
-    /// What every part runs.
-    pub(super) body: Vec<Stmt>,
+pub(super) struct Plan<'k> {
+    /// Who runs what.
+    pub(super) choices: Vec<Choice<'k>>,
     /// Cycles of the part that takes longest.
     pub(super) cycles: f64,
     /// Scratch buffers that each part has its own copy of.
     pub(super) private: Vec<Buf>,
 }
+
+/// A block: definitions that all parts have, and units, in order.
+type Block<'k> = (Vec<&'k Stmt>, Vec<Unit<'k>>);
 
 /// Divides a kernel.
 pub(super) struct Divider<'k> {
@@ -41,6 +54,8 @@ pub(super) struct Divider<'k> {
     written: BTreeSet<Buf>,
     threads: &'k Threads<'k>,
     costs: RefCell<BTreeMap<*const Stmt, f64>>,
+    /// The blocks of loops, by the loop.
+    blocks: RefCell<BTreeMap<*const Stmt, Block<'k>>>,
 }
 
 /// The buffers that `body` reads and writes.
@@ -70,8 +85,8 @@ fn loads(e: &Expr, f: &mut dyn FnMut(Buf)) {
 impl<'k> Divider<'k> {
     pub(super) fn new(kernel: &'k Kernel, part: Var, threads: &'k Threads<'k>) -> Divider<'k> {
         let written = touched(&kernel.body).1;
-        let (count, costs) = (threads.count, RefCell::default());
-        let mut d = Divider { kernel, part, count, prelude: vec![], units: vec![], written, threads, costs };
+        let (count, costs, blocks) = (threads.count, RefCell::default(), RefCell::default());
+        let mut d = Divider { kernel, part, count, prelude: vec![], units: vec![], written, threads, costs, blocks };
         (d.prelude, d.units) = d.units_of(&kernel.body);
         d
     }
@@ -86,8 +101,7 @@ impl<'k> Divider<'k> {
         *self.costs.borrow_mut().entry(std::ptr::from_ref(s)).or_insert_with(of)
     }
 
-    /// The statements of a block: definitions that all parts have, and units, in order.
-    fn units_of<'s>(&self, body: &'s [Stmt]) -> (Vec<&'s Stmt>, Vec<Unit<'s>>) {
+    fn units_of(&self, body: &'k [Stmt]) -> Block<'k> {
         let mut in_loops = BTreeSet::new();
         for s in body.iter().filter(|s| matches!(s, Stmt::For { .. })) {
             in_loops.extend(used(s));
@@ -127,8 +141,8 @@ impl<'k> Divider<'k> {
     }
 
     /// `units` in parts; `None` where only one part would have something to do.
-    pub(super) fn plan(&self, units: Range<usize>) -> Option<Plan> {
-        let outside: Vec<&Stmt> = self.units[..units.start].iter().chain(&self.units[units.end..]).flatten().copied().collect();
+    pub(super) fn plan(&self, units: Range<usize>) -> Option<Plan<'k>> {
+        let outside = self.units[..units.start].iter().chain(&self.units[units.end..]).flatten().copied();
         let (reads, writes) = touched(outside);
         let (_, here) = touched(self.units[units.clone()].iter().flatten().copied());
         let scratch = |b: &Buf| self.kernel.buffer(*b).access == Access::Scratch;
@@ -138,17 +152,16 @@ impl<'k> Divider<'k> {
         let mut items: Vec<Unit<'k>> = self.units[units].to_vec();
         loop {
             let mut load = vec![0.0; self.count];
-            let bodies: Vec<Vec<Stmt>> = items.iter().map(|u| self.unit(u, &mut load, 1.0, 0, &private)).collect();
+            let choices: Vec<Choice<'k>> = items.iter().map(|u| self.choose(u, &mut load, 1.0, 0, &private)).collect();
             // An item that reads what another one has left in a private buffer is joined with it.
             let joined = private.iter().find_map(|b| {
-                let at = bodies.iter().position(|body| !self.writes_first(body, *b))?;
+                let at = choices.iter().position(|c| !writes_first(c, *b))?;
                 Some((*b, at))
             });
             let Some((buf, at)) = joined else {
                 let cycles = load.iter().copied().fold(0.0, f64::max);
-                let body: Vec<Stmt> = bodies.into_iter().flatten().collect();
-                let mut shared = load.iter().filter(|l| **l > 0.0);
-                return (shared.next().is_some() && shared.next().is_some()).then_some(Plan { body, cycles, private });
+                let several = load.iter().filter(|l| **l > 0.0).count() > 1;
+                return several.then_some(Plan { choices, cycles, private });
             };
             let uses = |u: &Unit<'_>| {
                 let (r, w) = touched(u.iter().copied());
@@ -164,52 +177,70 @@ impl<'k> Divider<'k> {
         }
     }
 
-    /// What every part runs of `unit`; `load` is what the parts have to do so far, `times` how often this is run.
-    /// Loops inside are divided only as far as `private` buffers allow.
-    fn unit(&self, unit: &[&Stmt], load: &mut Vec<f64>, times: f64, depth: usize, private: &[Buf]) -> Vec<Stmt> {
+    /// Who runs `unit`; `load` is what the parts have to do so far, `times` how often this is run. Loops inside are divided only as
+    /// far as `private` buffers allow.
+    fn choose(&self, unit: &Unit<'k>, load: &mut Vec<f64>, times: f64, depth: usize, private: &[Buf]) -> Choice<'k> {
         let most = |load: &[f64]| load.iter().copied().fold(0.0, f64::max);
         let cycles = times * unit.iter().map(|s| self.cost(s)).sum::<f64>();
-        let mut whole = load.clone();
         let idle = (0..self.count).min_by(|a, b| load[*a].total_cmp(&load[*b])).unwrap_or(0);
-        whole[idle] += cycles;
-        let mut best = whole;
-        let mut made = None;
-        if let [Stmt::For { var, lo, hi, step, parallel, body }] = unit
+        let mut best = load.clone();
+        best[idle] += cycles;
+        let mut choice = Choice::Whole(unit.clone(), idle);
+        if let &[s @ Stmt::For { lo, hi, step, parallel, body, .. }] = &unit[..]
             && let (Some(l), Some(h)) = (lo.as_int(), hi.as_int())
             && l < h
             && *step > 0
         {
-            let trips = (h - l).div_ceil_positive(*step);
+            let trips = (h - l - 1) / step + 1;
             if *parallel && trips > 1 {
                 let (cut, shares) = self.shares(load, trips, cycles / trips as f64);
                 if most(&cut) < most(&best) * CUT_GAIN {
-                    best = cut;
-                    let (lo, hi) = self.bounds(l, h, *step, &shares);
-                    let (var, step, parallel, body) = (*var, *step, *parallel, body.clone());
-                    made = Some(Stmt::For { var, lo, hi, step, parallel, body });
+                    (best, choice) = (cut, Choice::Cut(s, shares));
                 }
             }
             if depth < MAX_DEPTH {
-                let (prelude, units) = self.units_of(body);
-                let mut inner = load.clone();
-                let mut all: Vec<Stmt> = prelude.into_iter().cloned().collect();
-                for u in units {
-                    all.append(&mut self.unit(&u, &mut inner, times * trips as f64, depth + 1, private));
-                }
-                let allowed = private.iter().all(|b| self.writes_first(&all, *b));
-                if allowed && most(&inner) < most(&best) * INNER_GAIN {
-                    best = inner;
-                    let (var, lo, hi, step, parallel) = (*var, lo.clone(), hi.clone(), *step, *parallel);
-                    made = Some(Stmt::For { var, lo, hi, step, parallel, body: all });
+                let (prelude, units) = self.block_of(s, body);
+                let (mut inner, times) = (load.clone(), times * trips as f64);
+                let choices = units.iter().map(|u| self.choose(u, &mut inner, times, depth + 1, private)).collect();
+                let inside = Choice::Inside(s, prelude, choices);
+                if most(&inner) < most(&best) * INNER_GAIN && private.iter().all(|b| writes_first(&inside, *b)) {
+                    (best, choice) = (inner, inside);
                 }
             }
         }
         *load = best;
-        vec![made.unwrap_or_else(|| Stmt::If {
-            cond: self.is_part(idle),
-            then: unit.iter().map(|s| (*s).clone()).collect(),
-            otherwise: vec![],
-        })]
+        choice
+    }
+
+    fn block_of(&self, s: &'k Stmt, body: &'k [Stmt]) -> Block<'k> {
+        if let Some(b) = self.blocks.borrow().get(&std::ptr::from_ref(s)) {
+            return b.clone();
+        }
+        let block = self.units_of(body);
+        self.blocks.borrow_mut().insert(s, block.clone());
+        block
+    }
+
+    /// What every part runs.
+    pub(super) fn statement(&self, choice: &Choice<'k>) -> Stmt {
+        match choice {
+            Choice::Whole(unit, k) => Stmt::If {
+                cond: self.is_part(*k),
+                then: unit.iter().map(|s| (*s).clone()).collect(),
+                otherwise: vec![],
+            },
+            Choice::Cut(Stmt::For { var, lo, hi, step, parallel, body }, shares) => {
+                let (l, h) = (lo.as_int().unwrap_or(0), hi.as_int().unwrap_or(0));
+                let (lo, hi) = self.bounds(l, h, *step, shares);
+                Stmt::For { var: *var, lo, hi, step: *step, parallel: *parallel, body: body.clone() }
+            }
+            Choice::Inside(Stmt::For { var, lo, hi, step, parallel, .. }, prelude, choices) => {
+                let body = prelude.iter().map(|s| (*s).clone()).chain(choices.iter().map(|c| self.statement(c))).collect();
+                Stmt::For { var: *var, lo: lo.clone(), hi: hi.clone(), step: *step, parallel: *parallel, body }
+            }
+            // Only loops are chosen.
+            Choice::Cut(s, _) | Choice::Inside(s, ..) => (*s).clone(),
+        }
     }
 
     fn is_part(&self, k: usize) -> Expr {
@@ -251,18 +282,15 @@ impl<'k> Divider<'k> {
         let last = Expr::int(values[values.len() - 1]);
         (0..values.len() - 1).rev().fold(last, |e, k| self.is_part(k).select(Expr::int(values[k]), e))
     }
+}
 
-    /// Whether everything that is done in parts in `body` writes `buf` before it reads it.
-    fn writes_first(&self, body: &[Stmt], buf: Buf) -> bool {
-        body.iter().all(|s| match s {
-            Stmt::For { lo, hi, body, .. } if lo.uses(self.part) || hi.uses(self.part) => first_is_store(body, buf) != Some(false),
-            Stmt::If { cond, then, .. } if cond.uses(self.part) => first_is_store(then, buf) != Some(false),
-            Stmt::For { body, .. } => self.writes_first(body, buf),
-            s => {
-                let (r, w) = touched([s]);
-                !r.contains(&buf) && !w.contains(&buf)
-            }
-        })
+/// Whether whatever one part runs of `choice` writes `buf` before it reads it.
+fn writes_first(choice: &Choice<'_>, buf: Buf) -> bool {
+    match choice {
+        Choice::Whole(unit, _) => unit.iter().find_map(|s| first_is_store(std::slice::from_ref(*s), buf)) != Some(false),
+        Choice::Cut(Stmt::For { body, .. }, _) => first_is_store(body, buf) != Some(false),
+        Choice::Cut(..) => false,
+        Choice::Inside(_, _, choices) => choices.iter().all(|c| writes_first(c, buf)),
     }
 }
 
@@ -310,15 +338,4 @@ fn used(s: &Stmt) -> BTreeSet<Var> {
         });
     });
     vars
-}
-
-/// Division of what is above zero, upwards.
-trait DivCeil {
-    fn div_ceil_positive(self, by: i64) -> i64;
-}
-
-impl DivCeil for i64 {
-    fn div_ceil_positive(self, by: i64) -> i64 {
-        (self - 1) / by + 1
-    }
 }

@@ -133,10 +133,10 @@ fn divide_kernel(kernel: &Kernel, threads: &Threads<'_>) -> Option<Pieces> {
     if n == 0 || n > MAX_UNITS || whole * (1.0 - 1.0 / threads.count as f64) <= threads.fork_join {
         return None;
     }
-    let plans: Vec<Vec<Option<Plan>>> = (0..n)
+    let plans: Vec<Vec<Option<Plan<'_>>>> = (0..n)
         .map(|i| (i + 1..=n.min(i + MAX_RUN)).map(|j| divider.plan(i..j)).collect())
         .collect();
-    let mut refused: BTreeSet<(usize, usize)> = BTreeSet::new();
+    let (mut refused, mut proven): (BTreeSet<(usize, usize)>, BTreeSet<(usize, usize)>) = Default::default();
     for _ in 0..MAX_TRIES {
         let runs = cheapest(n, &divider, &plans, &refused, threads.fork_join);
         if runs.iter().all(|r| !r.2) {
@@ -150,13 +150,19 @@ fn divide_kernel(kernel: &Kernel, threads: &Threads<'_>) -> Option<Pieces> {
             })
             .collect();
         let made = piece::kernels(&divider, pieces);
-        let bad = made.iter().zip(&runs).find(|(p, _)| verify_kernel(&p.kernel, Stage::Scheduled).is_err());
-        match bad {
-            // A piece that does not verify in one piece either has another fault; the kernel stays as it was.
-            Some((_, (_, _, false))) => return None,
-            Some((_, (i, j, true))) => refused.insert((*i, *j)),
-            None => return Some(made),
-        };
+        let before = refused.len();
+        for (p, &(i, j, in_parts)) in made.iter().zip(&runs) {
+            if proven.contains(&(i, j)) || !in_parts {
+                continue;
+            }
+            match verify_kernel(&p.kernel, Stage::Scheduled) {
+                Ok(()) => proven.insert((i, j)),
+                Err(_) => refused.insert((i, j)),
+            };
+        }
+        if refused.len() == before {
+            return Some(made);
+        }
     }
     None
 }
@@ -165,7 +171,7 @@ fn divide_kernel(kernel: &Kernel, threads: &Threads<'_>) -> Option<Pieces> {
 fn cheapest(
     n: usize,
     divider: &Divider<'_>,
-    plans: &[Vec<Option<Plan>>],
+    plans: &[Vec<Option<Plan<'_>>>],
     refused: &BTreeSet<(usize, usize)>,
     fork_join: f64,
 ) -> Vec<(usize, usize, bool)> {

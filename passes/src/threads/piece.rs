@@ -18,14 +18,14 @@ pub(super) type Pieces = Vec<Made>;
 /// The body of a kernel to be.
 pub(super) struct Piece<'p> {
     body: Vec<Stmt>,
-    plan: Option<&'p Plan>,
+    plan: Option<&'p Plan<'p>>,
 }
 
 impl<'p> Piece<'p> {
     /// In parts.
-    pub(super) fn parts(d: &Divider<'_>, plan: &'p Plan) -> Piece<'p> {
+    pub(super) fn parts(d: &Divider<'p>, plan: &'p Plan<'p>) -> Piece<'p> {
         let mut body: Vec<Stmt> = d.prelude.iter().map(|s| (*s).clone()).collect();
-        body.extend(plan.body.iter().cloned());
+        body.extend(plan.choices.iter().map(|c| d.statement(c)));
         for b in &plan.private {
             let buffer = d.kernel.buffer(*b);
             let by = Expr::Var(d.part) * Expr::from(stride(buffer));
@@ -35,7 +35,7 @@ impl<'p> Piece<'p> {
     }
 
     /// In one piece.
-    pub(super) fn whole(d: &Divider<'_>, units: Range<usize>) -> Piece<'p> {
+    pub(super) fn whole(d: &Divider<'p>, units: Range<usize>) -> Piece<'p> {
         let stmts = d.prelude.iter().chain(d.units[units].iter().flatten());
         Piece { body: without_unused(stmts.map(|s| (*s).clone()).collect()), plan: None }
     }

@@ -2,8 +2,8 @@
 //!
 //! Each part is looked at as a kernel of its own, in which the loops that it runs have constant bounds. What it touches of
 //! a buffer is first told as intervals of elements: as they are, or modulo the stride of an outer loop (parts of the columns
-//! of a matrix are intervals of a row). Where these overlap, for indices with quotients and remainders, every index is
-//! computed, as long as there are not too many.
+//! of a matrix are intervals of a row). Where these overlap, and there are indices with quotients and remainders, every index
+//! is computed, as long as there are not too many.
 
 use super::bounds;
 use crate::interval::{Interval, interval};
@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use tenon_base::{DType, Scalar};
 
 /// Accesses that are computed one by one at most, over all parts.
-const MAX_ACCESSES: u64 = 1 << 22;
+const MAX_ACCESSES: u64 = 1 << 20;
 /// Strides that are tried.
 const MAX_STRIDES: usize = 8;
 
@@ -52,9 +52,9 @@ pub(super) fn check(kernel: &Kernel) -> Found {
         touched = w.touched;
     }
     let open: BTreeSet<usize> = touched.iter().filter(|(_, t)| !apart(t, count)).map(|(c, _)| *c).collect();
-    if !open.is_empty()
-        && let Err(class_at_fault) = count_all(&parts, &class, &open)
-    {
+    let lost = open.iter().find(|c| touched[c].iter().all(|t| t.affine)).copied();
+    let lost = lost.or_else(|| count_all(&parts, &class, &open).err());
+    if let Some(class_at_fault) = lost {
         let names = kernel.buffers.iter().enumerate().filter(|(i, _)| class[*i] == class_at_fault);
         let names: Vec<String> = names.map(|(_, b)| format!("%{}", b.name)).collect();
         found.push((None, format!("two parts may touch the same element of {}", names.join(" or "))));
@@ -83,6 +83,8 @@ struct Touch {
     lanes: i128,
     /// The sum is one modulo 2⁶⁴ only.
     wraps: bool,
+    /// A sum of multiples of loop variables, for which intervals tell what there is to tell.
+    affine: bool,
 }
 
 /// Walks through one part and notes what it touches of buffers that the kernel writes.
@@ -181,6 +183,7 @@ impl Walker<'_> {
             // A sum that could wrap is no sum of integers.
             terms: if range.within(Interval::of_type(DType::I64)) { terms } else { vec![] },
             lanes: lanes.into(),
+            affine: sum.terms.iter().all(|(atom, _)| matches!(atom, Expr::Var(_))),
             wraps: !range.within(Interval::of_type(DType::I64)),
         };
         self.touched.entry(class).or_default().push(touch);
