@@ -45,7 +45,18 @@ impl Options {
     pub fn new(target: Target) -> Options {
         let (dims, set, data) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let (given, states) = (BTreeMap::new(), vec![]);
-        Options { target, dims, set, data, given, states, math: Math::default(), threads: 1, name: None, recipe: None }
+        Options {
+            target,
+            dims,
+            set,
+            data,
+            given,
+            states,
+            math: Math::default(),
+            threads: 1,
+            name: None,
+            recipe: None,
+        }
     }
 
     /// For this machine.

@@ -248,3 +248,67 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_runs_once_whoever_asks() {
+        let pool = Pool::new(3);
+        thread::scope(|s| {
+            for _ in 0..3 {
+                s.spawn(|| {
+                    for round in 0..2_000 {
+                        let count = 1 + round % 7;
+                        let runs: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+                        pool.for_each(count, &|k| {
+                            runs[k].fetch_add(1, Relaxed);
+                        });
+                        assert!(runs.iter().all(|r| r.load(Relaxed) == 1), "round {round}");
+                    }
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn what_parts_write_is_seen() {
+        let pool = Pool::new(2);
+        let mut values = [0usize; 64];
+        for round in 1..2_000 {
+            let cells: Vec<AtomicPtr<usize>> = values.iter_mut().map(|v| AtomicPtr::new(v)).collect();
+            // SAFETY: each part has a value of its own.
+            pool.for_each(64, &|k| unsafe { *cells[k].load(Relaxed) = round * k });
+            assert!(values.iter().enumerate().all(|(k, v)| *v == round * k));
+        }
+    }
+
+    #[test]
+    fn sleepers_wake_and_end() {
+        for round in 0..20 {
+            let pool = Pool::new(1 + round % 4);
+            if round % 2 == 0 {
+                // Long enough for the others to sleep.
+                thread::sleep(core::time::Duration::from_millis(3));
+            }
+            let sum = AtomicUsize::new(0);
+            pool.for_each(100, &|k| {
+                sum.fetch_add(k, Relaxed);
+            });
+            assert_eq!(sum.into_inner(), 4950);
+        }
+    }
+
+    #[test]
+    fn a_part_may_ask_again() {
+        let pool = Pool::new(2);
+        let sum = AtomicUsize::new(0);
+        pool.for_each(4, &|_| {
+            pool.for_each(4, &|k| {
+                sum.fetch_add(k, Relaxed);
+            });
+        });
+        assert_eq!(sum.into_inner(), 24);
+    }
+}

@@ -32,7 +32,12 @@ impl Linked {
         link::link(&cc, &c.target, folder.path(), &["-shared", "-nostdlib", "-o", &name, "model.o"])?;
         // SAFETY: the library was just made from our own object, which has no initialisers.
         let library = unsafe { libloading::Library::new(&library) }.map_err(|e| Error::Link(e.to_string()))?;
-        Ok(Linked { library, symbol: format!("{}_run", c.program.name), pool: crate::jit::pool_for(&c.program), _folder: folder })
+        Ok(Linked {
+            library,
+            symbol: format!("{}_run", c.program.name),
+            pool: crate::jit::pool_for(&c.program),
+            _folder: folder,
+        })
     }
 
     /// Runs on `inputs`, which have been checked against `program`.

@@ -28,7 +28,7 @@ pub(crate) enum BlobRef {
 }
 
 /// `adr x0, .+64; ret` and padding up to the data.
-const ADDRESS_BEHIND: [u8; 64] = {
+pub(crate) const ADDRESS_BEHIND: [u8; 64] = {
     let mut code = [0; 64];
     let [adr, ret] = [0x1000_0200_u32.to_le_bytes(), 0xd65f_03c0_u32.to_le_bytes()];
     let mut i = 0;

@@ -37,6 +37,12 @@ pub(crate) struct Code {
 }
 
 impl Code {
+    /// Puts `first`, which is whole lines of code, before it.
+    fn stand_behind(&mut self, first: &[u8]) {
+        self.bytes.splice(0..0, first.iter().copied());
+        self.relocs.iter_mut().for_each(|r| r.offset += first.len() as u32);
+    }
+
     /// Puts it into `module` as function `id`, and gives its size.
     pub(crate) fn define<M: Module>(&self, module: &mut M, id: FuncId, symbol: String) -> Placed<FunctionSize> {
         module.define_function_bytes(id, self.align, &self.bytes, &self.relocs)?;
@@ -142,11 +148,16 @@ pub(crate) fn define<M: Module>(
     for (i, k) in program.kernels.iter().enumerate().filter(|(_, k)| k.parts.is_some()) {
         let symbol = format!("{name}_k{i}_work");
         let sig = lower::parallel::work_signature(isa);
-        let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
+        let behind = lower::parallel::addresses_by_call(isa);
+        let declared = if behind { lower::parallel::address_signature(isa) } else { sig.clone() };
+        let id = module.declare_function(&symbol, Linkage::Local, &declared).map_err(fail)?;
         let mut func = Function::with_name_signature(UserFuncName::user(0, id.as_u32()), sig);
         let kernel = module.declare_func_in_func(ids[i], &mut func);
         lower::parallel::build_work(k, kernel, &mut func, isa);
-        let code = generate(&symbol, func, id, isa)?;
+        let mut code = generate(&symbol, func, id, isa)?;
+        if behind {
+            code.stand_behind(&crate::blob::ADDRESS_BEHIND);
+        }
         between = between.max(code.stack);
         sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
         works[i] = Some(id);

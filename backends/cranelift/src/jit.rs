@@ -216,11 +216,8 @@ impl Jit {
         // The code reads and writes within the buffers of the program, which the verifier proved for kernels and
         // `check::program` for their arguments; every buffer has its length, checked above, and its alignment. Outputs and the
         // arena are borrowed mutably, so nothing else touches them meanwhile.
-        let code = f(Pointers {
-            inputs: ins.as_ptr(),
-            outputs: outs.as_ptr(),
-            arena: arena.as_mut_slice().as_mut_ptr(),
-        });
+        let code =
+            f(Pointers { inputs: ins.as_ptr(), outputs: outs.as_ptr(), arena: arena.as_mut_slice().as_mut_ptr() });
         for (b, c) in outputs.iter_mut().zip(&results) {
             if let Some(c) = &c.0 {
                 b.copy_from_slice(c.as_slice());
@@ -298,8 +295,7 @@ fn link(
     } else {
         entry
     };
-    let works: usize =
-        program.kernels.iter().filter(|k| k.parts.is_some()).map(|k| 128 + 32 * k.buffers.len()).sum();
+    let works: usize = program.kernels.iter().filter(|k| k.parts.is_some()).map(|k| 128 + 32 * k.buffers.len()).sum();
     // A call of a kernel in parts is written twice.
     let entries = if works > 0 { 3 * entries } else { entries };
     let reserve = works + kernels.bytes() + 64 * program.kernels.len() + entries + (1 << 16);

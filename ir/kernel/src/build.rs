@@ -27,10 +27,7 @@ pub struct KernelBuilder {
 impl KernelBuilder {
     /// An empty kernel.
     pub fn new(name: impl Into<String>) -> KernelBuilder {
-        KernelBuilder {
-            kernel: Kernel { name: name.into(), ..Kernel::default() },
-            blocks: vec![vec![]],
-        }
+        KernelBuilder { kernel: Kernel { name: name.into(), ..Kernel::default() }, blocks: vec![vec![]] }
     }
 
     /// The kernel.

@@ -190,8 +190,7 @@ impl Kernel {
         let mut kernel = Kernel { parts: None, ..self.clone() };
         if let Some(p) = self.parts {
             let k = Expr::from(part);
-            kernel.body =
-                kernel.body.into_iter().map(|s| s.map_exprs(&mut |e| e.substitute(p.var, &k))).collect();
+            kernel.body = kernel.body.into_iter().map(|s| s.map_exprs(&mut |e| e.substitute(p.var, &k))).collect();
             kernel = crate::simplify_kernel(kernel);
         }
         kernel

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use tenon_kernel::stmt::visit_stmts;
+use tenon_kernel::verify::writes_before_reading;
 use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, Stmt, Type, Var};
 
 /// How deep below a loop that does not divide evenly another one is looked for.
@@ -56,6 +57,8 @@ pub(super) struct Divider<'k> {
     costs: RefCell<BTreeMap<*const Stmt, f64>>,
     /// The blocks of loops, by the loop.
     blocks: RefCell<BTreeMap<*const Stmt, Block<'k>>>,
+    /// Whether statements read only what they have written themselves.
+    before: RefCell<BTreeMap<(Vec<*const Stmt>, Buf), bool>>,
 }
 
 /// The buffers that `body` reads and writes.
@@ -66,9 +69,11 @@ pub(super) fn touched<'s>(body: impl IntoIterator<Item = &'s Stmt>) -> (BTreeSet
             if let Stmt::Store { buf, .. } = s {
                 writes.insert(*buf);
             }
-            s.exprs(&mut |e| loads(e, &mut |b| {
-                reads.insert(b);
-            }));
+            s.exprs(&mut |e| {
+                loads(e, &mut |b| {
+                    reads.insert(b);
+                })
+            });
         });
     }
     (reads, writes)
@@ -85,8 +90,10 @@ fn loads(e: &Expr, f: &mut dyn FnMut(Buf)) {
 impl<'k> Divider<'k> {
     pub(super) fn new(kernel: &'k Kernel, part: Var, threads: &'k Threads<'k>) -> Divider<'k> {
         let written = touched(&kernel.body).1;
-        let (count, costs, blocks) = (threads.count, RefCell::default(), RefCell::default());
-        let mut d = Divider { kernel, part, count, prelude: vec![], units: vec![], written, threads, costs, blocks };
+        let count = threads.count;
+        let (costs, blocks, before) = (RefCell::default(), RefCell::default(), RefCell::default());
+        let mut d =
+            Divider { kernel, part, count, prelude: vec![], units: vec![], written, threads, costs, blocks, before };
         (d.prelude, d.units) = d.units_of(&kernel.body);
         d
     }
@@ -152,10 +159,11 @@ impl<'k> Divider<'k> {
         let mut items: Vec<Unit<'k>> = self.units[units].to_vec();
         loop {
             let mut load = vec![0.0; self.count];
-            let choices: Vec<Choice<'k>> = items.iter().map(|u| self.choose(u, &mut load, 1.0, 0, &private)).collect();
+            let choices: Vec<Choice<'k>> =
+                items.iter().map(|u| self.choose(u, &mut load, 1.0, 0, &private)).collect();
             // An item that reads what another one has left in a private buffer is joined with it.
             let joined = private.iter().find_map(|b| {
-                let at = choices.iter().position(|c| !writes_first(c, *b))?;
+                let at = choices.iter().position(|c| !self.own(c, *b, false))?;
                 Some((*b, at))
             });
             let Some((buf, at)) = joined else {
@@ -203,7 +211,7 @@ impl<'k> Divider<'k> {
                 let (mut inner, times) = (load.clone(), times * trips as f64);
                 let choices = units.iter().map(|u| self.choose(u, &mut inner, times, depth + 1, private)).collect();
                 let inside = Choice::Inside(s, prelude, choices);
-                if most(&inner) < most(&best) * INNER_GAIN && private.iter().all(|b| writes_first(&inside, *b)) {
+                if most(&inner) < most(&best) * INNER_GAIN && private.iter().all(|b| self.own(&inside, *b, false)) {
                     (best, choice) = (inner, inside);
                 }
             }
@@ -235,7 +243,8 @@ impl<'k> Divider<'k> {
                 Stmt::For { var: *var, lo, hi, step: *step, parallel: *parallel, body: body.clone() }
             }
             Choice::Inside(Stmt::For { var, lo, hi, step, parallel, .. }, prelude, choices) => {
-                let body = prelude.iter().map(|s| (*s).clone()).chain(choices.iter().map(|c| self.statement(c))).collect();
+                let body =
+                    prelude.iter().map(|s| (*s).clone()).chain(choices.iter().map(|c| self.statement(c))).collect();
                 Stmt::For { var: *var, lo: lo.clone(), hi: hi.clone(), step: *step, parallel: *parallel, body }
             }
             // Only loops are chosen.
@@ -282,15 +291,30 @@ impl<'k> Divider<'k> {
         let last = Expr::int(values[values.len() - 1]);
         (0..values.len() - 1).rev().fold(last, |e, k| self.is_part(k).select(Expr::int(values[k]), e))
     }
-}
 
-/// Whether whatever one part runs of `choice` writes `buf` before it reads it.
-fn writes_first(choice: &Choice<'_>, buf: Buf) -> bool {
-    match choice {
-        Choice::Whole(unit, _) => unit.iter().find_map(|s| first_is_store(std::slice::from_ref(*s), buf)) != Some(false),
-        Choice::Cut(Stmt::For { body, .. }, _) => first_is_store(body, buf) != Some(false),
-        Choice::Cut(..) => false,
-        Choice::Inside(_, _, choices) => choices.iter().all(|c| writes_first(c, buf)),
+    /// Whether each part can have its own copy of `buf`, as far as `choice` goes: whatever one part runs of it reads only what it has
+    /// written itself. Iterations of a `parfor` do, by its definition, if they write it at all; inside the loops that all parts
+    /// run nothing else may read it.
+    fn own(&self, choice: &Choice<'k>, buf: Buf, inside: bool) -> bool {
+        match choice {
+            Choice::Whole(unit, _) => {
+                let reads = touched(unit.iter().copied()).0.contains(&buf);
+                !reads || !inside && self.written_before(unit, buf)
+            }
+            Choice::Cut(Stmt::For { body, .. }, _) => first_is_store(body, buf) != Some(false),
+            Choice::Cut(..) => false,
+            Choice::Inside(_, _, choices) => choices.iter().all(|c| self.own(c, buf, true)),
+        }
+    }
+
+    fn written_before(&self, unit: &Unit<'k>, buf: Buf) -> bool {
+        let key = (unit.iter().map(|s| std::ptr::from_ref(*s)).collect(), buf);
+        if let Some(known) = self.before.borrow().get(&key) {
+            return *known;
+        }
+        let found = writes_before_reading(self.kernel, unit, buf);
+        self.before.borrow_mut().insert(key, found);
+        found
     }
 }
 

@@ -133,9 +133,8 @@ fn divide_kernel(kernel: &Kernel, threads: &Threads<'_>) -> Option<Pieces> {
     if n == 0 || n > MAX_UNITS || whole * (1.0 - 1.0 / threads.count as f64) <= threads.fork_join {
         return None;
     }
-    let plans: Vec<Vec<Option<Plan<'_>>>> = (0..n)
-        .map(|i| (i + 1..=n.min(i + MAX_RUN)).map(|j| divider.plan(i..j)).collect())
-        .collect();
+    let plans: Vec<Vec<Option<Plan<'_>>>> =
+        (0..n).map(|i| (i + 1..=n.min(i + MAX_RUN)).map(|j| divider.plan(i..j)).collect()).collect();
     let (mut refused, mut proven): (BTreeSet<(usize, usize)>, BTreeSet<(usize, usize)>) = Default::default();
     for _ in 0..MAX_TRIES {
         let runs = cheapest(n, &divider, &plans, &refused, threads.fork_join);

@@ -31,7 +31,10 @@ fn columns_and_rows_are_cut() {
         parfor %t in 0..3 { parfor %i in 0..30 { store %y[%i * 24 + %t * 8] = load8 %x[%i * 24 + %t * 8] * splat8(2.0) } } }";
     let k = divided(inner, 2);
     let text = tenon_kernel::verify::render(&k[0], &[]);
-    assert!(text.contains("parfor %t in 0..3") && text.contains("parfor %i in %part * 15..%part * 15 + 15"), "{text}");
+    assert!(
+        text.contains("parfor %t in 0..3") && text.contains("parfor %i in %part * 15..%part * 15 + 15"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -98,7 +101,8 @@ fn programs_stay_valid() {
     let kinds = [BufferKind::Input(0), BufferKind::Output(0), BufferKind::Arena(None)];
     let args = kinds.map(|kind| p.add_buffer("b", tenon_base::DType::F32, 4096, kind)).to_vec();
     p.push_call(Call { kernel: 0, args, loc: tenon_base::Loc::default() });
-    let x = tenon_base::Tensor::from_f64(tenon_base::DType::F32, &[4096], &(0..4096).map(f64::from).collect::<Vec<_>>());
+    let x =
+        tenon_base::Tensor::from_f64(tenon_base::DType::F32, &[4096], &(0..4096).map(f64::from).collect::<Vec<_>>());
     let before = tenon_kernel::run_program(&p, std::slice::from_ref(&x)).expect("it runs");
     let target = target();
     assert_eq!(divide(&mut p, &threads(2, &target)), 2);

@@ -288,7 +288,11 @@ fn run_in(
         writeln!(o, "    let {what}: [*{kind} u8; {}] = [{}];", list.len(), body.join(", "))
     };
     for w in ways {
-        writeln!(o, "/// Runs the model{} in `arena`: [`ARENA_BYTES`] bytes aligned to [`ARENA_ALIGN`].\n///", w.what)?;
+        writeln!(
+            o,
+            "/// Runs the model{} in `arena`: [`ARENA_BYTES`] bytes aligned to [`ARENA_ALIGN`].\n///",
+            w.what
+        )?;
         for f in inputs.iter().chain(outputs) {
             writeln!(o, "/// - `{}`: {}", f.name, f.what)?;
         }
@@ -308,7 +312,10 @@ fn run_in(
             "" => ("core::ptr::null()", ""),
             _ => {
                 writeln!(o, "    let _env = ::tenon_runtime::Parallel::env(threads);")?;
-                ("(&raw const _env).cast()", "; the\n    // environment is what its trait promises, and is borrowed meanwhile")
+                (
+                    "(&raw const _env).cast()",
+                    "; the\n    // environment is what its trait promises, and is borrowed meanwhile",
+                )
             }
         };
         writeln!(

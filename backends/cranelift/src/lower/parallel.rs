@@ -6,11 +6,12 @@
 use super::kernel_signature;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    AbiParam, FuncRef, Function, InstBuilder, MemFlagsData, Signature, StackSlot, StackSlotData, StackSlotKind, Value,
-    types,
+    AbiParam, FuncRef, Function, InstBuilder, MemFlagsData, Signature, StackSlot, StackSlotData, StackSlotKind,
+    Value, types,
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use target_lexicon::{Architecture, BinaryFormat};
 use tenon_kernel::{Kernel, Program};
 
 /// Bytes of [`tenon_abi::Env`] and where its fields are; pointers have 64 bits.
@@ -24,6 +25,19 @@ fn flags() -> MemFlagsData {
 pub(crate) fn work_signature(isa: &dyn TargetIsa) -> Signature {
     let mut sig = Signature::new(isa.default_call_conv());
     sig.params = vec![AbiParam::new(types::I64); 2];
+    sig
+}
+
+/// Whether code finds the address of a function by a call. In COFF objects for aarch64 the object writer has no other way: see
+/// [`crate::blob::Blob`].
+pub(crate) fn addresses_by_call(isa: &dyn TargetIsa) -> bool {
+    isa.triple().binary_format == BinaryFormat::Coff && matches!(isa.triple().architecture, Architecture::Aarch64(_))
+}
+
+/// The signature of a function that gives the address of what stands behind it.
+pub(crate) fn address_signature(isa: &dyn TargetIsa) -> Signature {
+    let mut sig = Signature::new(isa.default_call_conv());
+    sig.returns = vec![AbiParam::new(types::I64)];
     sig
 }
 
@@ -52,6 +66,7 @@ pub(super) struct Hook {
     context: Value,
     /// Room for the pointers of a call.
     slot: StackSlot,
+    by_call: bool,
     signature: cranelift_codegen::ir::SigRef,
 }
 
@@ -87,7 +102,7 @@ impl Hook {
         let mut sig = Signature::new(isa.default_call_conv());
         sig.params = vec![AbiParam::new(types::I64); 4];
         let signature = b.import_signature(sig);
-        Some(Hook { function: found[0], context: found[1], slot, signature })
+        Some(Hook { function: found[0], context: found[1], slot, by_call: addresses_by_call(isa), signature })
     }
 
     /// Runs all `count` parts of `kernel` on `args`; `work` is its function for the hook.
@@ -111,7 +126,13 @@ impl Hook {
             b.ins().stack_store(types::I64, *p, self.slot, 8 * k as i32);
         }
         let data = b.ins().stack_addr(types::I64, self.slot, 0);
-        let work = b.ins().func_addr(types::I64, work);
+        let work = match self.by_call {
+            true => {
+                let call = b.ins().call(work, &[]);
+                b.inst_results(call)[0]
+            }
+            false => b.ins().func_addr(types::I64, work),
+        };
         b.ins().call_indirect(self.signature, self.function, &[self.context, count, work, data]);
         b.ins().jump(end, &[]);
 

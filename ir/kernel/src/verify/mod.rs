@@ -49,6 +49,7 @@ mod program;
 mod types;
 
 pub use expr::dot_group;
+pub use parts::writes_before_reading;
 
 use crate::text::print_kernel;
 use crate::{Kernel, Program};

@@ -47,7 +47,8 @@ pub(super) fn check(kernel: &Kernel) -> Found {
     }
     let mut touched: BTreeMap<usize, Vec<Touch>> = BTreeMap::new();
     for (k, part) in parts.iter().enumerate() {
-        let mut w = Walker { kernel: part, facts: Facts::new(part), class: &class, written: &written, part: k, touched };
+        let mut w =
+            Walker { kernel: part, facts: Facts::new(part), class: &class, written: &written, part: k, touched };
         w.block(&part.body);
         touched = w.touched;
     }
@@ -76,6 +77,7 @@ fn classes(kernel: &Kernel) -> Vec<usize> {
 /// from there on.
 struct Touch {
     part: usize,
+    write: bool,
     /// First elements.
     whole: Interval,
     base: i128,
@@ -134,12 +136,12 @@ impl Walker<'_> {
             }
         }
         for (buf, index, lanes) in loads {
-            self.touch(buf, index, lanes);
+            self.touch(buf, index, lanes, false);
         }
         match s {
             Stmt::Let { var, value } => self.facts.bind(*var, value),
             Stmt::Declare { var, .. } | Stmt::Set { var, .. } => self.forget(*var),
-            Stmt::Store { buf, index, value } => self.touch(*buf, index, self.kernel.type_of(value).lanes),
+            Stmt::Store { buf, index, value } => self.touch(*buf, index, self.kernel.type_of(value).lanes, true),
             Stmt::For { var, lo, hi, step, body, .. } => {
                 let mark = self.facts.enter();
                 if self.facts.iterate(*var, lo, hi, *step) {
@@ -163,21 +165,23 @@ impl Walker<'_> {
                 self.block(body);
                 self.change(body);
             }
-            Stmt::Contract(c) => self.touch(c.out, &c.out_index, 1),
+            Stmt::Contract(c) => self.touch(c.out, &c.out_index, 1, true),
         }
     }
 
-    fn touch(&mut self, buf: Buf, index: &Expr, lanes: u16) {
+    fn touch(&mut self, buf: Buf, index: &Expr, lanes: u16, write: bool) {
         let class = self.class[buf.0 as usize];
         if !self.written.contains(&class) {
             return;
         }
         let sum = Linear::of(index, &|v| self.facts.inline(v));
-        let term = |(atom, c): &(Expr, i128)| (c.abs(), interval(atom, &self.facts).meet(self.facts.known(atom)).scaled(*c));
+        let term =
+            |(atom, c): &(Expr, i128)| (c.abs(), interval(atom, &self.facts).meet(self.facts.known(atom)).scaled(*c));
         let terms: Vec<(i128, Interval)> = sum.terms.iter().map(term).collect();
         let range = terms.iter().fold(Interval::point(sum.base), |i, (_, by)| i.plus(*by));
         let touch = Touch {
             part: self.part,
+            write,
             whole: self.facts.interval(index),
             base: sum.base,
             // A sum that could wrap is no sum of integers.
@@ -247,7 +251,8 @@ enum Node<'k> {
     For(Var, &'k Expr, &'k Expr, i64, Vec<Node<'k>>),
     /// What only runs under a condition, which may hold or not.
     Both(Vec<Node<'k>>),
-    Touch(usize, &'k Expr, u16),
+    /// A class, an index, lanes, and whether it is written.
+    Touch(usize, &'k Expr, u16, bool),
     /// Beyond computing.
     Unknown(usize),
 }
@@ -267,7 +272,7 @@ fn count_all(parts: &[Kernel], class: &[usize], open: &BTreeSet<usize>) -> Resul
             len.resize(len.len().max(b.len), 0);
         }
         let env = vec![None; part.vars.len()];
-        let mut c = Counter { env, owner, part: k as u8 + 1, fuel };
+        let mut c = Counter { writes_only: false, env, owner, part: k as u8 + 1, fuel };
         let done = c.block(&nodes);
         (owner, fuel) = (c.owner, c.fuel);
         done.map_err(|c| c.unwrap_or(any))?;
@@ -283,7 +288,7 @@ fn reduced<'k>(kernel: &Kernel, body: &'k [Stmt], class: &[usize], open: &BTreeS
                 if let Expr::Load { buf, index, lanes } = e
                     && open.contains(&class[buf.0 as usize])
                 {
-                    nodes.push(Node::Touch(class[buf.0 as usize], index, *lanes));
+                    nodes.push(Node::Touch(class[buf.0 as usize], index, *lanes, false));
                 }
             });
         });
@@ -291,7 +296,7 @@ fn reduced<'k>(kernel: &Kernel, body: &'k [Stmt], class: &[usize], open: &BTreeS
             Stmt::Let { var, value } => nodes.push(Node::Let(*var, value)),
             Stmt::Declare { var, .. } | Stmt::Set { var, .. } => nodes.push(Node::Forget(*var)),
             Stmt::Store { buf, index, value } if open.contains(&class[buf.0 as usize]) => {
-                nodes.push(Node::Touch(class[buf.0 as usize], index, kernel.type_of(value).lanes));
+                nodes.push(Node::Touch(class[buf.0 as usize], index, kernel.type_of(value).lanes, true));
             }
             Stmt::Store { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => {
@@ -324,6 +329,8 @@ fn touches(nodes: &[Node<'_>]) -> bool {
 }
 
 struct Counter {
+    /// Only what is written for certain counts.
+    writes_only: bool,
     env: Vec<Option<i64>>,
     /// For each element of a class, which part touches it; 0 for none.
     owner: BTreeMap<usize, Vec<u8>>,
@@ -345,8 +352,10 @@ impl Counter {
                         i = i.checked_add(*step).ok_or(None)?;
                     }
                 }
+                Node::Both(_) if self.writes_only => {}
                 Node::Both(body) => self.block(body)?,
-                Node::Touch(class, index, lanes) => {
+                Node::Touch(.., false) if self.writes_only => {}
+                Node::Touch(class, index, lanes, _) => {
                     self.fuel = self.fuel.checked_sub(1).ok_or(Some(*class))?;
                     let at = self.value(index).and_then(|i| usize::try_from(i).ok()).ok_or(Some(*class))?;
                     let owner = self.owner.get_mut(class).and_then(|o| o.get_mut(at..at + usize::from(*lanes)));
@@ -399,4 +408,35 @@ impl Counter {
             _ => return None,
         })
     }
+}
+
+/// Whether `body`, statements of `kernel` that run one after the other, reads of buffer `buf` only what it has written before:
+/// every element between the first and the last that a statement can read was written by the statements before it.
+pub fn writes_before_reading(kernel: &Kernel, body: &[&Stmt], buf: Buf) -> bool {
+    let class: Vec<usize> = (0..kernel.buffers.len()).collect();
+    let of = BTreeSet::from([buf.0 as usize]);
+    let mut owner = BTreeMap::from([(buf.0 as usize, vec![0u8; kernel.buffer(buf).len])]);
+    let mut fuel = MAX_ACCESSES;
+    for s in body {
+        let (facts, touched) = (Facts::new(kernel), BTreeMap::new());
+        let mut w = Walker { kernel, facts, class: &class, written: &of, part: 0, touched };
+        w.block(std::slice::from_ref(*s));
+        let reads = w.touched.into_values().flatten().filter(|t| !t.write);
+        let here = &owner[&(buf.0 as usize)];
+        for t in reads {
+            let range = usize::try_from(t.whole.lo).ok().zip(usize::try_from(t.whole.hi + t.lanes).ok());
+            if !range.and_then(|(lo, hi)| here.get(lo..hi)).is_some_and(|r| r.iter().all(|o| *o == 1)) {
+                return false;
+            }
+        }
+        let nodes = reduced(kernel, std::slice::from_ref(*s), &class, &of);
+        let env = vec![None; kernel.vars.len()];
+        let mut c = Counter { writes_only: true, env, owner, part: 1, fuel };
+        let done = c.block(&nodes);
+        (owner, fuel) = (c.owner, c.fuel);
+        if done.is_err() {
+            return false;
+        }
+    }
+    true
 }

@@ -1,0 +1,108 @@
+//! Results are the same to the bit for any number of threads, on every sample of every operator and on random graphs. Everything
+//! that can be divided is, however small: what the parts cost is set to nothing.
+
+use std::fmt::Write;
+use tenon::engine::{Engine, Session};
+use tenon::ir::{Graph, Operator, ops};
+use tenon::jit::Model;
+use tenon::passes::plan::plan;
+use tenon::passes::threads::{Threads, divide};
+use tenon::{Compiled, Compiler, Loc, Options, Tensor};
+use tenon_snapshot_tests::random_graph::random_graph;
+
+/// Divides what can be; gives how many kernels have parts.
+fn divided(compiled: &Compiled, count: usize) -> (Compiled, usize) {
+    let mut c = compiled.clone();
+    let parts = divide(&mut c.program, &Threads { count, fork_join: 0.0, target: &compiled.target });
+    plan(&mut c.program);
+    (c, parts)
+}
+
+/// Runs `graph` on one thread and on several; the number of kernels in parts.
+fn check(graph: Graph, inputs: Option<Vec<Tensor>>) -> Result<usize, String> {
+    let compiler = Compiler::new(Options::host().map_err(|e| e.to_string())?);
+    let one = compiler.compile_graph(graph).map_err(|e| e.to_string())?;
+    let inputs = inputs.unwrap_or_else(|| one.example_inputs(5));
+    let run = |engine: Engine, c: &Compiled| {
+        let found = Session::new(engine, c).and_then(|s| s.run(&inputs)).map_err(|e| format!("{engine}: {e}"))?;
+        Ok::<Vec<Vec<u8>>, String>(found.iter().map(|t| t.bytes().to_vec()).collect())
+    };
+    let expected = run(Engine::Jit, &one)?;
+    let mut in_parts = 0;
+    // The interpreter runs the last part first, the pool all at once.
+    for (count, engines) in [(2, &[Engine::Jit][..]), (3, &[Engine::Kernel, Engine::Jit])] {
+        let (several, parts) = divided(&one, count);
+        if parts == 0 {
+            continue;
+        }
+        in_parts += parts;
+        for &engine in engines {
+            if run(engine, &several)? != expected {
+                return Err(format!("{engine} with {count} threads gives other bits"));
+            }
+        }
+    }
+    Ok(in_parts)
+}
+
+#[test]
+fn every_operator_is_the_same_on_several_threads() {
+    let (mut failures, mut total, mut in_parts) = (String::new(), 0, 0);
+    for (file, samples) in ops::all_samples() {
+        for sample in samples {
+            let mut g = Graph::new("sample");
+            let ins: Vec<_> =
+                sample.ins.iter().enumerate().map(|(i, f)| g.add_input(format!("x{i}"), f.clone())).collect();
+            let outs = g.add_op(sample.op.clone(), &ins, Loc::new("op")).expect("a sample is well typed");
+            for (i, v) in outs.into_iter().enumerate() {
+                g.add_output(format!("y{i}"), v);
+            }
+            total += 1;
+            match check(g, None) {
+                Ok(parts) => in_parts += usize::from(parts > 0),
+                Err(e) => {
+                    let _ = writeln!(failures, "{file}: {} {:?}: {e}", sample.op.name(), sample.op.attrs().0);
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures}");
+    assert!(in_parts * 2 > total, "only {in_parts} of {total} samples have kernels in parts");
+}
+
+#[test]
+fn random_graphs_are_the_same_on_several_threads() {
+    let mut in_parts = 0;
+    for seed in 0..24 {
+        let case = random_graph(seed);
+        let parts = check(case.graph, Some(case.inputs)).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        in_parts += usize::from(parts > 0);
+    }
+    assert!(in_parts > 12, "only {in_parts} graphs have kernels in parts");
+}
+
+/// A model with its pool is run by several threads at once; models come and go.
+#[test]
+fn models_share_and_drop_their_pools() {
+    let case = random_graph(3);
+    let one =
+        Compiler::new(Options::host().expect("a known machine")).compile_graph(case.graph).expect("it compiles");
+    let expected = one.jit().expect("it compiles").run(&case.inputs).expect("it runs");
+    let (several, _) = divided(&one, 2);
+    let models: Vec<Model> = (0..2).map(|_| several.jit().expect("it compiles")).collect();
+    std::thread::scope(|s| {
+        for t in 0..4 {
+            let (model, inputs, expected) = (&models[t % 2], &case.inputs, &expected);
+            s.spawn(move || {
+                let mut runner = model.runner();
+                for _ in 0..50 {
+                    let found = runner.run(inputs).expect("it runs");
+                    assert!(found.iter().zip(expected).all(|(x, y)| x.bytes() == y.bytes()));
+                }
+            });
+        }
+    });
+    for _ in 0..20 {
+        assert_eq!(several.jit().expect("it compiles").run(&case.inputs).expect("it runs").len(), expected.len());
+    }
+}
