@@ -1,9 +1,10 @@
 //! Contractions become loops.
 //!
 //! [`plan`] decides with [`shape`], [`tile`] writes one register tile (its sum by [`window`] where both factors are
-//! vectors), [`nest`] the loops around it; what fits no plan is [`scalar`].
+//! vectors), [`nest`] the loops around it; what has no row of results is summed in lanes ([`fold`]), what fits no plan is [`scalar`].
 
 mod dot;
+mod fold;
 mod nest;
 mod plan;
 mod scalar;
@@ -26,9 +27,14 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
             if let Some(loops) = dot::lower(&c, unit, cx, &mut widened) {
                 return loops;
             }
+            if fold::is_narrow(&c, unit, cx)
+                && let Some(loops) = fold::lower(&c, unit, cx)
+            {
+                return loops;
+            }
             match plan::plan(&c, unit, cx) {
                 Some(p) => nest::lower(&c, p, &mut unit.kernel),
-                None => scalar::lower(*c, &mut unit.kernel),
+                None => fold::lower(&c, unit, cx).unwrap_or_else(|| scalar::lower(*c, &mut unit.kernel)),
             }
         }
         s => vec![s],

@@ -37,7 +37,7 @@ pub(super) enum Along {
 }
 
 impl Factor {
-    fn of(e: &Expr) -> Option<Factor> {
+    pub(super) fn of(e: &Expr) -> Option<Factor> {
         match e {
             Expr::Cast(d, e) => {
                 let mut f = Factor::of(e)?;
@@ -93,7 +93,7 @@ pub(super) struct Plan {
     pub(super) reassociate: bool,
     /// Bytes of the second cache.
     pub(super) l2: usize,
-    /// Bytes of what all rows read, and of what all columns read.
+    /// Bytes of what all rows read, and of what all columns read, in one product of several.
     pub(super) row_bytes: usize,
     pub(super) column_bytes: usize,
     /// The sum in parts, where what a column of tiles reads would not stay in the second cache.
@@ -160,10 +160,11 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
         let splat = if a.along == Along::Splat { &a } else { &b };
         reduce.sort_by_key(|d| std::cmp::Reverse(splat.index.coefficient(d.var).unsigned_abs()));
     }
-    // A stride may pass over most of a buffer.
+    // A stride may pass over most of a buffer; and of a product for each of several matrices, one is done at a time.
     let bytes = |f: &Factor| {
         let buffer = unit.kernel.buffer(f.buf);
-        let used = c.dims.iter().chain(&c.reduce).filter(|d| f.uses(d)).map(|d| d.extent);
+        let one = |d: &&ContractDim| f.uses(d) && !(a.uses(d) && b.uses(d));
+        let used = c.dims.iter().filter(one).chain(c.reduce.iter().filter(|d| f.uses(d))).map(|d| d.extent);
         buffer.len.min(used.fold(1, usize::saturating_mul)) * buffer.dtype.size()
     };
     // What loops over rows and what loops over columns would read again.
@@ -228,7 +229,7 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
 }
 
 /// The output loops of `c` but `v`.
-fn others_of(c: &Contract, v: &ContractDim) -> Vec<ContractDim> {
+pub(super) fn others_of(c: &Contract, v: &ContractDim) -> Vec<ContractDim> {
     c.dims.iter().filter(|d| d.var != v.var).cloned().collect()
 }
 
@@ -377,7 +378,7 @@ impl Plan {
 }
 
 /// Replaces constant factor `f` by a parameter in panels of `width`.
-fn pack_constant(
+pub(super) fn pack_constant(
     f: &mut Factor,
     v: &ContractDim,
     others: &[ContractDim],

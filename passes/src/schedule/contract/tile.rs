@@ -301,7 +301,9 @@ impl Generator<'_, '_> {
     fn streams(&self, d: &ContractDim, by: usize) -> bool {
         /// Bytes of a page: what a prefetcher sees of a run.
         const PAGE: usize = 4096;
-        if !self.p.reassociate || self.p.window || by < 3 || self.p.column_bytes <= self.p.l2 / 2 {
+        // What several tiles read comes from a cache for all but the first.
+        let once = self.p.m.as_ref().is_none_or(|m| m.extent <= self.t.mr) && self.p.middle.is_empty();
+        if !self.p.reassociate || self.p.window || by < 3 || !once || self.p.column_bytes <= self.p.l2 / 2 {
             return false;
         }
         let element = self.dtype.size();
