@@ -155,7 +155,7 @@ impl Shared {
     /// # Safety
     /// As [`tenon_abi::ParallelFor`] says.
     unsafe fn run(&self, count: usize, work: Work, data: *mut c_void) {
-        let alone = count < 2 || count > 0xffff;
+        let alone = !(2..=0xffff).contains(&count);
         if alone || self.taken.compare_exchange(false, true, Acquire, Relaxed).is_err() {
             // SAFETY: by this function's contract.
             (0..count).for_each(|k| unsafe { work(data, k) });

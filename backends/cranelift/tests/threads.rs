@@ -98,7 +98,7 @@ fn the_hook_is_called_once_a_part_and_changes_nothing() {
         let [y, z] = &mut serial;
         jit.run(&[x.bytes()], &mut [y, z], &mut jit.arena()).expect("it runs");
         let expected: Vec<Vec<u8>> =
-            run_program(&p, &[x.clone()]).expect("it runs").iter().map(|t| t.bytes().to_vec()).collect();
+            run_program(&p, std::slice::from_ref(&x)).expect("it runs").iter().map(|t| t.bytes().to_vec()).collect();
         assert_eq!(serial.to_vec(), expected);
 
         let calls = AtomicUsize::new(0);

@@ -32,6 +32,9 @@ const MAX_UNITS: usize = 64;
 /// Sequences that are tried for a kernel.
 const MAX_TRIES: usize = 48;
 
+/// Runs of units, each by its first and the one behind its last.
+type Runs = BTreeSet<(usize, usize)>;
+
 /// What to divide for.
 #[derive(Clone, Copy, Debug)]
 pub struct Threads<'t> {
@@ -135,7 +138,7 @@ fn divide_kernel(kernel: &Kernel, threads: &Threads<'_>) -> Option<Pieces> {
     }
     let plans: Vec<Vec<Option<Plan<'_>>>> =
         (0..n).map(|i| (i + 1..=n.min(i + MAX_RUN)).map(|j| divider.plan(i..j)).collect()).collect();
-    let (mut refused, mut proven): (BTreeSet<(usize, usize)>, BTreeSet<(usize, usize)>) = Default::default();
+    let (mut refused, mut proven) = (Runs::new(), Runs::new());
     for _ in 0..MAX_TRIES {
         let runs = cheapest(n, &divider, &plans, &refused, threads.fork_join);
         if runs.iter().all(|r| !r.2) {
@@ -171,7 +174,7 @@ fn cheapest(
     n: usize,
     divider: &Divider<'_>,
     plans: &[Vec<Option<Plan<'_>>>],
-    refused: &BTreeSet<(usize, usize)>,
+    refused: &Runs,
     fork_join: f64,
 ) -> Vec<(usize, usize, bool)> {
     // For each prefix: its cost, and its last run.
