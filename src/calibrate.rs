@@ -91,7 +91,8 @@ pub fn calibrate(
     method: Method,
     float: &BTreeSet<String>,
 ) -> Result<Calibrated, Error> {
-    let canonical = compiler.run_to(graph, Phase::Canonical)?.graph;
+    let mut canonical = compiler.run_to(graph, Phase::Canonical)?.graph;
+    tenon_passes::quantize::weights::in_floats(&mut canonical)?;
     let found = sites(&canonical, float).map_err(|e| Error::Internal(e.to_string()))?;
     if let Some(name) = float.iter().find(|n| !found.layers.iter().any(|l| l.name == **n)) {
         let have: Vec<&str> = found.layers.iter().map(|l| l.name.as_str()).collect();

@@ -187,6 +187,7 @@ impl Compiler {
         let Some(recipe) = &self.options.recipe else { return Ok(graph) };
         let state = tenon_passes::run(graph, &self.settings(name), Phase::Canonical, &mut |_, _, _| {})?;
         let mut graph = state.graph;
+        tenon_passes::quantize::weights::in_floats(&mut graph)?;
         tenon_passes::quantize::recipe::insert(&mut graph, &recipe.choice())
             .map_err(|e| Error::Input(format!("the recipe does not fit the model: {e}")))?;
         Ok(graph)

@@ -4,6 +4,7 @@ use crate::Compiled;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use tenon_cranelift::Object;
+use tenon_ir::{Graph, Op, Operator, ValueId};
 use tenon_kernel::{BufferKind, Program};
 
 /// What a compile made. Sizes are in bytes.
@@ -33,6 +34,10 @@ pub struct Report {
     pub arena_bytes: usize,
     /// Multiply-adds of all contractions in a run.
     pub macs: u64,
+    /// Those of them that multiply integers and add up integers.
+    pub integer_macs: u64,
+    /// Convolutions and matrix products, in the order they run, and whether they compute in integers.
+    pub layers: Vec<LayerReport>,
     /// Kernel calls by what they compute, most first.
     pub calls_by_kernel: BTreeMap<String, usize>,
     /// Where every temporary lies in the arena.
@@ -77,6 +82,23 @@ pub struct IoReport {
     pub r#type: String,
     /// Its size.
     pub bytes: usize,
+}
+
+/// A convolution or matrix product of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct LayerReport {
+    /// The ONNX nodes it came from.
+    pub name: String,
+    /// `conv`, `matmul` and the like.
+    pub op: String,
+    /// What is multiplied, as `u8` and `i8`.
+    pub operands: [String; 2],
+    /// What sums are added up in.
+    pub sums: String,
+    /// Whether all of these are integers.
+    pub integers: bool,
+    /// Multiply-adds of one run; for the body of a loop, of one iteration.
+    pub macs: u64,
 }
 
 /// A temporary in the arena.
@@ -129,6 +151,7 @@ impl Report {
             let stem = name.rsplit_once('_').map_or(name.as_str(), |(s, _)| s);
             *calls_by_kernel.entry(stem.to_string()).or_insert(0) += 1;
         }
+        let layers = layers(&c.optimized);
         Report {
             schema: 1,
             model: p.name.clone(),
@@ -141,7 +164,9 @@ impl Report {
             weight_bytes: p.weight_bytes(),
             threads: p.threads(),
             arena_bytes: p.arena_bytes,
-            macs: macs(c),
+            macs: layers.iter().map(|l| l.macs).sum(),
+            integer_macs: layers.iter().filter(|l| l.integers).map(|l| l.macs).sum(),
+            layers,
             calls_by_kernel,
             memory: memory(p),
             object: None,
@@ -160,37 +185,50 @@ fn memory(p: &Program) -> Vec<MemoryReport> {
     all
 }
 
-/// Multiply-adds of convolutions and matrix products, from the graph: for a convolution, output elements × weights of
+/// Convolutions and matrix products of the graph, with their multiply-adds: for a convolution, output elements × weights of
 /// one output channel.
-fn macs(c: &Compiled) -> u64 {
-    use tenon_ir::{Op, ValueId};
-    let g = &c.optimized;
+fn layers(g: &Graph) -> Vec<LayerReport> {
     let len = |v: ValueId| g.fact(v).dims().map_or(0, |d| d.iter().product::<usize>()) as u64;
-    g.nodes()
-        .map(|n| {
-            let ins = g.operands(n);
-            let out = || len(ValueId { node: n, port: 0 });
-            match g.op(n) {
-                Some(Op::Conv(_)) => {
-                    let w = g.fact(ins[1]).dims().unwrap_or_default();
-                    out() * w.iter().skip(1).product::<usize>() as u64
-                }
-                // By what it stands for, so that the count does not depend on the algorithm.
-                Some(Op::WinogradConv(w)) => {
-                    let c = g.fact(ins[1]).dims().unwrap_or_default()[1];
-                    out() * (c * w.kernel.iter().product::<usize>()) as u64
-                }
-                Some(Op::ConvTranspose(_)) => {
-                    let w = g.fact(ins[1]).dims().unwrap_or_default();
-                    len(ins[0]) * w.iter().skip(1).product::<usize>() as u64
-                }
-                Some(Op::MatMul(m)) => {
-                    let a = g.fact(ins[0]).dims().unwrap_or_default();
-                    let k = if m.trans_a { a.len() - 2 } else { a.len() - 1 };
-                    out() * a[k] as u64
-                }
-                _ => 0,
+    let mut all = vec![];
+    for n in g.topological().unwrap_or_default() {
+        let ins = g.operands(n);
+        let out = ValueId { node: n, port: 0 };
+        let Some(op) = g.op(n) else { continue };
+        let macs = match op {
+            Op::Conv(_) => {
+                let w = g.fact(ins[1]).dims().unwrap_or_default();
+                len(out) * w.iter().skip(1).product::<usize>() as u64
             }
-        })
-        .sum()
+            // By what it stands for, so that the count does not depend on the algorithm.
+            Op::WinogradConv(w) => {
+                let c = g.fact(ins[1]).dims().unwrap_or_default()[1];
+                len(out) * (c * w.kernel.iter().product::<usize>()) as u64
+            }
+            Op::ConvTranspose(_) => {
+                let w = g.fact(ins[1]).dims().unwrap_or_default();
+                len(ins[0]) * w.iter().skip(1).product::<usize>() as u64
+            }
+            Op::MatMul(m) => {
+                let a = g.fact(ins[0]).dims().unwrap_or_default();
+                let k = if m.trans_a { a.len() - 2 } else { a.len() - 1 };
+                len(out) * a[k] as u64
+            }
+            Op::Repeat(r) => {
+                all.extend(layers(r.body.graph()));
+                continue;
+            }
+            _ => continue,
+        };
+        let dtypes = [g.fact(ins[0]).dtype, g.fact(ins[1]).dtype];
+        let sums = g.fact(out).dtype;
+        all.push(LayerReport {
+            name: g.node(n).loc.name().unwrap_or_default().to_string(),
+            op: op.name().to_string(),
+            operands: dtypes.map(|d| d.to_string()),
+            sums: sums.to_string(),
+            integers: sums.is_int() && dtypes.iter().all(|d| d.is_int()),
+            macs,
+        });
+    }
+    all
 }

@@ -187,6 +187,12 @@ pub const PIPELINE: &[Pass] = &[
         run: check_dims,
     },
     Pass {
+        name: "stored-weights",
+        phase: Phase::Canonical,
+        doc: "constant bytes that are converted and scaled are dequantised",
+        run: |s, _| quantize::weights::recognise(&mut s.graph),
+    },
+    Pass {
         name: "fold",
         phase: Phase::Canonical,
         doc: "operators on constants become constants",
@@ -202,7 +208,7 @@ pub const PIPELINE: &[Pass] = &[
         name: "integers",
         phase: Phase::Quantized,
         doc: "regions that dequantise, compute and quantise become integer operators",
-        run: |s, _| quantize::integers(&mut s.graph),
+        run: |s, x| quantize::integers(&mut s.graph, x.math),
     },
     Pass {
         name: "channels-last",

@@ -15,7 +15,8 @@ use tenon_ir::ops::reduce::{Kind, Reduce};
 use tenon_ir::ops::transpose::Transpose;
 use tenon_ir::ops::unary::Unary;
 use tenon_ir::{Graph, Op, Operator, ValueId};
-use tenon_passes::quantize::{integers_watched, recipe};
+use tenon_passes::pipeline::Math;
+use tenon_passes::quantize::{integers_watched, recipe, weights};
 
 struct Net(Graph);
 
@@ -133,7 +134,7 @@ fn check(net: Net, out: ValueId, step: f64) -> (BTreeSet<&'static str>, Graph) {
         .collect();
     let before = tenon_ir::eval::run(&graph, &inputs).expect("runs").remove(0);
     let mut fired = BTreeSet::new();
-    integers_watched(&mut graph, &mut |rule, _| {
+    integers_watched(&mut graph, Math::Default, &mut |rule, _| {
         fired.insert(rule);
     })
     .expect("ends");
@@ -362,7 +363,7 @@ fn a_recipe_makes_a_float_model_one_of_integers() {
     }
     let mut g = float.clone();
     recipe::insert(&mut g, &choice).expect("fits");
-    integers_watched(&mut g, &mut |_, _| {}).expect("ends");
+    integers_watched(&mut g, Math::Default, &mut |_, _| {}).expect("ends");
     for n in g.nodes() {
         if let Some(Op::Conv(_) | Op::MatMul(_)) = g.op(n) {
             assert_eq!(g.node(n).facts[0].dtype, DType::I32);
@@ -379,4 +380,58 @@ fn a_recipe_makes_a_float_model_one_of_integers() {
     let mut more = choice.clone();
     more.float.insert("nobody".into());
     assert!(recipe::insert(&mut float.clone(), &more).unwrap_err().to_string().contains("no layer \"nobody\""));
+}
+
+/// `x · (cast(w) · s)` with one scale a column (or a row), and with `s` as its own `Dequantize`.
+fn stored(n: &mut Net, columns: bool) -> (ValueId, ValueId) {
+    let x = n.0.add_input("x0", Fact::of(DType::I8, &[3, 64]));
+    let x = n.op(tenon_ir::ops::cast::Cast::to(DType::F32), &[x]);
+    let w = n.ints(DType::I8, &[64, 96]);
+    let w = n.op(tenon_ir::ops::cast::Cast::to(DType::F32), &[w]);
+    let len = if columns { 96 } else { 64 };
+    let scales: Vec<f32> = (0..len).map(|i| 0.002 + 0.0007 * i as f32).collect();
+    let s = n.f32s(if columns { &[1, 96] } else { &[64, 1] }, &scales);
+    let w = n.bin("mul", w, s);
+    (n.op(MatMul { trans_a: false, trans_b: false }, &[x, w]), w)
+}
+
+#[test]
+fn weights_beside_floats_stay_bytes() {
+    let run = |columns: bool, math: Math| {
+        let mut n = Net::new();
+        let (y, _) = stored(&mut n, columns);
+        let mut g = n.0;
+        g.add_output("y", y);
+        let input = drawn(DType::I8, &[3, 64], 7);
+        let before = tenon_ir::eval::run(&g, std::slice::from_ref(&input)).expect("runs")[0].to_f64();
+        assert_eq!(weights::recognise(&mut g).expect("runs"), 1);
+        integers_watched(&mut g, math, &mut |_, _| {}).expect("ends");
+        tenon_ir::verify::verify(&g).expect("a graph");
+        let after = tenon_ir::eval::run(&g, std::slice::from_ref(&input)).expect("runs")[0].to_f64();
+        for (a, b) in after.iter().zip(before) {
+            assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} against {b}");
+        }
+        let product = g.nodes().find(|n| matches!(g.op(*n), Some(Op::MatMul(_)))).expect("a product");
+        g.fact(g.operands(product)[1]).dtype
+    };
+    assert_eq!(run(true, Math::Default), DType::I8);
+    // One scale a row belongs to the other factor; and another order of products changes bits.
+    assert_eq!(run(false, Math::Default), DType::F32);
+    assert_eq!(run(true, Math::Strict), DType::F32);
+}
+
+#[test]
+fn rows_chosen_from_a_table_of_bytes_stay_bytes() {
+    let mut n = Net::new();
+    let table = n.weights(DType::I8, &[40, 6], 3);
+    let at = n.0.add_input("x0", Fact::of(DType::I64, &[2, 3]));
+    let y = n.op(tenon_ir::ops::gather::Gather { axis: 0 }, &[table, at]);
+    let mut g = n.0;
+    g.add_output("y", y);
+    let input = Tensor::new::<i64>(&[2, 3], &[0, 39, 7, -1, 12, 5]);
+    let before = tenon_ir::eval::run(&g, std::slice::from_ref(&input)).expect("runs");
+    integers_watched(&mut g, Math::Strict, &mut |_, _| {}).expect("ends");
+    assert_eq!(before, tenon_ir::eval::run(&g, std::slice::from_ref(&input)).expect("runs"));
+    let chosen = g.nodes().find(|n| matches!(g.op(*n), Some(Op::Gather(_)))).expect("a choice");
+    assert_eq!(g.node(chosen).facts[0].dtype, DType::I8);
 }

@@ -6,6 +6,7 @@ use super::cook_toom::{self, CookToom};
 use crate::lower::flatten;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
+use rayon::prelude::*;
 use tenon_base::Shape;
 
 crate::attributes! {
@@ -64,24 +65,34 @@ impl Operator for WinogradWeight {
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
-        let (o, c) = (ins[0].shape()[0], ins[0].shape()[1]);
-        // [O·C, kernel…] → [kernel…, C, O], so that a transform adds long rows.
-        let taps: usize = ins[0].shape()[2..].iter().product();
+        let (o, c, dtype) = (ins[0].shape()[0], ins[0].shape()[1], ins[0].dtype());
+        let kernel = &ins[0].shape()[2..];
+        let taps: usize = kernel.iter().product();
+        let axes: Vec<CookToom> = self.tile.iter().zip(kernel).map(|(&m, &k)| CookToom::new(m, k)).collect();
+        let alpha: usize = axes.iter().map(CookToom::alpha).product();
         let w = ins[0].to_f64();
-        let mut data = vec![0.0; w.len()];
-        for oc in 0..o * c {
-            for t in 0..taps {
-                data[(t * c + oc % c) * o + oc / c] = w[oc * taps + t];
+        // For each input channel [O, kernel…] → [kernel…, O], so that a transform adds long rows.
+        let channel = |ci: usize| {
+            let mut data = vec![0.0; taps * o];
+            for oi in 0..o {
+                for t in 0..taps {
+                    data[t * o + oi] = w[(oi * c + ci) * taps + t];
+                }
             }
+            let mut dims = kernel.to_vec();
+            dims.push(o);
+            for (axis, t) in axes.iter().enumerate() {
+                data = cook_toom::apply(&t.weight, axis, &data, &mut dims);
+            }
+            Tensor::from_f64(dtype, &[alpha, o], &data)
+        };
+        let channels: Vec<Tensor> = (0..c).into_par_iter().map(channel).collect();
+        let row = o * dtype.size();
+        let mut all = Vec::with_capacity(alpha * c * row);
+        for a in 0..alpha {
+            channels.iter().for_each(|t| all.extend_from_slice(&t.bytes()[a * row..(a + 1) * row]));
         }
-        let mut dims = ins[0].shape()[2..].to_vec();
-        dims.push(o * c);
-        for (axis, &m) in self.tile.iter().enumerate() {
-            let t = CookToom::new(m, dims[axis]);
-            data = cook_toom::apply(&t.weight, axis, &data, &mut dims);
-        }
-        let alpha: usize = dims[..self.tile.len()].iter().product();
-        Ok(vec![Tensor::from_f64(ins[0].dtype(), &[alpha, c, o], &data)])
+        Tensor::from_bytes(dtype, &[alpha, c, o], all.into()).map(|t| vec![t]).map_err(|e| e.to_string())
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {

@@ -8,7 +8,8 @@
 //! - [`product`]: `conv(DQ x, DQ w, b) → DQ(conv of bytes)`, zero points folded into the bias; the same for matrix products;
 //! - [`pointwise`]: `Q(clip(DQ x)) → requantize`, sums of two, products, means;
 //! - [`moves`]: `f(DQ x) → DQ(f x)` for what only moves elements or picks the largest, and `Q(f x) → f(Q x)`;
-//! - [`table`]: `Q(f(DQ x)) →` 256 entries, for any other function of one element.
+//! - [`table`]: `Q(f(DQ x)) →` 256 entries, for any other function of one element;
+//! - [`weights`]: constant bytes that floats are multiplied by stay bytes.
 //!
 //! What is left is folded (constants) or computed in floats. A result differs from the region's by one step at most,
 //! where a value lies within the rounding of `f32` of a tie.
@@ -19,9 +20,11 @@ mod pointwise;
 mod product;
 pub mod recipe;
 mod table;
+pub mod weights;
 
 use crate::PassError;
-use crate::normalize::Rewrite;
+use crate::normalize::{Class, Rewrite};
+use crate::pipeline::Math;
 use std::collections::BTreeSet;
 use tenon_ir::{Graph, NodeId, Op, Operator, ValueId};
 
@@ -49,13 +52,15 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
 const MAX_ROUNDS: usize = 200;
 
 /// Applies the rules until none applies, then folds what is left of quantised constants; gives how often one did.
-pub fn integers(graph: &mut Graph) -> Result<usize, PassError> {
-    integers_watched(graph, &mut |_, _| {})
+/// Weights beside floats stay bytes where `math` allows other orders of products.
+pub fn integers(graph: &mut Graph, math: Math) -> Result<usize, PassError> {
+    integers_watched(graph, math, &mut |_, _| {})
 }
 
 /// The same, telling `watch` the rule and the place each time.
 pub fn integers_watched(
     graph: &mut Graph,
+    math: Math,
     watch: &mut dyn FnMut(&'static str, &tenon_base::Loc),
 ) -> Result<usize, PassError> {
     let internal = |message: String| PassError::Internal { pass: "integers".into(), message };
@@ -87,6 +92,9 @@ pub fn integers_watched(
         graph.remove_dead();
         crate::fold::fold(graph)?;
         if !changed {
+            if Class::Reassociating.allowed(math) {
+                fired += weights::keep(graph, watch)?;
+            }
             fold_constants(graph)?;
             return Ok(fired);
         }

@@ -4,6 +4,7 @@ use super::params::{Quantised, Quantiser, dequantize};
 use crate::normalize::Rewrite;
 use tenon_base::{Scalar, Tensor};
 use tenon_ir::ops::dequantize::Dequantize;
+use tenon_ir::ops::gather::Gather;
 use tenon_ir::ops::pool::PoolKind;
 use tenon_ir::ops::quantize::Quantize;
 use tenon_ir::ops::requantize::Requantize;
@@ -39,6 +40,9 @@ pub(super) fn down(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
         let y = cx.op(op, &ins)?;
         return dequantize(cx, y, Tensor::new(&[], &[scale]), zero);
     }
+    if let Op::Gather(g) = &op {
+        return rows(cx, &x, g.axis, &ins);
+    }
     // One scale a channel: a transpose takes it along.
     let Op::Transpose(t) = &op else { return None };
     let rank = t.perm.len();
@@ -51,6 +55,25 @@ pub(super) fn down(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let mut operands = vec![cx.op(t.clone(), &[x.q])?, along(cx, x.scale)?];
     if let Some(z) = x.zero {
         operands.push(along(cx, z)?);
+    }
+    cx.op(Dequantize {}, &operands)
+}
+
+/// `gather(DQ(x, s), i) → DQ(gather(x, i), gather(s, i))` for scales that differ along `axis` alone, of constant `x`.
+fn rows(cx: &mut Rewrite<'_>, x: &Quantised, axis: usize, ins: &[ValueId]) -> Option<ValueId> {
+    let dims = cx.graph.weight(x.q)?.shape().to_vec();
+    let op = Gather { axis };
+    let mut operands = vec![cx.op(op.clone(), &[x.q, ins[1]])?];
+    for p in [Some(&x.scale), x.zero.as_ref()].into_iter().flatten() {
+        let mut shape = vec![1; dims.len().checked_sub(p.shape().len())?];
+        shape.extend(p.shape());
+        let only = shape.iter().enumerate().all(|(a, d)| *d == if a == axis { dims[axis] } else { 1 });
+        if !only && p.len() != 1 {
+            return None;
+        }
+        let p = if only { p.reshaped(&shape) } else { p.reshaped(&[]) };
+        let v = cx.graph.add_weight("", p);
+        operands.push(if only { cx.op(op.clone(), &[v, ins[1]])? } else { v });
     }
     cx.op(Dequantize {}, &operands)
 }

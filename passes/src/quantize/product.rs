@@ -16,13 +16,15 @@ const MOST_PRODUCTS: usize = 1 << 15;
 const LARGEST_BIAS: f64 = (1u64 << 30) as f64;
 
 /// Constant weights without their zero point, and one scale a channel of `axis` (or one for all).
-struct Weights {
-    data: Tensor,
-    scale: Vec<f32>,
+pub(super) struct Weights {
+    /// Bytes, or 16 bits where the zero point leads out of them.
+    pub(super) data: Tensor,
+    pub(super) scale: Vec<f32>,
 }
 
 impl Weights {
-    fn of(cx: &Rewrite<'_>, v: ValueId, axis: usize) -> Option<Weights> {
+    /// The weights that `v` dequantises.
+    pub(super) fn of(cx: &Rewrite<'_>, v: ValueId, axis: usize) -> Option<Weights> {
         let w = Quantised::of(cx, v)?;
         let data = cx.graph.weight(w.q)?.clone();
         if !w.is_bytes(cx) {

@@ -124,6 +124,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
             "stack_bytes": object.stack_bytes,
             "budget": budget::lines_json(&lines),
             "macs": report.macs,
+            "integer_macs": report.integer_macs,
             "calls": report.calls,
             "seconds": total.as_secs_f64(),
             "timings": steps.iter().map(|(n, t)| json!({ "step": n, "seconds": t.as_secs_f64() })).collect::<Vec<_>>(),
@@ -143,6 +144,12 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     }
     let (weights, arena, stack) = (report.weight_bytes, report.arena_bytes, object.stack_bytes);
     say!("  weights {}, arena {}, stack {}", bytes(weights), bytes(arena), bytes(stack));
+    let integers = report.layers.iter().filter(|l| l.integers).count();
+    if integers > 0 {
+        let part = 100.0 * report.integer_macs as f64 / report.macs.max(1) as f64;
+        let all = report.layers.len();
+        say!("  in integers: {integers} of {all} convolutions and matrix products, {part:.1} % of the multiply-adds");
+    }
     for l in &lines {
         say!("  budget kept: {l}");
     }

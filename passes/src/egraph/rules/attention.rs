@@ -29,7 +29,7 @@ pub(super) const RULES: &[Rule] = &[
 
 fn alike(cx: &Cx<'_>, m: &Match) -> Result<(), Why> {
     ensure!(cx.fact(m.value("u"))? == cx.fact(m.value("v"))?, "weights of two shapes");
-    ensure!(cx.dtype(m.root)?.is_float(), "integers");
+    ensure!(cx.dtype(m.root)?.is_float() && cx.dtype(m.value("u"))?.is_float(), "integers");
     Ok(())
 }
 
