@@ -4,6 +4,7 @@ use crate::recipe::{LayerPrecision, Precision, Recipe, ValueRange, shortest};
 use crate::{Compiler, Error};
 use std::collections::{BTreeMap, BTreeSet};
 use tenon_base::Tensor;
+use tenon_ir::ops::clip::Clip;
 use tenon_ir::ops::conv::Conv;
 use tenon_ir::{Graph, Op, ValueId};
 use tenon_passes::pipeline::Phase;
@@ -347,27 +348,13 @@ fn errors(
     samples: &[Vec<Tensor>],
 ) -> Result<Errors, Error> {
     let results: Vec<ValueId> = found.layers.iter().map(|l| ValueId { node: l.node, port: 0 }).collect();
-    let float = instrumented(compiler, canonical, &results)?;
     let mut graph = canonical.clone();
     insert(&mut graph, choice).map_err(|e| Error::Input(e.to_string()))?;
     // A correction stands behind the layer: what its users read is the result.
     let corrected: Vec<ValueId> = results.iter().map(|v| behind_correction(&graph, *v)).collect();
-    let ints = instrumented(compiler, &graph, &corrected)?;
     let own = canonical.outputs().len();
-    let mut sums = vec![(0f64, 0f64, 0u64); own + results.len()];
-    let (mut a, mut b) = (float.runner(), ints.runner());
-    for sample in samples {
-        let (x, y) = (a.run(sample)?, b.run(sample)?);
-        for ((x, y), s) in x.iter().zip(&y).zip(&mut sums) {
-            for (x, y) in x.to_f64().iter().zip(y.to_f64()) {
-                s.0 += x * x;
-                s.1 += (x - y) * (x - y);
-                s.2 += 1;
-            }
-        }
-    }
-    let db = |s: &(f64, f64, u64)| if s.1 == 0.0 { f64::INFINITY } else { 10.0 * (s.0 / s.1).log10() };
-    let outputs = canonical.outputs().iter().zip(&sums).map(|((n, _), s)| (n.clone(), db(s))).collect();
+    let sums = differences(compiler, (canonical, &results), (&graph, &corrected), samples)?;
+    let outputs = canonical.outputs().iter().zip(&sums).map(|((n, _), s)| (n.clone(), s.decibels())).collect();
     let target = &compiler.options().target;
     let layers = found
         .layers
@@ -379,9 +366,9 @@ fn errors(
                 name: l.name.clone(),
                 op,
                 range: l.input.as_ref().and_then(|n| choice.ranges.get(n)).copied(),
-                rms: (s.0 / s.2.max(1) as f64).sqrt(),
-                error: (s.1 / s.2.max(1) as f64).sqrt(),
-                sqnr: db(s),
+                rms: s.rms(),
+                error: s.error(),
+                sqnr: s.decibels(),
                 helps: if l.input.is_some() {
                     helps(target, op)
                 } else {
@@ -391,6 +378,139 @@ fn errors(
         })
         .collect();
     Ok((layers, outputs))
+}
+
+/// How two forms of one value differ.
+#[derive(Clone, Copy, Debug, Default)]
+struct Difference {
+    squares: f64,
+    errors: f64,
+    count: u64,
+}
+
+impl Difference {
+    fn rms(&self) -> f64 {
+        (self.squares / self.count.max(1) as f64).sqrt()
+    }
+
+    fn error(&self) -> f64 {
+        (self.errors / self.count.max(1) as f64).sqrt()
+    }
+
+    fn decibels(&self) -> f64 {
+        if self.errors == 0.0 { f64::INFINITY } else { 10.0 * (self.squares / self.errors).log10() }
+    }
+}
+
+/// Runs two forms of a model, and compares their outputs and then their values, pairwise.
+fn differences(
+    compiler: &Compiler,
+    (float, a): (&Graph, &[ValueId]),
+    (ints, b): (&Graph, &[ValueId]),
+    samples: &[Vec<Tensor>],
+) -> Result<Vec<Difference>, Error> {
+    let (float, ints) = (instrumented(compiler, float, a)?, instrumented(compiler, ints, b)?);
+    let (mut one, mut other) = (float.runner(), ints.runner());
+    let mut all: Vec<Difference> = vec![];
+    for sample in samples {
+        let (x, y) = (one.run(sample)?, other.run(sample)?);
+        all.resize(x.len(), Difference::default());
+        for ((x, y), d) in x.iter().zip(&y).zip(&mut all) {
+            for (x, y) in x.to_f64().iter().zip(y.to_f64()) {
+                d.squares += x * x;
+                d.errors += (x - y) * (x - y);
+                d.count += 1;
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// How much rounding to integers changes the result of each convolution and matrix product of a quantised model: the name, the
+/// root mean squares of the result in floats and of the difference, and their ratio in dB.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LayerError {
+    /// The node.
+    pub name: String,
+    /// `conv`, `depthwise conv` or `matmul`.
+    pub op: &'static str,
+    /// Of the result in floats.
+    pub rms: f64,
+    /// Of the difference.
+    pub error: f64,
+    /// In dB.
+    pub sqnr: f64,
+}
+
+/// The errors of all layers of the imported `graph` on `samples`. With a recipe among the compiler's options, floats are the
+/// model as it is. A model that came quantised is compared with itself without the rounding of values: quantised values are only
+/// cut off at the ends of their ranges, and weights are what their integers stand for.
+///
+/// # Errors
+/// Samples do not fit, or the model cannot be compiled.
+pub fn layer_errors(compiler: &Compiler, graph: Graph, samples: &[Vec<Tensor>]) -> Result<Vec<LayerError>, Error> {
+    let mut options = compiler.options().clone();
+    let recipe = options.recipe.take();
+    let plain = Compiler::new(options);
+    let mut canonical = plain.run_to(graph, Phase::Canonical)?.graph;
+    let samples = &samples[..samples.len().min(MEASURED)];
+    if let Some(recipe) = recipe {
+        tenon_passes::quantize::weights::in_floats(&mut canonical)?;
+        let choice = recipe.choice();
+        let found = sites(&canonical, &choice.float).map_err(|e| Error::Internal(e.to_string()))?;
+        let (layers, _) = errors(&plain, &canonical, &found, &choice, samples)?;
+        let one = |l: LayerReport| LayerError { name: l.name, op: l.op, rms: l.rms, error: l.error, sqnr: l.sqnr };
+        return Ok(layers.into_iter().map(one).collect());
+    }
+    let float = without_rounding(&canonical)?;
+    let layers: Vec<ValueId> = canonical
+        .topological()
+        .map_err(|e| Error::Internal(e.to_string()))?
+        .into_iter()
+        .filter(|n| matches!(canonical.op(*n), Some(Op::Conv(_) | Op::MatMul(_))))
+        .map(|node| ValueId { node, port: 0 })
+        .collect();
+    let all = differences(&plain, (&float, &layers), (&canonical, &layers), samples)?;
+    let own = canonical.outputs().len();
+    let one = |(v, d): (&ValueId, &Difference)| LayerError {
+        name: canonical.node(v.node).loc.name().unwrap_or_default().to_string(),
+        op: kind(&canonical, v.node),
+        rms: d.rms(),
+        error: d.error(),
+        sqnr: d.decibels(),
+    };
+    Ok(layers.iter().zip(all.iter().skip(own)).map(one).collect())
+}
+
+/// `graph` with `DQ(Q(x))` replaced by `x` within the range that the integers span.
+fn without_rounding(graph: &Graph) -> Result<Graph, Error> {
+    let internal = |m: String| Error::Internal(m);
+    let mut g = graph.clone();
+    for id in g.topological().map_err(|e| internal(e.to_string()))? {
+        let Some(Op::Dequantize(_)) = g.op(id) else { continue };
+        let ins = g.operands(id);
+        let Some(Op::Quantize(q)) = g.op(ins[0].node) else { continue };
+        let Some((lo, hi)) = q.to.int_range() else { continue };
+        let from = g.operands(ins[0].node);
+        let number = |v: Option<&ValueId>, none: f64| match v {
+            None => Some(none),
+            Some(v) => g.weight(*v).filter(|t| t.len() == 1).map(|t| t.get(0).as_f64()),
+        };
+        let (scales, zeros) = (
+            (number(from.get(1), 1.0), number(ins.get(1), 1.0)),
+            (number(from.get(2), 0.0), number(ins.get(2), 0.0)),
+        );
+        let ((Some(scale), Some(back)), (Some(zero), Some(zero_back))) = (scales, zeros) else { continue };
+        if (scale, zero) != (back, zero_back) {
+            continue;
+        }
+        let bound = |v: i128| Some(tenon_base::Real((v as f64 - zero) * scale));
+        let loc = g.node(id).loc.clone();
+        let clip = g.add_op(Clip { min: bound(lo), max: bound(hi) }, &from[..1], loc);
+        let clip = clip.map_err(|e| internal(e.message))?[0];
+        g.replace(ValueId { node: id, port: 0 }, clip).map_err(|e| internal(e.to_string()))?;
+    }
+    Ok(g)
 }
 
 fn behind_correction(graph: &Graph, v: ValueId) -> ValueId {

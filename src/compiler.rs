@@ -179,6 +179,7 @@ impl Compiler {
     /// As [`Compiler::compile_file`].
     pub fn run_to(&self, graph: Graph, to: Phase) -> Result<State, Error> {
         let name = self.options.name.clone().unwrap_or_else(|| graph.name.clone());
+        let graph = self.quantised(graph, &name)?;
         Ok(tenon_passes::run(graph, &self.settings(&name), to, &mut |_, _, _| {})?)
     }
 

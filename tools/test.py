@@ -9,14 +9,17 @@ at ../shared/zoo. Exit code 0 only if everything passed.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import pathlib
 import shutil
+import struct
 import subprocess
 import sys
 import time
 import venv
+import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
@@ -159,6 +162,71 @@ def full_disk(out):
     shutil.rmtree(made)
 
 
+def write_npz(path, **arrays):
+    """A .npz of `name=(descr, shape, bytes)`."""
+    with zipfile.ZipFile(path, "w") as z:
+        for name, (descr, shape, data) in arrays.items():
+            head = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+            head += b" " * (-(len(head) + 11) % 64) + b"\n"
+            z.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + data)
+
+
+def bad_samples_and_recipes(out):
+    """Calibration data, recipes, budgets and targets that cannot be used: each is told, and nothing is written."""
+    out.mkdir()
+    digits, made = "examples/digits", out / "made"
+
+    def image(fill, shape=(1, 1, 1, 8, 8), descr="<f4", size=64):
+        return {"image": (descr, shape, struct.pack("<f", fill) * size)}
+
+    samples = {
+        "nan": (image(float("nan")), "calibration needs finite samples"),
+        "infinite": (image(float("inf")), "calibration needs finite samples"),
+        "shape": (image(0, (1, 7), size=7), "found [1, 7]"),
+        "dtype": (image(0, descr="<i4"), "expected f32 for input"),
+        "no sample": (image(0, (0, 1, 1, 8, 8), size=0), "there is no sample in it"),
+        "cut off": (image(0, (100_000_000, 1, 1, 8, 8)), "the file is cut off"),
+        "no array": ({}, "the file has none"),
+    }
+    for name, (arrays, told) in samples.items():
+        path = out / f"{name.replace(' ', '-')}.npz"
+        write_npz(path, **arrays)
+        run(f"bad input: samples: {name}", [TENON, "quantize", digits, "--calibrate", path, "-o", made], expect=2, contains=told)
+    write_npz(out / "good.npz", **image(0.5))
+    run("bad input: labels", [TENON, "quantize", digits, "--calibrate", out / "good.npz", "-o", made, "--evaluate", out / "good.npz",
+        "--labels", "y"], expect=2, contains="y")  # fmt: skip
+    hashed = hashlib.sha256((ROOT / "examples/digits/model.onnx").read_bytes()).hexdigest()
+    plain = {"version": 1, "model": f'"sha256:{hashed}"', "method": '"mse"', "samples": 1}
+
+    def value(name, least, most):
+        return f'[[value]]\nname = "{name}"\nmin = {least}\nmax = {most}\n'
+
+    recipes = {
+        "syntax": ("version = \n", "TOML parse error"),
+        "version": ({"version": 99}, "version 99"),
+        "another model": ({"model": '"sha256:00"'}, "made for another model"),
+        "field": ({"frob": 1}, "unknown field `frob`"),
+        "range": (value("scale", 3.0, -1.0), "expected min <= max"),
+        "nan": (value("scale", "nan", 1.0), "expected min <= max"),
+        "infinite": (value("scale", 0.0, "inf"), "expected min <= max"),
+        "value": (value("nothing", 0.0, 1.0), 'no value "nothing"'),
+        "precision": ('[[layer]]\nname = "conv1"\nprecision = "int3"\n', "unknown variant `int3`"),
+        "no range": ("", 'no range for value "scale"'),
+    }
+    for name, (what, told) in recipes.items():
+        fields = plain | (what if isinstance(what, dict) else {})
+        head = "" if name == "syntax" else "".join(f"{k} = {v}\n" for k, v in fields.items())
+        path = out / f"{name.replace(' ', '-')}.toml"
+        path.write_text(head + (what if isinstance(what, str) else ""))
+        run(f"bad input: recipe: {name}", [TENON, "compile", digits, "--recipe", path, "-o", made], expect=2, contains=told)
+    for budget, told in [("arena=-1", "is not a size"), ("latency=soon", "is not a time"), ("max_error=nan", "is not a number")]:
+        run(f"bad input: {budget}", [TENON, "compile", digits, "--budget", budget, "-o", made], expect=2, contains=told)
+    for target, told in [("x86_64-linux/nope", "unknown CPU"), ("aarch64-linux/cortex-a76+frob", "unknown feature"), ("../x", "unknown")]:
+        run(f"bad input: target {target}", [TENON, "compile", digits, "--target", target, "-o", made], expect=2, contains=told)
+    report("bad samples, recipes, budgets and targets write nothing", not made.exists())
+    shutil.rmtree(out)
+
+
 def step_bad_input(_):
     """Errors are told, with the documented exit code, and leave nothing behind."""
     out = TARGET / "test-out" / "bad"
@@ -179,6 +247,7 @@ def step_bad_input(_):
         contains="constant %")  # fmt: skip
     run("bad input: audit", [TENON, "audit", out / "text.onnx"], expect=2, contains="not valid protobuf")
     run("bad input: audit of no object", [TENON, "audit", "README.md"], expect=2, contains="neither an object")
+    bad_samples_and_recipes(out / "recipes")
     (out / "file").write_text("")
     full_disk(out)
     run("bad input: output", [TENON, "compile", "examples/digits", "-o", out / "file/x"], expect=2, contains="cannot create")

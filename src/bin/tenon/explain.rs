@@ -1,16 +1,13 @@
 //! `tenon explain`: what the optimiser decided, and why.
 
 use crate::args::{CompileArgs, model_file};
-use crate::failure::{Failure, Outcome};
+use crate::failure::Outcome;
 use crate::output::{self, Table, count, say};
+use crate::panels::{kernel_panel, model_panel, operators};
 use serde_json::json;
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use tenon::drawing::{Item, Panel, svg};
-use tenon::ir::{Graph, NodeId, NodeKind, OpClass, Operator, ValueId};
+use std::path::{Path, PathBuf};
+use tenon::drawing::svg;
 use tenon::passes::egraph::decisions::{Decisions, KernelChoice};
-use tenon::passes::group::{Group, root};
-use tenon::passes::pipeline::State;
 use tenon::{Compiler, Phase};
 
 #[derive(Debug, clap::Args)]
@@ -44,8 +41,9 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let before = imported.graph.clone();
     let state = compiler.run_to(imported.graph, Phase::Grouped)?;
     if let Some(file) = &args.svg {
-        std::fs::write(file, svg(&[model_panel(&before), kernel_panel(&state)]))
-            .map_err(|e| Failure::bad_input(format!("{}: {e}", file.display())))?;
+        let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let picture = svg(&[model_panel(&before), kernel_panel(&state)]);
+        tenon::write_file(folder, file, picture.as_bytes())?;
     }
     if json {
         output::json(&to_json(&state.decisions, &target.name));
@@ -66,10 +64,6 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         say!("\nwrote {}", file.display());
     }
     Ok(())
-}
-
-fn operators(g: &Graph) -> usize {
-    g.nodes().filter(|n| g.op(*n).is_some()).count()
 }
 
 fn places(names: &[String]) -> String {
@@ -178,72 +172,4 @@ fn to_json(d: &Decisions, target: &str) -> serde_json::Value {
         "nodes": { "imported": d.nodes[0], "saturated": d.nodes[1] },
         "rules": fired, "near_misses": missed, "kernels": kernels,
     })
-}
-
-/// The colour of an operator.
-fn kind(g: &Graph, n: NodeId) -> &'static str {
-    let Some(op) = g.op(n) else { return "io" };
-    match (op.name(), op.class()) {
-        ("conv" | "conv_transpose", _) => "conv",
-        ("matmul", _) => "matmul",
-        ("softmax" | "layer_norm" | "reduce" | "pool", _) => "reduce",
-        (_, OpClass::Pointwise) => "map",
-        (_, OpClass::Move | OpClass::View) => "move",
-        _ => "other",
-    }
-}
-
-/// The model as imported, an operator a box.
-fn model_panel(g: &Graph) -> Panel {
-    let mut at: BTreeMap<NodeId, usize> = BTreeMap::new();
-    let mut items = vec![];
-    for id in g.topological().unwrap_or_default() {
-        let node = g.node(id);
-        let title = match &node.kind {
-            NodeKind::Input(name) => name.clone(),
-            NodeKind::Weight(..) => continue,
-            NodeKind::Op(op) => op.name().to_string(),
-        };
-        let needs = g.operands(id).iter().filter_map(|v| at.get(&v.node).copied()).collect();
-        let result = node.facts.first().map_or(String::new(), ToString::to_string);
-        at.insert(id, items.len());
-        items.push(Item { lines: vec![title], hint: format!("{} {result}", node.loc), kind: kind(g, id), needs });
-    }
-    Panel { title: format!("imported: {} operators", operators(g)), items }
-}
-
-/// The kernels, each a box of its operators.
-fn kernel_panel(state: &State) -> Panel {
-    let g = &state.graph;
-    let mut at: BTreeMap<ValueId, usize> = BTreeMap::new();
-    let mut items = vec![];
-    for &id in g.inputs() {
-        if let NodeKind::Input(name) = &g.node(id).kind {
-            at.insert(ValueId { node: id, port: 0 }, items.len());
-            items.push(Item { lines: vec![name.clone()], hint: String::new(), kind: "io", needs: vec![] });
-        }
-    }
-    for (i, group) in state.groups.iter().enumerate() {
-        let Group { anchor, .. } = group;
-        let name = |n: &NodeId| g.op(*n).map_or("?", |o| o.name()).to_string();
-        let mut lines: Vec<String> = vec![name(anchor)];
-        lines.extend(group.epilogue.iter().map(|n| format!("+ {}", name(n))));
-        lines.extend(group.inlined.iter().map(|n| format!("⤷ {}", name(n))));
-        let mut needs: Vec<usize> = vec![];
-        for n in group.nodes() {
-            for v in g.operands(n) {
-                needs.extend(at.get(&root(g, v)).copied());
-            }
-        }
-        needs.sort_unstable();
-        needs.dedup();
-        let hint = state.decisions.kernels.get(i).map_or(String::new(), |k| {
-            format!("kernel {i}: {:.1} kcycles, {}\nfrom {}", k.cycles / 1e3, k.result, k.from.join(", "))
-        });
-        for port in 0..g.node(group.last()).facts.len() {
-            at.insert(ValueId { node: group.last(), port: port as u16 }, items.len());
-        }
-        items.push(Item { lines, hint, kind: kind(g, *anchor), needs });
-    }
-    Panel { title: format!("optimised: {} kernels", state.groups.len()), items }
 }

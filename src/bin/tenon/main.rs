@@ -15,6 +15,7 @@ mod inputs;
 mod model;
 mod opt;
 mod output;
+mod panels;
 mod peak;
 mod picture;
 mod prepared;

@@ -92,17 +92,19 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     };
     let float: BTreeSet<String> = args.float.iter().cloned().collect();
     let graph = imported.graph.clone();
-    let made = calibrate(&compiler, imported.graph, model, &samples, method, &float)?;
-    let text = made.recipe.to_text().map_err(|e| Failure::internal(e.to_string()))?;
-    write(&args.output, &text)?;
-    let evaluated = match &args.evaluate {
+    // All that is read is read before anything is written.
+    let held = match &args.evaluate {
         None => None,
         Some(path) => {
             let held = self::samples(path, &inputs, usize::MAX)?;
-            let labels = args.labels.as_ref().map(|name| labels(path, name)).transpose()?;
-            Some(evaluate(&compiler, &graph, &made.recipe, &held, labels.as_deref())?)
+            Some((held, args.labels.as_ref().map(|name| labels(path, name)).transpose()?))
         }
     };
+    let made = calibrate(&compiler, imported.graph, model, &samples, method, &float)?;
+    let evaluated =
+        held.map(|(held, labels)| evaluate(&compiler, &graph, &made.recipe, &held, labels.as_deref())).transpose()?;
+    let text = made.recipe.to_text().map_err(|e| Failure::internal(e.to_string()))?;
+    write(&args.output, &text)?;
     spinner.finish_and_clear();
     report(args, &made, evaluated, samples.len(), json);
     Ok(())
@@ -122,7 +124,8 @@ fn labels(path: &Path, name: &str) -> Outcome<Vec<i64>> {
 }
 
 fn write(path: &Path, text: &str) -> Outcome {
-    std::fs::write(path, text).map_err(|e| Failure::bad_input(format!("cannot write {}: {e}", path.display())))
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tenon::write_file(folder, path, text.as_bytes()).map_err(Failure::from)
 }
 
 fn report(args: &Args, made: &Calibrated, evaluated: Option<Evaluated>, samples: usize, json: bool) {
@@ -190,7 +193,7 @@ fn finite(v: f64) -> Option<f64> {
 }
 
 /// The samples in `path` as inputs in the model's order.
-fn samples(path: &Path, inputs: &[(String, tenon::Fact)], most: usize) -> Outcome<Vec<Vec<Tensor>>> {
+pub(crate) fn samples(path: &Path, inputs: &[(String, tenon::Fact)], most: usize) -> Outcome<Vec<Vec<Tensor>>> {
     let bad = |m: String| Failure::bad_input(format!("{}: {m}", path.display()));
     let arrays = tensors::read_all(path)?;
     let names = || arrays.iter().map(|(n, t)| format!("`{n}` {}", t.fact())).collect::<Vec<_>>().join(", ");

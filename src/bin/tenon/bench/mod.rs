@@ -1,6 +1,7 @@
 //! `tenon bench`: how fast a compiled model runs on this machine, and how fast another engine runs it beside it.
 
 mod against;
+mod beside;
 
 use crate::args::CompileArgs;
 use crate::compare::{Tolerance, compare};
@@ -9,6 +10,7 @@ use crate::output::{self, bytes, say, time};
 use crate::prepared::{Prepared, prepare};
 use crate::{peak, progress};
 use against::{Peer, Worker};
+use beside::{Beside, in_turn};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -38,6 +40,7 @@ Examples:
   tenon bench model.onnx --dim batch=1
   tenon bench zoo/mobilenet_v2 --seconds 5 --json
   tenon bench zoo/resnet50 --threads 2 --against one-thread
+  tenon bench model.onnx --recipe model.recipe.toml --beside model.onnx    integers against floats
   tenon bench zoo/mobilenet_v2 --against onnxruntime --python target/venv/bin/python")]
 pub(crate) struct Args {
     /// An .onnx file, or a folder with model.onnx.
@@ -48,6 +51,9 @@ pub(crate) struct Args {
     /// Also run the model on this engine, in turn, and compare speed and results.
     #[arg(long, value_enum, value_name = "ENGINE")]
     against: Option<Peer>,
+    /// Also compile this model, without a recipe, and run it in turn on the same inputs: how much faster is the one?
+    #[arg(long, value_name = "MODEL", conflicts_with = "against")]
+    beside: Option<PathBuf>,
     /// The Python to use for --against.
     #[arg(long, value_name = "PATH", requires = "against")]
     python: Option<PathBuf>,
@@ -123,6 +129,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     turn(&mut runner, limit / 10)?;
     let mut ours = vec![];
     let mut compared = None;
+    let mut beside = None;
     if let (Some(rival), Some(peer)) = (&mut rival, args.against) {
         rival.turn(limit / 10)?;
         let (mut theirs, mut ratios) = (vec![], vec![]);
@@ -136,6 +143,14 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         }
         ratios.sort_unstable_by(f64::total_cmp);
         compared = Some(compare_outputs(peer, rival, theirs, ratios, &p, &runner.outputs()?)?);
+    } else if let Some(path) = &args.beside {
+        let compile = CompileArgs { recipe: None, name: None, ..args.compile.clone() };
+        let other = prepare(path, &compile, args.seed)?;
+        let model = other.compiled.jit()?;
+        let mut theirs = model.runner();
+        theirs.set_inputs(&p.inputs)?;
+        let (times, rounds) = in_turn(&mut runner, &mut theirs, limit, &mut ours)?;
+        beside = Some(Beside { compiled: other.compiled.report(), times: Times::of(times), rounds });
     } else {
         ours = turn(&mut runner, limit)?;
     }
@@ -168,6 +183,9 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         if let Some(c) = &compared {
             merge(&mut all, json!({ "against": c.to_json(&times) }));
         }
+        if let Some(b) = &beside {
+            merge(&mut all, json!({ "beside": b.to_json(&times) }));
+        }
         output::json(&all);
     } else {
         let threads = output::count(args.compile.threads.into(), "thread");
@@ -179,6 +197,9 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         say!("  weights {}, arena {}", bytes(report.weight_bytes), bytes(report.arena_bytes));
         if let Some(c) = &compared {
             c.print();
+        }
+        if let Some(b) = &beside {
+            b.print(&report);
         }
     }
     match compared.and_then(|c| c.disagreement) {

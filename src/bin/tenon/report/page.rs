@@ -8,6 +8,7 @@ use std::fmt::Write;
 use std::time::Duration;
 use tenon::backend::Object;
 use tenon::budget::Line;
+use tenon::calibrate::LayerError;
 use tenon::kernel::BufferKind;
 use tenon::{Compiled, Report, cost};
 
@@ -25,6 +26,10 @@ pub(super) struct Page<'a> {
     kinds: Vec<(String, f64)>,
     /// Estimated seconds of each call.
     seconds: Vec<f64>,
+    /// The graph before and after, drawn.
+    graphs: String,
+    /// What integers cost each layer, where that was measured.
+    errors: Vec<LayerError>,
 }
 
 impl<'a> Page<'a> {
@@ -38,7 +43,13 @@ impl<'a> Page<'a> {
         }
         let mut kinds: Vec<(String, f64)> = kinds.into_iter().collect();
         kinds.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        Page { compiled, object, lines, report: compiled.report(), kinds, seconds }
+        let (graphs, errors) = (String::new(), vec![]);
+        Page { compiled, object, lines, report: compiled.report(), kinds, seconds, graphs, errors }
+    }
+
+    /// With the graph before and after as a picture, and the errors of layers.
+    pub(super) fn with(self, graphs: String, errors: Vec<LayerError>) -> Page<'a> {
+        Page { graphs, errors, ..self }
     }
 
     /// The whole page.
@@ -72,6 +83,8 @@ impl<'a> Page<'a> {
         self.budget(o)?;
         self.memory(o)?;
         self.kernels(o)?;
+        self.graphs(o)?;
+        self.integers(o)?;
         self.flash(o)?;
         self.signature(o)?;
         writeln!(
@@ -257,6 +270,64 @@ impl<'a> Page<'a> {
             )?;
         }
         writeln!(o, "</section>")
+    }
+
+    fn graphs(&self, o: &mut String) -> std::fmt::Result {
+        writeln!(
+            o,
+            "<section>\n<h2>The graph before and after</h2>\n<p class=\"sub\">Left the operators of the model, right the kernels that \
+             compute them: a box's first line shapes the loops, + is computed before the result is stored, ⤷ where it is read. \
+             A pointer over a box shows where it came from.</p>\n<div class=\"graph\">\n{}</div>\n</section>",
+            self.graphs
+        )
+    }
+
+    fn integers(&self, o: &mut String) -> std::fmt::Result {
+        let r = &self.report;
+        let count = r.layers.iter().filter(|l| l.integers).count();
+        if count == 0 && self.errors.is_empty() {
+            return Ok(());
+        }
+        let part = 100.0 * r.integer_macs as f64 / r.macs.max(1) as f64;
+        let measured = match self.errors.len() {
+            0 => "Errors were not measured: --samples names data for that.",
+            _ => {
+                "Errors are root mean squares over samples: of each layer's result in floats, of what rounding to integers \
+                 changes it by (with what comes from the layers before), and their ratio."
+            }
+        };
+        writeln!(
+            o,
+            "<section>\n<h2>Quantisation</h2>\n<p class=\"sub\">{count} of {} convolutions and matrix products compute in \
+             integers, {part:.1} % of the multiply-adds. {measured}</p>\n<table>\n<tr><th>layer</th><th>computes</th>\
+             <th class=\"n\">multiply-adds</th><th class=\"n\">float rms</th><th class=\"n\">error</th><th class=\"n\">dB</th><th></th></tr>",
+            r.layers.len()
+        )?;
+        for l in &r.layers {
+            let product = format!("{} {} × {} in {}", l.op, l.operands[0], l.operands[1], l.sums);
+            // A kernel may stand for several nodes.
+            let error = self.errors.iter().find(|e| l.name.split(" + ").any(|n| n == e.name));
+            let [rms, wrong, db, meter] = match error {
+                None => ["", "", "", ""].map(String::from),
+                Some(e) => [
+                    format!("{:.4}", e.rms),
+                    format!("{:.4}", e.error),
+                    if e.sqnr.is_finite() { format!("{:.1}", e.sqnr) } else { "exact".into() },
+                    // 60 dB fill the bar; below 20 a layer deserves a look.
+                    bar(e.sqnr / 60.0, if e.sqnr < 20.0 { "over" } else { "c2" }),
+                ],
+            };
+            writeln!(
+                o,
+                "<tr><td><code>{}</code></td><td class=\"{}\">{}</td><td class=\"n\">{}</td><td class=\"n\">{rms}</td><td class=\"n\">{wrong}</td>\
+                 <td class=\"n\">{db}</td><td class=\"meter\">{meter}</td></tr>",
+                escape(&short(&l.name, 60)),
+                if l.integers { "" } else { "dim" },
+                escape(&product),
+                grouped(l.macs)
+            )?;
+        }
+        writeln!(o, "</table>\n</section>")
     }
 
     fn flash(&self, o: &mut String) -> std::fmt::Result {

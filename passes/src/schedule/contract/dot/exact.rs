@@ -78,8 +78,12 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
     let Some(mut p) = plan::plan(&floats, unit, cx) else {
         return Some(super::super::scalar::lower(floats, &mut unit.kernel));
     };
-    // Constants are converted when they are packed.
+    // Constants are converted when they are packed, where they stay in the first cache: they take four times the room.
+    let small = |len: usize| len * DType::F32.size() <= cx.target.caches.l1d / 2;
     for pack in &mut unit.packs[known..] {
+        if !small(unit.kernel.buffers[pack.packed.0 as usize].len) {
+            continue;
+        }
         for f in [&mut p.a, &mut p.b].into_iter().filter(|f| f.buf == pack.packed) {
             if let Arrangement::Panels(layout) = &pack.layout {
                 pack.layout = Arrangement::Floats(layout.clone());
