@@ -28,6 +28,8 @@ fn kind(g: &Graph, n: NodeId) -> &'static str {
 pub(crate) fn model_panel(g: &Graph) -> Panel {
     let mut at: BTreeMap<NodeId, usize> = BTreeMap::new();
     let mut items = vec![];
+    // What is computed of constants alone is constant.
+    let mut hidden = 0;
     for id in g.topological().unwrap_or_default() {
         let node = g.node(id);
         let title = match &node.kind {
@@ -35,12 +37,17 @@ pub(crate) fn model_panel(g: &Graph) -> Panel {
             NodeKind::Weight(..) => continue,
             NodeKind::Op(op) => op.name().to_string(),
         };
-        let needs = g.operands(id).iter().filter_map(|v| at.get(&v.node).copied()).collect();
+        let needs: Vec<usize> = g.operands(id).iter().filter_map(|v| at.get(&v.node).copied()).collect();
+        if needs.is_empty() && g.op(id).is_some() {
+            hidden += 1;
+            continue;
+        }
         let result = node.facts.first().map_or(String::new(), ToString::to_string);
         at.insert(id, items.len());
         items.push(Item { lines: vec![title], hint: format!("{} {result}", node.loc), kind: kind(g, id), needs });
     }
-    Panel { title: format!("imported: {} operators", operators(g)), items }
+    let constant = if hidden > 0 { format!(", {hidden} of constants alone") } else { String::new() };
+    Panel { title: format!("imported: {} operators{constant}", operators(g)), items }
 }
 
 /// The kernels, each a box of its operators.
