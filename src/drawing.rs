@@ -113,7 +113,10 @@ fn place(panel: &Panel) -> (Vec<Placed>, f64, f64) {
 /// The panels side by side.
 pub fn svg(panels: &[Panel]) -> String {
     let laid: Vec<_> = panels.iter().map(place).collect();
-    let width: f64 = laid.iter().map(|l| l.1.max(220.0)).sum();
+    // A letter of a title takes some 8.6 units.
+    let wide = |panel: &Panel, w: f64| w.max(8.6 * panel.title.chars().count() as f64 + 2.0 * MARGIN);
+    let widths: Vec<f64> = panels.iter().zip(&laid).map(|(p, l)| wide(p, l.1)).collect();
+    let width: f64 = widths.iter().sum();
     let height = laid.iter().map(|l| l.2).fold(0.0, f64::max);
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -126,7 +129,7 @@ pub fn svg(panels: &[Panel]) -> String {
          <rect width=\"100%\" height=\"100%\" fill=\"#ffffff\"/>"
     );
     let mut from = 0.0;
-    for (panel, (placed, w, _)) in panels.iter().zip(&laid) {
+    for ((panel, (placed, ..)), w) in panels.iter().zip(&laid).zip(widths) {
         let _ = writeln!(out, "<g transform=\"translate({from:.0},0)\">");
         let _ = writeln!(
             out,
@@ -172,7 +175,7 @@ pub fn svg(panels: &[Panel]) -> String {
             let _ = writeln!(out, "</g>");
         }
         let _ = writeln!(out, "</g>");
-        from += w.max(220.0);
+        from += w;
     }
     out + "</svg>\n"
 }

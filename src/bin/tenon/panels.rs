@@ -46,7 +46,7 @@ pub(crate) fn model_panel(g: &Graph) -> Panel {
         at.insert(id, items.len());
         items.push(Item { lines: vec![title], hint: format!("{} {result}", node.loc), kind: kind(g, id), needs });
     }
-    let constant = if hidden > 0 { format!(", {hidden} of constants alone") } else { String::new() };
+    let constant = if hidden > 0 { format!(" ({hidden} constant)") } else { String::new() };
     Panel { title: format!("imported: {} operators{constant}", operators(g)), items }
 }
 
