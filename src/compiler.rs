@@ -4,12 +4,13 @@ use crate::{Artifact, ArtifactOptions, Error, Recipe, Report, artifact, example,
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use tenon_base::{Diagnostics, Loc, Tensor};
+use tenon_base::{DType, Diagnostics, Dim, Loc, Scalar, Tensor};
 use tenon_cranelift::Object;
 use tenon_frontend::{Given, ImportOptions, Imported, ModelInfo};
 use tenon_ir::Graph;
 use tenon_kernel::work::{Work, work_of_calls};
 use tenon_kernel::{Call, Program};
+use tenon_passes::bounded::Bounded;
 use tenon_passes::pipeline::{Math, Phase, Settings, State};
 use tenon_target::Target;
 
@@ -20,6 +21,8 @@ pub struct Options {
     pub target: Target,
     /// Pinned dimensions, by name.
     pub dims: BTreeMap<String, i64>,
+    /// Bounded dimensions, by name: the model runs any size up to the bound.
+    pub bounds: BTreeMap<String, i64>,
     /// Inputs pinned to a value, by name; they are no inputs of the compiled model.
     pub set: BTreeMap<String, Tensor>,
     /// What a run will be given: pins dimensions that nothing else pins, and sets inputs whose value the compile needs (see
@@ -48,6 +51,7 @@ impl Options {
         Options {
             target,
             dims,
+            bounds: BTreeMap::new(),
             set,
             data,
             given,
@@ -71,6 +75,13 @@ impl Options {
     #[must_use]
     pub fn dim(mut self, name: impl Into<String>, value: i64) -> Options {
         self.dims.insert(name.into(), value);
+        self
+    }
+
+    /// Bounds dimension `name` by `most`: a run tells its size in an input of that name.
+    #[must_use]
+    pub fn bound(mut self, name: impl Into<String>, most: i64) -> Options {
+        self.bounds.insert(name.into(), most);
         self
     }
 
@@ -132,8 +143,9 @@ impl Compiler {
     }
 
     fn import_options(&self) -> ImportOptions {
-        let Options { dims, set, data, given, .. } = &self.options;
-        ImportOptions { dims: dims.clone(), set: set.clone(), data: data.clone(), given: given.clone() }
+        let Options { dims, bounds, set, data, given, .. } = &self.options;
+        let free = bounds.keys().cloned().collect();
+        ImportOptions { dims: dims.clone(), set: set.clone(), data: data.clone(), given: given.clone(), free }
     }
 
     /// Reads a model without compiling it.
@@ -183,6 +195,23 @@ impl Compiler {
         Ok(tenon_passes::run(graph, &self.settings(&name), to, &mut |_, _, _| {})?)
     }
 
+    /// The graph for every size of its bounded dimensions; itself where there is none.
+    fn bounded(&self, graph: Graph) -> Result<(Graph, Bounded), Error> {
+        let Options { bounds, states, .. } = &self.options;
+        if bounds.is_empty() {
+            return Ok((graph, Bounded::default()));
+        }
+        if let Some((input, output)) = states.first() {
+            let message =
+                format!("state {input}={output}: a model with bounded dimensions cannot keep states yet; pin them");
+            return Err(Error::Input(message));
+        }
+        tenon_passes::bounded::bound(&graph, bounds).map_err(|e| match e {
+            tenon_passes::bounded::BoundError::Internal(_) => Error::Internal(e.to_string()),
+            e => Error::Input(e.to_string()),
+        })
+    }
+
     /// The graph with what the recipe says of it; itself where there is none.
     fn quantised(&self, graph: Graph, name: &str) -> Result<Graph, Error> {
         let Some(recipe) = &self.options.recipe else { return Ok(graph) };
@@ -208,11 +237,12 @@ impl Compiler {
         info: Option<ModelInfo>,
         read: PassTiming,
     ) -> Result<Compiled, Error> {
+        let (graph, bounded) = self.bounded(graph)?;
         let graph = self.quantised(graph, name)?;
         let mut timings = vec![read];
         let mut work = vec![];
         let mut last = Instant::now();
-        let state =
+        let mut state =
             tenon_passes::run(graph.clone(), &self.settings(name), Phase::Planned, &mut |pass, state, changed| {
                 timings.push(PassTiming { name: pass.name.to_string(), time: last.elapsed(), changed });
                 if pass.phase == Phase::Lowered {
@@ -221,10 +251,14 @@ impl Compiler {
                 }
                 last = Instant::now();
             })?;
+        let place = |name: &str| state.program.inputs.iter().position(|i| i.name == name);
+        let sizes = bounded.dims.iter().filter_map(|b| Some((place(&b.name)?, (b.least, b.most))));
+        state.program.bounded = sizes.collect();
         let work = assign(&work, &state.program.calls());
         Ok(Compiled {
             graph,
             states: self.options.states.clone(),
+            bounded,
             optimized: state.graph,
             program: state.program,
             target: self.options.target.clone(),
@@ -244,6 +278,8 @@ pub struct Compiled {
     pub graph: Graph,
     /// Inputs and outputs of the graph that are kept from run to run.
     pub states: Vec<(String, String)>,
+    /// Dimensions with a bound, and the shapes that the inputs have by them.
+    pub bounded: Bounded,
     /// After the graph passes.
     pub optimized: Graph,
     /// The kernels: what every other engine runs.
@@ -323,13 +359,66 @@ impl Compiled {
         Report::new(self)
     }
 
+    /// `data` in the form that a run takes where the model has bounded dimensions: every tensor with the extents of the largest
+    /// size, zeros behind its end, and the sizes by the names of the dimensions. `data` itself where it has none.
+    ///
+    /// # Errors
+    /// [`Error::Input`] where a tensor does not fit the model, two disagree, or a size is beyond its bound.
+    pub fn fill(&self, data: &BTreeMap<String, Tensor>) -> Result<BTreeMap<String, Tensor>, Error> {
+        let mut all = data.clone();
+        if self.bounded.dims.is_empty() {
+            return Ok(all);
+        }
+        let mut sizes: BTreeMap<String, i64> = BTreeMap::new();
+        for (name, shape) in &self.bounded.inputs {
+            let Some(t) = data.get(name) else { continue };
+            let wrong = || Error::Input(format!("input \"{name}\": expected {shape}, found {}", t.fact()));
+            if shape.rank() != t.shape().len() {
+                return Err(wrong());
+            }
+            for (d, &n) in shape.0.iter().zip(t.shape()) {
+                if let Dim::Sym(symbol) = d {
+                    let known = *sizes.entry(symbol.to_string()).or_insert(n as i64);
+                    if known != n as i64 {
+                        let why = format!("{}, and `{symbol}` is {known} elsewhere", wrong());
+                        return Err(Error::Input(why));
+                    }
+                }
+            }
+            let actual = |d: &Dim| d.substitute(&|s| sizes.get(s).copied()).as_usize();
+            if shape.0.iter().zip(t.shape()).any(|(d, n)| actual(d).is_some_and(|a| a != *n)) {
+                return Err(wrong());
+            }
+        }
+        for b in &self.bounded.dims {
+            let Some(&n) = sizes.get(&b.name) else { continue };
+            if n < b.least || n > b.most {
+                let (least, most) = (b.least, b.most);
+                return Err(Error::Input(format!("dimension `{}` is {n}: expected {least} to {most}", b.name)));
+            }
+            all.insert(b.name.clone(), Tensor::full(&[], Scalar::of_int(DType::I64, i128::from(n))));
+        }
+        for io in &self.program.inputs {
+            if let (Some(t), Some(dims)) = (data.get(&io.name), io.fact.dims())
+                && self.bounded.inputs.contains_key(&io.name)
+            {
+                let wide = t.widened(&dims).map_err(|e| Error::Input(format!("input \"{}\": {e}", io.name)))?;
+                all.insert(io.name.clone(), wide);
+            }
+        }
+        Ok(all)
+    }
+
     /// Inputs drawn from `seed`: floats in -1..1, integers in 0..8.
     pub fn example_inputs(&self, seed: u64) -> Vec<Tensor> {
         self.program
             .inputs
             .iter()
             .enumerate()
-            .map(|(i, io)| example::draw(&io.fact, seed ^ (i as u64) << 32))
+            .map(|(i, io)| match self.program.bounded.get(&i) {
+                Some((_, most)) => Tensor::full(&[], Scalar::of_int(DType::I64, i128::from(*most))),
+                None => example::draw(&io.fact, seed ^ (i as u64) << 32),
+            })
             .collect()
     }
 }

@@ -61,6 +61,7 @@ impl Model {
             outputs: c.program.outputs.clone(),
             states: c.program.states.clone(),
             sized: c.program.sized.clone(),
+            bounded: c.program.bounded.clone(),
             arena_bytes: c.program.arena_bytes,
             ..Program::default()
         };
@@ -197,6 +198,14 @@ pub(crate) fn check_inputs(program: &Program, inputs: &[Tensor]) -> Result<(), E
     for (io, t) in program.inputs.iter().zip(inputs) {
         if io.fact != t.fact() {
             return Err(Error::Input(format!("input \"{}\": expected {}, found {}", io.name, io.fact, t.fact())));
+        }
+    }
+    for (k, (least, most)) in &program.bounded {
+        if let (Some(io), Some(n)) =
+            (program.inputs.get(*k), inputs.get(*k).and_then(|t| t.to_i64().first().copied()))
+            && !(*least..=*most).contains(&n)
+        {
+            return Err(Error::Input(format!("size \"{}\": expected {least} to {most}, found {n}", io.name)));
         }
     }
     Ok(())

@@ -183,7 +183,7 @@ class Graph:
     def admit(self, a):
         if not 0 < a.size <= ELEMENTS:
             raise Dropped("no elements, or too many")
-        if a.dtype.kind in "iu" and a.dtype.itemsize >= 4 and np.abs(a.astype(F64)).max() > 2**28:
+        if a.dtype.kind in "iu" and a.dtype.itemsize >= 4 and np.abs(a.astype(F64)).max() > 2**24:
             raise Dropped("too large")
         if a.dtype.kind == "f":
             if not np.isfinite(a).all():

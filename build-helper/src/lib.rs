@@ -70,6 +70,7 @@ pub struct Model {
     name: Option<String>,
     target: Option<String>,
     dims: BTreeMap<String, i64>,
+    bounds: BTreeMap<String, i64>,
     set: BTreeMap<String, Tensor>,
     math: Math,
     threads: usize,
@@ -86,6 +87,7 @@ impl Model {
             name: None,
             target: None,
             dims: BTreeMap::new(),
+            bounds: BTreeMap::new(),
             set: BTreeMap::new(),
             math: Math::default(),
             threads: 1,
@@ -99,6 +101,13 @@ impl Model {
     #[must_use]
     pub fn dim(mut self, name: impl Into<String>, value: i64) -> Model {
         self.dims.insert(name.into(), value);
+        self
+    }
+
+    /// Bounds a dimension: the module runs every size up to `most`, which an input of the dimension's name tells.
+    #[must_use]
+    pub fn bound(mut self, name: impl Into<String>, most: i64) -> Model {
+        self.bounds.insert(name.into(), most);
         self
     }
 
@@ -205,6 +214,7 @@ impl Model {
         let start = Instant::now();
         let mut options = Options::new(target);
         options.dims.clone_from(&self.dims);
+        options.bounds.clone_from(&self.bounds);
         options.set.clone_from(&self.set);
         options.math = self.math;
         options.threads = self.threads;

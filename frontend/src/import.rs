@@ -47,6 +47,8 @@ pub struct ImportOptions {
     /// Inputs that are sequences or optionals: what they will be given. Sequences that are outputs become outputs named
     /// `<name>.0`, `<name>.1`, ….
     pub given: BTreeMap<String, Given>,
+    /// Extents that stay free whatever the data have.
+    pub free: BTreeSet<String>,
 }
 
 /// An imported model.
@@ -271,7 +273,7 @@ fn inputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, options: &ImportOpti
     let sources = run_inputs(g);
     let mut symbols = BTreeSet::new();
     sources.iter().filter_map(|s| s.fact.as_ref()).for_each(|f| names(&f.shape.0, &mut symbols));
-    let mut pins = Pins::default();
+    let mut pins = Pins(BTreeMap::new(), options.free.clone());
     for (name, &n) in &options.dims {
         if !symbols.contains(name) {
             session.report.error("", "", unknown("dimension", name, symbols.iter().map(String::as_str)));

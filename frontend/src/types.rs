@@ -76,9 +76,9 @@ pub(crate) fn declared(v: &ValueInfoProto) -> Result<Option<Declared>, ImportErr
     Ok(Some(Declared { dtype, dims: Some(dims.collect::<Result<_, _>>()?) }))
 }
 
-/// Extents pinned by name.
+/// Extents pinned by name, and those that data do not pin.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Pins(pub(crate) BTreeMap<String, i64>);
+pub(crate) struct Pins(pub(crate) BTreeMap<String, i64>, pub(crate) BTreeSet<String>);
 
 impl Pins {
     /// `d` with pinned names replaced.
@@ -93,6 +93,7 @@ impl Pins {
             match self.apply(d) {
                 Dim::Const(c) if c == n => {}
                 Dim::Const(_) => return Err(axis),
+                Dim::Sym(name) if self.1.contains(&*name) => {}
                 Dim::Sym(name) => {
                     self.0.insert(name.to_string(), n);
                 }

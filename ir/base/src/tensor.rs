@@ -79,6 +79,31 @@ impl Tensor {
         Tensor { dtype: value.dtype(), shape: shape.to_vec(), data: value.to_le_bytes().repeat(n).into() }
     }
 
+    /// This tensor in the front corner of one of the extents `dims`, zeros behind its ends.
+    ///
+    /// # Errors
+    /// Other ranks, or an extent that is larger than the one of `dims`.
+    pub fn widened(&self, dims: &[usize]) -> Result<Tensor, String> {
+        if dims.len() != self.shape.len() || self.shape.iter().zip(dims).any(|(a, b)| a > b) {
+            return Err(format!("{} does not fit into {dims:?}", self.fact()));
+        }
+        let size = self.dtype.size();
+        let mut data = vec![0; dims.iter().product::<usize>() * size];
+        let row = self.shape.last().copied().unwrap_or(1);
+        let rows = if row == 0 { 0 } else { self.len() / row };
+        for r in 0..rows {
+            // The row's place: its index along the outer axes, from the innermost on.
+            let (mut rest, mut at, mut stride) = (r, 0, dims.last().copied().unwrap_or(1));
+            for (n, room) in self.shape.iter().zip(dims).rev().skip(1) {
+                at += rest % n * stride;
+                rest /= n;
+                stride *= room;
+            }
+            data[at * size..(at + row) * size].copy_from_slice(&self.data[r * row * size..(r + 1) * row * size]);
+        }
+        Ok(Tensor { dtype: self.dtype, shape: dims.to_vec(), data: data.into() })
+    }
+
     /// A tensor from scalars of one dtype.
     pub fn from_scalars(dtype: DType, shape: &[usize], values: impl IntoIterator<Item = Scalar>) -> Tensor {
         let mut data = Vec::with_capacity(shape.iter().product::<usize>() * dtype.size());

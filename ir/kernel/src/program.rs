@@ -86,6 +86,8 @@ pub struct Program {
     pub outputs: Vec<Io>,
     /// Outputs whose actual extents another output tells: positions of both.
     pub sized: BTreeMap<usize, usize>,
+    /// Inputs that tell sizes of a run, by position: an `i64` each, from the first to the second number. The entry point checks.
+    pub bounded: BTreeMap<usize, (i64, i64)>,
     /// What is kept from run to run.
     pub states: Vec<State>,
     /// All buffers.

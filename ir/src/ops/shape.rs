@@ -6,6 +6,7 @@
 
 use super::cast::convert;
 use super::concat::Concat;
+use super::cumulate::Cumulate;
 use super::expand::Expand;
 use super::util;
 use crate::ops::*;
@@ -92,7 +93,31 @@ fn import_constant(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<Val
 /// Elements at most: a range is a constant of the artifact.
 const MAX_RANGE: f64 = (1u64 << 26) as f64;
 
+/// A range whose length is an expression of free dimensions: the running count of that many ones.
+fn symbolic_range(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Option<Vec<ValueId>>, ImportError> {
+    let one = |cx: &Importer<'_>, i: usize| -> Result<Option<Dim>, ImportError> {
+        Ok(cx.known_dims(node.input(i)?).filter(|d| d.len() == 1).map(|d| d[0].clone()))
+    };
+    let (Some(start), Some(limit), Some(delta)) = (one(cx, 0)?, one(cx, 1)?, one(cx, 2)?) else { return Ok(None) };
+    let length = limit.sub(&start);
+    if delta.as_const() != Some(1) || length.as_const().is_some() || cx.dtype(node.input(0)?) != DType::I64 {
+        return Ok(None);
+    }
+    let unit = cx.weight(Tensor::full(&[], Scalar::of_int(DType::I64, 1)));
+    let ones = cx.op(Expand { to: Shape(vec![length]) }, &[unit])?;
+    let count = Cumulate { axis: 0, product: false, exclusive: true, reverse: false };
+    let all = cx.op(count, &[ones])?;
+    if start == Dim::Const(0) {
+        return Ok(Some(vec![all]));
+    }
+    let start = cx.symbolic(vec![start], &[]);
+    Ok(Some(vec![cx.op(Op::parse("add", Attrs::default())?, &[all, start])?]))
+}
+
 fn import_range(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    if let Some(made) = symbolic_range(node, cx)? {
+        return Ok(made);
+    }
     let read = |i: usize, what: &str| -> Result<Scalar, ImportError> {
         let t = cx.constant(node.input(i)?, what)?;
         if t.len() == 1 { Ok(t.get(0)) } else { Err(ImportError::new(format!("{what}: expected one element"))) }

@@ -34,6 +34,13 @@ pub enum BoundError {
         /// What it does.
         why: String,
     },
+    /// Operands that do not fit each other at the bounds: dimensions that are always equal have different bounds.
+    Operands {
+        /// The node.
+        loc: Loc,
+        /// What does not fit.
+        message: String,
+    },
     /// A shape that is not largest where the dimensions are.
     Shape {
         /// The node.
@@ -41,6 +48,8 @@ pub enum BoundError {
         /// The shape.
         shape: Shape,
     },
+    /// Dimensions that are neither pinned nor bounded.
+    Free(Vec<String>),
     /// An input has the name of a dimension.
     Name(String),
     /// No size up to the bound gives every value an element.
@@ -58,9 +67,17 @@ impl fmt::Display for BoundError {
                 f,
                 "{op} at {loc}: {why}, which is not supported along a bounded dimension; pin it (`--dim NAME=N`) instead"
             ),
+            BoundError::Operands { loc, message } => {
+                write!(f, "{loc}: at the bounds, {message}; dimensions that are always equal need one bound")
+            }
             BoundError::Shape { loc, shape } => write!(
                 f,
                 "{loc}: the shape {shape} does not grow with its dimensions, so no bound of them bounds it; pin them instead"
+            ),
+            BoundError::Free(names) => write!(
+                f,
+                "the dimensions {} are not known; pin them (`--dim NAME=N`) or bound them (`--dim 'NAME<=N'`), too",
+                names.join(", ")
             ),
             BoundError::Name(n) => {
                 write!(f, "dimension `{n}` is bounded, but an input has its name; rename the dimension")
@@ -103,10 +120,17 @@ pub fn bound(graph: &Graph, bounds: &BTreeMap<String, i64>) -> Result<(Graph, Bo
         old: graph,
         new: Graph::new(graph.name.clone()),
         bounds,
+        shapes: BTreeMap::new(),
         map: BTreeMap::new(),
         values: BTreeMap::new(),
         loc: Loc::none(),
     };
+    for id in graph.nodes() {
+        for (port, f) in graph.node(id).facts.iter().enumerate() {
+            let shape = Shape(f.shape.0.iter().map(|d| cx.simpler(d)).collect());
+            cx.shapes.insert(ValueId { node: id, port: port as u16 }, shape);
+        }
+    }
     let mut bounded = Bounded::default();
     let mut used = BTreeSet::new();
     for &id in graph.inputs() {
@@ -145,6 +169,8 @@ struct Cx<'a> {
     old: &'a Graph,
     new: Graph,
     bounds: &'a BTreeMap<String, i64>,
+    /// Shapes of the old graph's values, simplified by what the bounds say.
+    shapes: BTreeMap<ValueId, Shape>,
     /// Values of the old graph in the new one.
     map: BTreeMap<ValueId, ValueId>,
     /// What expressions of sizes are in a run: scalars of `i64`.
@@ -158,10 +184,45 @@ impl Cx<'_> {
         d.substitute(&|n| self.bounds.get(n).copied())
     }
 
+    /// `d` without the choices that the bounds make: `min(seq, 512)` is `seq` where that is at most 512.
+    fn simpler(&self, d: &Dim) -> Dim {
+        let ends = |d: &Dim| {
+            let low = if grows(d) { d.substitute(&|_| Some(1)).as_const() } else { None };
+            (low, self.bounded(d).as_const())
+        };
+        let below = |a: &Dim, b: &Dim| a == b || ends(a).1.zip(ends(b).0).is_some_and(|(high, low)| high <= low);
+        match d {
+            Dim::Const(_) | Dim::Sym(_) => d.clone(),
+            Dim::Sum(terms) => terms.iter().fold(Dim::Const(0), |sum, (atoms, by)| {
+                let term = atoms.iter().fold(Dim::Const(*by), |p, a| p.mul(&self.simpler(a)));
+                sum.add(&term)
+            }),
+            Dim::Div(p) => self.simpler(&p.0).div(&self.simpler(&p.1)),
+            Dim::Min(p) | Dim::Max(p) => {
+                let (a, b) = (self.simpler(&p.0), self.simpler(&p.1));
+                match (below(&a, &b), below(&b, &a), d) {
+                    (true, _, Dim::Min(_)) | (_, true, Dim::Max(_)) => a,
+                    (true, _, _) | (_, true, _) => b,
+                    (_, _, Dim::Min(_)) => a.smaller(&b),
+                    _ => a.larger(&b),
+                }
+            }
+        }
+    }
+
+    fn shape(&self, v: ValueId) -> &Shape {
+        self.shapes.get(&v).unwrap_or(&self.old.fact(v).shape)
+    }
+
     /// `shape` with every dimension at its bound.
     fn largest(&self, shape: &Shape) -> Result<Shape, BoundError> {
-        let grows = shape.0.iter().all(|d| d.as_const().is_some() || grows(d));
+        let grows = shape.0.iter().map(|d| self.simpler(d)).all(|d| d.as_const().is_some() || grows(&d));
         let all = Shape(shape.0.iter().map(|d| self.bounded(d)).collect());
+        let mut free = BTreeSet::new();
+        all.0.iter().for_each(|d| d.symbols(&mut free));
+        if !free.is_empty() {
+            return Err(BoundError::Free(free.iter().map(ToString::to_string).collect()));
+        }
         if !grows || all.to_usize().is_none() {
             return Err(BoundError::Shape { loc: self.loc.clone(), shape: shape.clone() });
         }
@@ -170,20 +231,18 @@ impl Cx<'_> {
 
     /// Whether the extent of axis `axis` of `v` differs from run to run.
     fn varies(&self, v: ValueId, axis: usize) -> bool {
-        self.old.fact(v).shape.0.get(axis).is_some_and(|d| d.as_const().is_none())
+        self.shape(v).0.get(axis).is_some_and(|d| d.as_const().is_none())
     }
 
     /// The smallest size of `name`, the other dimensions at their bounds, for which no value is empty.
     fn least(&self, name: &str, most: i64) -> Result<i64, BoundError> {
         let mut dims: BTreeSet<Dim> = BTreeSet::new();
         let symbol: Arc<str> = Arc::from(name);
-        for id in self.old.nodes() {
-            for d in self.old.node(id).facts.iter().flat_map(|f| &f.shape.0) {
-                let mut of = BTreeSet::new();
-                d.symbols(&mut of);
-                if of.contains(&symbol) {
-                    dims.insert(d.clone());
-                }
+        for d in self.shapes.values().flat_map(|s| &s.0) {
+            let mut of = BTreeSet::new();
+            d.symbols(&mut of);
+            if of.contains(&symbol) {
+                dims.insert(d.clone());
             }
         }
         let fits = |n: i64| {
@@ -354,7 +413,7 @@ impl Cx<'_> {
         let mut sizes = vec![];
         for (k, (name, v)) in outputs.iter().enumerate() {
             self.new.add_output(name.clone(), self.map[v]);
-            let shape = &self.old.fact(*v).shape;
+            let shape = self.shape(*v).clone();
             if shape.0.iter().any(|d| d.as_const().is_none()) {
                 sizes.push((k, format!("{name}_dims"), shape.0.clone()));
             }

@@ -2,6 +2,7 @@
 
 use super::{BoundError, Cx};
 use tenon_base::{DType, Dim, Fact, Shape};
+use tenon_ir::op::InferError;
 use tenon_ir::ops::gather::Gather;
 use tenon_ir::ops::pad::Mode;
 use tenon_ir::ops::pool::PoolKind;
@@ -19,10 +20,11 @@ impl Cx<'_> {
         facts: &[Fact],
     ) -> Result<Vec<ValueId>, BoundError> {
         let any = old.iter().any(|v| self.varying(*v).next().is_some())
-            || facts.iter().any(|f| f.shape.0.iter().any(|d| d.as_const().is_none()));
+            || facts.iter().any(|f| f.shape.0.iter().any(|d| self.simpler(d).as_const().is_none()));
         match op {
             Op::Symbolic(s) => {
-                let v = self.vector(&s.elements.0)?;
+                let elements: Vec<Dim> = s.elements.0.iter().map(|d| self.simpler(d)).collect();
+                let v = self.vector(&elements)?;
                 return Ok(vec![self.op(tenon_ir::ops::reshape::Reshape { to: self.largest(&s.to)? }, &[v])?]);
             }
             _ if !any => {}
@@ -49,7 +51,7 @@ impl Cx<'_> {
             Op::GatherNd(g) => {
                 let k = self.old.fact(old[1]).shape.0.last().and_then(Dim::as_usize);
                 let k = k.ok_or_else(|| self.refuse(op, "its number of indices is not known"))?;
-                let dims = self.old.fact(old[0]).shape.0[g.batch..g.batch + k].to_vec();
+                let dims = self.shape(old[0]).0[g.batch..g.batch + k].to_vec();
                 if dims.iter().any(|d| d.as_const().is_none()) {
                     ins[1] = self.from_the_front(ins[1], &dims)?;
                 }
@@ -146,7 +148,7 @@ impl Cx<'_> {
                 }
             }
             // One row of the result for one of the operands.
-            Op::TreeEnsemble(_) | Op::Nearest(_) | Op::GridSample(_) => {
+            Op::TreeEnsemble(_) | Op::PairCoupling(_) | Op::Nearest(_) | Op::GridSample(_) => {
                 if old.iter().any(|v| self.varying(*v).any(|a| a > 0)) {
                     return Err(self.refuse(op, "it works along the axis"));
                 }
@@ -155,16 +157,17 @@ impl Cx<'_> {
         }
         let op = self.substituted(op)?;
         let loc = self.loc.clone();
-        self.new.add_op(op, &ins, loc).map_err(|e| BoundError::Internal(e.to_string()))
+        let fault = |e: InferError| BoundError::Operands { loc: self.loc.clone(), message: e.to_string() };
+        self.new.add_op(op, &ins, loc).map_err(fault)
     }
 
     fn dim(&self, v: ValueId, axis: usize) -> Dim {
-        self.old.fact(v).shape.0.get(axis).cloned().unwrap_or(Dim::Const(1))
+        self.shape(v).0.get(axis).cloned().unwrap_or(Dim::Const(1))
     }
 
     /// The axes of `v` whose extents differ from run to run.
     fn varying(&self, v: ValueId) -> impl Iterator<Item = usize> + use<'_> {
-        self.old.fact(v).shape.0.iter().enumerate().filter(|(_, d)| d.as_const().is_none()).map(|(a, _)| a)
+        self.shape(v).0.iter().enumerate().filter(|(_, d)| d.as_const().is_none()).map(|(a, _)| a)
     }
 
     fn refuse(&self, op: &Op, why: &str) -> BoundError {
@@ -182,7 +185,8 @@ impl Cx<'_> {
 
     /// A reshape moves nothing: an axis that varies must stay one, or be the outermost and take in those behind it.
     fn reshape(&self, op: &Op, x: ValueId, to: &Shape) -> Result<(), BoundError> {
-        let from = &self.old.fact(x).shape;
+        let from = self.shape(x);
+        let to = &Shape(to.0.iter().map(|d| self.simpler(d)).collect());
         let before = |s: &Shape, a: usize| s.0[..a].iter().fold(Dim::Const(1), |p, d| p.mul(d));
         let outermost = |s: &Shape, a: usize| self.bounded(&before(s, a)) == Dim::Const(1);
         let kept = |a: usize, s: &Shape, t: &Shape| {

@@ -9,9 +9,10 @@ use tenon::{Math, Options, Target, Tensor};
 /// What is known of the inputs, and what to compile for.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CompileArgs {
-    /// Pin a dimension, e.g. `--dim batch=1`; `tenon check` lists the free ones.
+    /// Pin a dimension, e.g. `--dim batch=1`, or bound it, `--dim 'seq<=512'`: one artifact then runs every size up to the bound,
+    /// which an input of the dimension's name tells. `tenon check` lists the free ones.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
-    pub(crate) dims: Vec<(String, i64)>,
+    pub(crate) dims: Vec<DimArg>,
     /// Pin an input to a value, e.g. `--set sr=16000`, `--set shape=1,8` or `--set mask=mask.npy`; it is no input of the
     /// compiled model any more.
     #[arg(long = "set", value_name = "INPUT=VALUE", value_parser = assignment)]
@@ -38,6 +39,23 @@ pub(crate) struct CompileArgs {
     pub(crate) recipe: Option<PathBuf>,
 }
 
+/// A dimension on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DimArg {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its size, or the largest one.
+    pub(crate) n: i64,
+    /// `n` is the largest size.
+    pub(crate) bound: bool,
+}
+
+impl std::fmt::Display for DimArg {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}={}", self.name, if self.bound { "<" } else { "" }, self.n)
+    }
+}
+
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum MathArg {
     /// Every bit is kept.
@@ -52,7 +70,9 @@ impl CompileArgs {
     /// The compiler's options for the model in `path`.
     pub(crate) fn options(&self, path: &Path) -> Outcome<Options> {
         let mut options = self.machine_options()?;
-        options.dims = self.dims.iter().cloned().collect();
+        let chosen = |bound: bool| self.dims.iter().filter(move |d| d.bound == bound).map(|d| (d.name.clone(), d.n));
+        options.dims = chosen(false).collect();
+        options.bounds = chosen(true).collect();
         options.set = self.pinned_inputs(path)?;
         options.states.clone_from(&self.states);
         options.name = self.name.clone();
@@ -106,11 +126,15 @@ impl CompileArgs {
     }
 }
 
-/// `NAME=N`.
-fn dim(s: &str) -> Result<(String, i64), String> {
+/// `NAME=N` or `NAME<=N`.
+fn dim(s: &str) -> Result<DimArg, String> {
     let (name, value) = assignment(s)?;
     let n = value.parse::<i64>().ok().filter(|n| *n >= 0).ok_or(format!("`{value}` is not a whole number"))?;
-    Ok((name, n))
+    match name.strip_suffix('<') {
+        Some("") => Err("expected NAME<=N".to_string()),
+        Some(name) => Ok(DimArg { name: name.to_string(), n, bound: true }),
+        None => Ok(DimArg { name, n, bound: false }),
+    }
 }
 
 /// `NAME=VALUE`; the value may contain more `=`.
@@ -132,7 +156,10 @@ mod tests {
 
     #[test]
     fn assignments_are_checked() {
-        assert_eq!(dim("batch=4"), Ok(("batch".into(), 4)));
+        let batch = |bound| DimArg { name: "batch".into(), n: 4, bound };
+        assert_eq!(dim("batch=4"), Ok(batch(false)));
+        assert_eq!(dim(&batch(true).to_string()), Ok(batch(true)));
+        assert!(dim("<=4").is_err());
         assert_eq!(assignment("a=b=c"), Ok(("a".into(), "b=c".into())));
         assert!(dim("batch=-1").is_err() && dim("batch").is_err() && assignment("=1").is_err());
     }

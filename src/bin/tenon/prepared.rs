@@ -43,7 +43,7 @@ pub(crate) fn prepare(path: &Path, args: &CompileArgs, seed: u64) -> Outcome<Pre
     spinner.finish_and_clear();
     let inputs = match case.sets.is_empty() {
         true => compiled.example_inputs(seed),
-        false => inputs::in_order(&compiled.program.inputs, &data)?,
+        false => inputs::in_order(&compiled.program.inputs, &compiled.fill(&data)?)?,
     };
     given.extend(compiled.program.inputs.iter().map(|i| i.name.clone()).zip(inputs.iter().cloned()));
     Ok(Prepared { case, compiled, inputs, given, time })

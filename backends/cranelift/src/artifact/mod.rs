@@ -57,23 +57,27 @@ impl Field {
 /// The inputs and outputs of `program`, with identifiers that are unique among both.
 fn fields(program: &Program, keywords: &[&str]) -> (Vec<Field>, Vec<Field>) {
     let mut names = Names::new(keywords);
-    let mut list = |io: &[Io], sized: &BTreeMap<usize, usize>| -> Vec<Field> {
+    let mut list = |io: &[Io], sized: &BTreeMap<usize, usize>, bounded: &BTreeMap<usize, (i64, i64)>| -> Vec<Field> {
         io.iter()
             .enumerate()
-            .map(|(k, other)| (other, sized.get(&k).and_then(|by| io.get(*by))))
-            .map(|(io, by)| Field {
+            .map(|(k, other)| (other, sized.get(&k).and_then(|by| io.get(*by)), bounded.get(&k)))
+            .map(|(io, by, size)| Field {
                 name: names.fresh(&io.name),
                 dtype: io.fact.dtype,
                 len: io.fact.dims().unwrap_or_default().iter().product(),
                 what: comment(&match by {
+                    None if size.is_some() => {
+                        let (least, most) = size.copied().unwrap_or_default();
+                        format!("{}, the size `{}` of this run: {least} to {most}", io.fact, io.name)
+                    }
                     None => format!("{}, `{}`", io.fact, io.name),
                     Some(by) => format!("{} at most, `{}`; `{}` tells its actual extents", io.fact, io.name, by.name),
                 }),
             })
             .collect()
     };
-    let inputs = list(&program.inputs, &BTreeMap::new());
-    (inputs, list(&program.outputs, &program.sized))
+    let inputs = list(&program.inputs, &BTreeMap::new(), &program.bounded);
+    (inputs, list(&program.outputs, &program.sized, &BTreeMap::new()))
 }
 
 /// `text` on one line, and unable to end a comment.

@@ -59,6 +59,7 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
 
     e.inputs = e.pointers(inputs, program, false);
     e.outputs = e.pointers(outputs, program, true);
+    e.check_sizes();
     if program.arena_bytes > 0 {
         e.fail_if_null(arena);
         e.fail_if_misaligned(arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
@@ -244,6 +245,20 @@ impl Entry<'_, '_> {
                 p
             })
             .collect()
+    }
+
+    /// Checks the sizes of the run.
+    fn check_sizes(&mut self) {
+        for (k, (least, most)) in &self.program.bounded {
+            let flags = MemFlagsData::new().with_notrap().with_aligned();
+            let n = self.b.ins().load(types::I64, flags, self.inputs[*k], 0);
+            // Both ends in one comparison without sign.
+            let least_value = self.b.ins().iconst(types::I64, *least);
+            let room = self.b.ins().iconst(types::I64, most - least);
+            let from = self.b.ins().isub(n, least_value);
+            let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, from, room);
+            self.fail_if(beyond, Status::WrongLength);
+        }
     }
 
     /// Pointer `k` of one of the caller's structs.

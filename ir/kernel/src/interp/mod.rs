@@ -248,6 +248,14 @@ fn check_inputs(program: &Program, inputs: &[Tensor]) -> Result<(), InterpError>
             )));
         }
     }
+    for (k, (least, most)) in &program.bounded {
+        if let (Some(io), Some(t)) = (program.inputs.get(*k), inputs.get(*k))
+            && !t.to_i64().iter().all(|n| least <= n && n <= most)
+        {
+            let message = format!("input \"{}\": expected {least} to {most}, found {:?}", io.name, t.to_i64());
+            return Err(InterpError::Arguments(message));
+        }
+    }
     Ok(())
 }
 

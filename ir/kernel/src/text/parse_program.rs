@@ -29,6 +29,11 @@ pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
             Token::Word("input") => {
                 lex.next()?;
                 p.inputs.push(io(lex)?);
+                if lex.eat_word("bounded")? {
+                    let limit = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+                    let (least, most) = (limit(count(lex)?), limit(count(lex)?));
+                    p.bounded.insert(p.inputs.len() - 1, (least, most));
+                }
             }
             Token::Word("output") => {
                 lex.next()?;

@@ -4,8 +4,7 @@ use super::PRIMARY;
 use super::print_expr::{ExprPrinter, ty};
 use crate::stmt::visit_stmts;
 use crate::{
-    Access, BufferId, BufferKind, Call, Contract, ContractDim, Expr, Io, Kernel, Program, ProgramBuffer, Step, Stmt,
-    Var,
+    Access, BufferId, BufferKind, Call, Contract, ContractDim, Expr, Kernel, Program, ProgramBuffer, Step, Stmt, Var,
 };
 use std::fmt::{self, Write};
 use tenon_base::text::{name, quoted, word, write_data};
@@ -276,14 +275,16 @@ impl Printer {
             let _ = write!(self.out, "arena {}", p.arena_bytes);
             self.end();
         }
-        let io = |p: &mut Printer, kind: &str, io: &Io| {
-            p.begin();
-            p.out.push_str(kind);
-            quoted(&mut p.out, &io.name);
-            let _ = write!(p.out, ": {}", io.fact);
-            p.end();
-        };
-        p.inputs.iter().for_each(|i| io(self, "input ", i));
+        for (k, i) in p.inputs.iter().enumerate() {
+            self.begin();
+            self.out.push_str("input ");
+            quoted(&mut self.out, &i.name);
+            let _ = write!(self.out, ": {}", i.fact);
+            if let Some((least, most)) = p.bounded.get(&k) {
+                let _ = write!(self.out, " bounded {least} {most}");
+            }
+            self.end();
+        }
         for (k, o) in p.outputs.iter().enumerate() {
             self.begin();
             self.out.push_str("output ");

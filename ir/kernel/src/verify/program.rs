@@ -54,6 +54,14 @@ fn declarations(p: &Program, found: &mut Vec<String>) {
             found.push(format!("output {k} is sized by output {by}, which is not a vector of its extents"));
         }
     }
+    for (k, (least, most)) in &p.bounded {
+        let scalar = p.inputs.get(*k).is_some_and(|i| i.fact == tenon_base::Fact::of(DType::I64, &[]));
+        if !scalar || *least < 0 || least > most {
+            found.push(format!(
+                "input {k} is bounded by {least} and {most}, but is not one i64, or these are no bounds"
+            ));
+        }
+    }
     for io in p.inputs.iter().chain(&p.outputs) {
         if elements(io).is_none() {
             found.push(format!("\"{}\" has no known size: {}", io.name, io.fact));

@@ -133,7 +133,7 @@ fn once(
             data.entry(io.name.clone()).or_insert(drawn);
         }
     }
-    let ins = inputs::in_order(&compiled.program.inputs, &data)?;
+    let ins = inputs::in_order(&compiled.program.inputs, &compiled.fill(&data)?)?;
     let start = Instant::now();
     let outs = session.run(&ins)?;
     let run_time = start.elapsed();

@@ -100,7 +100,7 @@ impl CheckArgs {
         all.extend(self.rtol.map(|v| format!("--rtol={v:e}")));
         all.extend(self.atol.map(|v| format!("--atol={v:e}")));
         all.extend(self.compile.name.iter().map(|v| format!("--name={v}")));
-        all.extend(self.compile.dims.iter().map(|(n, v)| format!("--dim={n}={v}")));
+        all.extend(self.compile.dims.iter().map(|d| format!("--dim={d}")));
         all.extend(self.compile.set.iter().map(|(n, v)| format!("--set={n}={v}")));
         all
     }

@@ -67,7 +67,8 @@ impl Compile {
     /// Whether it is right for other data, too.
     fn fits(&self, inputs: &Inputs) -> bool {
         let data = &inputs.tensors;
-        self.shapes == shapes(data)
+        let any_size = !self.compiled.bounded.dims.is_empty() && self.compiled.fill(data).is_ok();
+        (any_size || self.shapes == shapes(data))
             && self.given == inputs.given
             && self.set.iter().all(|(n, v)| data.get(n) == Some(v))
     }
@@ -97,7 +98,7 @@ fn run(args: &WorkerArgs) -> Outcome {
             None => Compile::new(&args.check, &case, &set.inputs)?,
         };
         let compiled = &compile.compiled;
-        let ins = inputs::in_order(&compiled.program.inputs, &set.inputs.tensors)?;
+        let ins = inputs::in_order(&compiled.program.inputs, &compiled.fill(&set.inputs.tensors)?)?;
         if set.outputs.len() != compiled.program.own_outputs().len() {
             let (have, want) = (set.outputs.len(), compiled.program.own_outputs().len());
             return Err(Failure::bad_input(format!("the model has {want} outputs, the data set has {have}")));
