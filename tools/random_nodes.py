@@ -295,7 +295,7 @@ def norm(g):
     elif kind == "RMS":
         axis = g.int(0, a.ndim - 1)
         g.add("RMSNormalization", [x, r(*a.shape[axis:])], axis=axis, shaken=True, epsilon=1e-5)
-    elif kind == "Instance":
+    elif kind == "Instance" and a.size > a.shape[0] * a.shape[1]:  # of one element, ONNX Runtime gives what rounding leaves
         g.add("InstanceNormalization", [x, r(a.shape[1]), r(a.shape[1])], shaken=True, epsilon=g.pick([1e-5, 1e-2]))
     elif kind == "Batch":
         c = a.shape[1]

@@ -39,13 +39,13 @@ impl Cx<'_> {
             Op::Concat(c) => return self.concat(op, c.axis, old, &ins, facts),
             Op::Gather(g) if self.varies(old[0], g.axis) => {
                 let n = self.dim(old[0], g.axis);
-                ins[1] = self.from_the_front(ins[1], std::slice::from_ref(&n))?;
+                ins[1] = self.counted_from_front(ins[1], std::slice::from_ref(&n))?;
             }
             Op::Gather(_) => {}
             Op::GatherElements(g) => {
                 if self.varies(old[0], g.axis) {
                     let n = self.dim(old[0], g.axis);
-                    ins[1] = self.from_the_front(ins[1], std::slice::from_ref(&n))?;
+                    ins[1] = self.counted_from_front(ins[1], std::slice::from_ref(&n))?;
                 }
             }
             Op::GatherNd(g) => {
@@ -53,7 +53,7 @@ impl Cx<'_> {
                 let k = k.ok_or_else(|| self.refuse(op, "its number of indices is not known"))?;
                 let dims = self.shape(old[0]).0[g.batch..g.batch + k].to_vec();
                 if dims.iter().any(|d| d.as_const().is_none()) {
-                    ins[1] = self.from_the_front(ins[1], &dims)?;
+                    ins[1] = self.counted_from_front(ins[1], &dims)?;
                 }
             }
             Op::Reduce(r) => return self.reduce(r, old[0], ins[0]),
@@ -243,7 +243,7 @@ impl Cx<'_> {
 
     /// Indices below 0 count from the end that an axis has in a run. `dims` are the extents that the last axis of `indices` is for, or
     /// one for all.
-    fn from_the_front(&mut self, indices: ValueId, dims: &[Dim]) -> Result<ValueId, BoundError> {
+    fn counted_from_front(&mut self, indices: ValueId, dims: &[Dim]) -> Result<ValueId, BoundError> {
         let fact = self.new.fact(indices).clone();
         if self.new.weight(indices).is_some_and(|t| t.to_i64().iter().all(|i| *i >= 0)) {
             return Ok(indices);
