@@ -90,7 +90,7 @@ impl Tensor {
         let size = self.dtype.size();
         let mut data = vec![0; dims.iter().product::<usize>() * size];
         let row = self.shape.last().copied().unwrap_or(1);
-        let rows = if row == 0 { 0 } else { self.len() / row };
+        let rows = self.len().checked_div(row).unwrap_or(0);
         for r in 0..rows {
             // The row's place: its index along the outer axes, from the innermost on.
             let (mut rest, mut at, mut stride) = (r, 0, dims.last().copied().unwrap_or(1));
