@@ -188,6 +188,8 @@ fn memory(p: &Program) -> Vec<MemoryReport> {
 /// Convolutions and matrix products of the graph, with their multiply-adds: for a convolution, output elements × weights of
 /// one output channel.
 fn layers(g: &Graph) -> Vec<LayerReport> {
+    // What is only known at run time counts nothing.
+    let dims = |v: ValueId| g.fact(v).dims().unwrap_or_default();
     let len = |v: ValueId| g.fact(v).dims().map_or(0, |d| d.iter().product::<usize>()) as u64;
     let mut all = vec![];
     for n in g.topological().unwrap_or_default() {
@@ -196,22 +198,21 @@ fn layers(g: &Graph) -> Vec<LayerReport> {
         let Some(op) = g.op(n) else { continue };
         let macs = match op {
             Op::Conv(_) => {
-                let w = g.fact(ins[1]).dims().unwrap_or_default();
+                let w = dims(ins[1]);
                 len(out) * w.iter().skip(1).product::<usize>() as u64
             }
             // By what it stands for, so that the count does not depend on the algorithm.
             Op::WinogradConv(w) => {
-                let c = g.fact(ins[1]).dims().unwrap_or_default()[1];
+                let c = dims(ins[1]).get(1).copied().unwrap_or(0);
                 len(out) * (c * w.kernel.iter().product::<usize>()) as u64
             }
             Op::ConvTranspose(_) => {
-                let w = g.fact(ins[1]).dims().unwrap_or_default();
+                let w = dims(ins[1]);
                 len(ins[0]) * w.iter().skip(1).product::<usize>() as u64
             }
             Op::MatMul(m) => {
-                let a = g.fact(ins[0]).dims().unwrap_or_default();
-                let k = if m.trans_a { a.len() - 2 } else { a.len() - 1 };
-                len(out) * a[k] as u64
+                let k = dims(ins[0]).into_iter().rev().nth(usize::from(m.trans_a));
+                len(out) * k.unwrap_or(0) as u64
             }
             Op::Repeat(r) => {
                 all.extend(layers(r.body.graph()));
