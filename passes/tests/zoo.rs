@@ -15,7 +15,7 @@ const BOUNDS: &[(&str, usize, &[&str])] = &[
     ("resnet50", 58, &[]),
     ("mobilenet_v2", 56, &[]),
     ("efficientnet_b0", 120, &["silu"]),
-    ("efficientnet_lite0", 56, &["pad-conv"]),
+    ("efficientnet_lite0", 56, &[]),
     ("vit_tiny", 85, &["gelu-half-last", "scale-into-left"]),
 ];
 
