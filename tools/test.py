@@ -370,7 +370,7 @@ def step_node(_):
             report(f"onnx case {c['name']}", False, c["message"] or c["status"])
     report(f"onnx operator cases: at least {NODE_CASES} pass", count["pass"] >= NODE_CASES, f"{count['pass']} pass")
     # The ledger says of each case what became of it; docs/OPERATORS.md is made from it.
-    test = ["cargo", "test", "-q", "--release", "-p", "tenon-snapshot-tests", "--test", "onnx_cases"]
+    test = ["cargo", "test", "-q", "--release", "--workspace", "--test", "onnx_cases"]  # as built before
     run("onnx operator cases: the ledger", test, env={"TENON_ONNX_CASES": str(made)})
 
 
