@@ -11,7 +11,7 @@ use tenon_ir::Graph;
 use tenon_kernel::work::{Work, work_of_calls};
 use tenon_kernel::{Call, Program};
 use tenon_passes::bounded::Bounded;
-use tenon_passes::pipeline::{Math, Phase, Settings, State};
+use tenon_passes::pipeline::{Math, Pass, Phase, Settings, State};
 use tenon_target::Target;
 
 /// What to compile for, and what is known of the inputs.
@@ -190,9 +190,39 @@ impl Compiler {
     /// # Errors
     /// As [`Compiler::compile_file`].
     pub fn run_to(&self, graph: Graph, to: Phase) -> Result<State, Error> {
+        self.watch_to(graph, to, &mut |_, _, _| {})
+    }
+
+    /// The same; `watch` is told of each pass, what there is behind it, and how much it changed.
+    ///
+    /// # Errors
+    /// As [`Compiler::compile_file`].
+    pub fn watch_to(
+        &self,
+        graph: Graph,
+        to: Phase,
+        watch: &mut dyn FnMut(&Pass, &State, usize),
+    ) -> Result<State, Error> {
         let name = self.options.name.clone().unwrap_or_else(|| graph.name.clone());
-        let graph = self.quantised(graph, &name)?;
-        Ok(tenon_passes::run(graph, &self.settings(&name), to, &mut |_, _, _| {})?)
+        Ok(self.pipeline(graph, &name, to, watch)?.2)
+    }
+
+    /// The graph that the options ask for (for every size of its bounded dimensions, with what the recipe says), and what the
+    /// pipeline makes of it.
+    fn pipeline(
+        &self,
+        graph: Graph,
+        name: &str,
+        to: Phase,
+        watch: &mut dyn FnMut(&Pass, &State, usize),
+    ) -> Result<(Graph, Bounded, State), Error> {
+        let (graph, bounded) = self.bounded(graph)?;
+        let graph = self.quantised(graph, name)?;
+        let mut state = tenon_passes::run(graph.clone(), &self.settings(name), to, watch)?;
+        let place = |name: &str| state.program.inputs.iter().position(|i| i.name == name);
+        let sizes = bounded.dims.iter().filter_map(|b| Some((place(&b.name)?, (b.least, b.most))));
+        state.program.bounded = sizes.collect();
+        Ok((graph, bounded, state))
     }
 
     /// The graph for every size of its bounded dimensions; itself where there is none.
@@ -237,23 +267,17 @@ impl Compiler {
         info: Option<ModelInfo>,
         read: PassTiming,
     ) -> Result<Compiled, Error> {
-        let (graph, bounded) = self.bounded(graph)?;
-        let graph = self.quantised(graph, name)?;
         let mut timings = vec![read];
         let mut work = vec![];
         let mut last = Instant::now();
-        let mut state =
-            tenon_passes::run(graph.clone(), &self.settings(name), Phase::Planned, &mut |pass, state, changed| {
-                timings.push(PassTiming { name: pass.name.to_string(), time: last.elapsed(), changed });
-                if pass.phase == Phase::Lowered {
-                    let calls = state.program.calls().into_iter().map(|c| c.loc.clone());
-                    work = calls.zip(work_of_calls(&state.program)).collect();
-                }
-                last = Instant::now();
-            })?;
-        let place = |name: &str| state.program.inputs.iter().position(|i| i.name == name);
-        let sizes = bounded.dims.iter().filter_map(|b| Some((place(&b.name)?, (b.least, b.most))));
-        state.program.bounded = sizes.collect();
+        let (graph, bounded, state) = self.pipeline(graph, name, Phase::Planned, &mut |pass, state, changed| {
+            timings.push(PassTiming { name: pass.name.to_string(), time: last.elapsed(), changed });
+            if pass.phase == Phase::Lowered {
+                let calls = state.program.calls().into_iter().map(|c| c.loc.clone());
+                work = calls.zip(work_of_calls(&state.program)).collect();
+            }
+            last = Instant::now();
+        })?;
         let work = assign(&work, &state.program.calls());
         Ok(Compiled {
             graph,

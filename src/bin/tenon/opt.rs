@@ -5,7 +5,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Table, count, say};
 use serde_json::json;
 use std::path::PathBuf;
-use tenon::passes::pipeline::{PIPELINE, Settings};
+use tenon::passes::pipeline::PIPELINE;
 use tenon::{Compiler, Phase};
 
 #[derive(Debug, clap::Args)]
@@ -36,18 +36,15 @@ fn phase(s: &str) -> Result<Phase, String> {
 
 pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let path = model_file(&args.model)?;
-    let options = args.compile.options(&path)?;
-    let (target, math) = (options.target.clone(), options.math);
-    let threads = options.threads;
-    let name = options.name.clone().unwrap_or_else(|| "model".to_string());
-    let states = options.states.clone();
-    let imported = Compiler::new(options).import_file(&path)?;
+    let mut options = args.compile.options(&path)?;
+    options.name.get_or_insert("model".to_string());
+    let compiler = Compiler::new(options);
+    let imported = compiler.import_file(&path)?;
     let mut changes = vec![];
-    let settings = Settings { target, math, threads, name, states };
     let mut watch = |pass: &tenon::passes::pipeline::Pass, _: &tenon::passes::pipeline::State, changed: usize| {
         changes.push((pass.name, changed));
     };
-    let state = tenon::passes::run(imported.graph, &settings, args.to, &mut watch).map_err(tenon::Error::from)?;
+    let state = compiler.watch_to(imported.graph, args.to, &mut watch)?;
     let text = args.print.then(|| state.print(args.to, !args.full));
     if json {
         let passes: Vec<_> = changes.iter().map(|(n, c)| json!({ "pass": n, "changed": c })).collect();

@@ -1,7 +1,7 @@
 //! `tenon bench`: how fast a compiled model runs on this machine, and how fast another engine runs it beside it.
 
 mod against;
-mod beside;
+mod turns;
 
 use crate::args::CompileArgs;
 use crate::compare::{Tolerance, compare};
@@ -10,12 +10,12 @@ use crate::output::{self, bytes, say, time};
 use crate::prepared::{Prepared, prepare};
 use crate::{peak, progress};
 use against::{Peer, Worker};
-use beside::{Beside, in_turn};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tenon::Tensor;
 use tenon::jit::{Model, Runner};
+use turns::{Beside, Turns};
 
 /// Runs whose times are kept; longer benches of tiny models end here.
 const MOST_RUNS: usize = 2_000_000;
@@ -94,9 +94,7 @@ struct Compared {
     peer: Peer,
     version: String,
     load_seconds: f64,
-    times: Times,
-    /// Our time as a part of theirs, of each pair of turns, ascending.
-    ratios: Vec<f64>,
+    turns: Turns,
     /// Largest difference of the outputs, and that as a part of the largest magnitude of that output.
     max_abs: f64,
     of_scale: f64,
@@ -131,26 +129,16 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let mut compared = None;
     let mut beside = None;
     if let (Some(rival), Some(peer)) = (&mut rival, args.against) {
-        rival.turn(limit / 10)?;
-        let (mut theirs, mut ratios) = (vec![], vec![]);
-        let begin = Instant::now();
-        while ratios.is_empty() || (begin.elapsed() < 2 * limit && ours.len() < MOST_RUNS) {
-            let (a, b) = (turn(&mut runner, limit / ROUNDS)?, rival.turn(limit / ROUNDS)?);
-            let fastest = |t: &[Duration]| t.iter().min().map_or(0.0, Duration::as_secs_f64);
-            ratios.push(fastest(&a) / fastest(&b).max(1e-12));
-            ours.extend(a);
-            theirs.extend(b);
-        }
-        ratios.sort_unstable_by(f64::total_cmp);
-        compared = Some(compare_outputs(peer, rival, theirs, ratios, &p, &runner.outputs()?)?);
+        let turns = Turns::take(&mut runner, |length| rival.turn(length), limit, &mut ours)?;
+        compared = Some(compare_outputs(peer, rival, turns, &p, &runner.outputs()?)?);
     } else if let Some(path) = &args.beside {
         let compile = CompileArgs { recipe: None, name: None, ..args.compile.clone() };
         let other = prepare(path, &compile, args.seed)?;
         let model = other.compiled.jit()?;
         let mut theirs = model.runner();
         theirs.set_inputs(&p.inputs)?;
-        let (times, rounds) = in_turn(&mut runner, &mut theirs, limit, &mut ours)?;
-        beside = Some(Beside { compiled: other.compiled.report(), times: Times::of(times), rounds });
+        let turns = Turns::take(&mut runner, |length| turn(&mut theirs, length), limit, &mut ours)?;
+        beside = Some(Beside { compiled: other.compiled.report(), turns });
     } else {
         ours = turn(&mut runner, limit)?;
     }
@@ -254,8 +242,7 @@ fn turn(runner: &mut Runner<'_>, length: Duration) -> Outcome<Vec<Duration>> {
 fn compare_outputs(
     peer: Peer,
     rival: &Rival<'_>,
-    theirs: Vec<Duration>,
-    ratios: Vec<f64>,
+    turns: Turns,
     prepared: &Prepared,
     found: &[Tensor],
 ) -> Outcome<Compared> {
@@ -282,26 +269,17 @@ fn compare_outputs(
             disagreement.get_or_insert_with(|| format!("output `{name}`: {}", c.explain()));
         }
     }
-    Ok(Compared { peer, version, load_seconds, times: Times::of(theirs), ratios, max_abs, of_scale, disagreement })
+    Ok(Compared { peer, version, load_seconds, turns, max_abs, of_scale, disagreement })
 }
 
 impl Compared {
-    fn ratio(&self, percent: usize) -> f64 {
-        quantile(&self.ratios, percent)
-    }
-
     fn to_json(&self, ours: &Times) -> Value {
         let mut all = json!({ "engine": self.peer.name(), "version": self.version });
-        merge(&mut all, self.times.to_json());
+        self.turns.add_to(&mut all, ours);
         merge(
             &mut all,
             json!({
                 "load_seconds": self.load_seconds,
-                "rounds": self.ratios.len(),
-                "ratio": self.ratio(50),
-                "ratio_p25": self.ratio(25),
-                "ratio_p75": self.ratio(75),
-                "ratio_of_min": ours.min.as_secs_f64() / self.times.min.as_secs_f64().max(1e-12),
                 "max_abs": self.max_abs,
                 "max_of_scale": self.of_scale,
                 "agrees": self.disagreement.is_none(),
@@ -312,16 +290,9 @@ impl Compared {
     }
 
     fn print(&self) {
-        say!("{} {}, {} runs, in turn", self.peer.name(), self.version, self.times.runs);
-        let t = &self.times;
-        say!("  min {}   median {}   p95 {}", time(t.min), time(t.median), time(t.p95));
-        say!(
-            "  Tenon takes {:.3} of its time (middle half of {}: {:.3} to {:.3})",
-            self.ratio(50),
-            output::count(self.ratios.len(), "round"),
-            self.ratio(25),
-            self.ratio(75)
-        );
+        say!("{} {}, {} runs, in turn", self.peer.name(), self.version, self.turns.times.runs);
+        say!("{}", self.turns.times());
+        say!("  Tenon takes {}", self.turns.ratio());
         let what = if self.disagreement.is_none() { "agree" } else { "DISAGREE" };
         say!("  outputs {what}: they differ by at most {:.1e}, {:.1e} of the scale", self.max_abs, self.of_scale);
     }

@@ -1,0 +1,98 @@
+//! Turns: two that are timed alternately, and what their times say of each other.
+
+use super::{MOST_RUNS, ROUNDS, Times, merge, quantile, turn};
+use crate::failure::Outcome;
+use crate::output::{self, bytes, say, time};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tenon::jit::Runner;
+
+/// What came of taking turns.
+pub(super) struct Turns {
+    /// The times of the other.
+    pub(super) times: Times,
+    /// Our time as a part of theirs, of the fastest runs of each pair of turns, ascending.
+    ratios: Vec<f64>,
+}
+
+impl Turns {
+    /// Takes turns with another, whose turn of about a length is `theirs`, for `limit` each; our times are added to `ours`.
+    pub(super) fn take(
+        first: &mut Runner<'_>,
+        mut theirs: impl FnMut(Duration) -> Outcome<Vec<Duration>>,
+        limit: Duration,
+        ours: &mut Vec<Duration>,
+    ) -> Outcome<Turns> {
+        theirs(limit / 10)?;
+        let (mut times, mut ratios) = (vec![], vec![]);
+        let begin = Instant::now();
+        let fastest = |t: &[Duration]| t.iter().min().map_or(0.0, Duration::as_secs_f64);
+        while ratios.is_empty() || (begin.elapsed() < 2 * limit && ours.len() < MOST_RUNS) {
+            let (a, b) = (turn(first, limit / ROUNDS)?, theirs(limit / ROUNDS)?);
+            ratios.push(fastest(&a) / fastest(&b).max(1e-12));
+            ours.extend(a);
+            times.extend(b);
+        }
+        ratios.sort_unstable_by(f64::total_cmp);
+        Ok(Turns { times: Times::of(times), ratios })
+    }
+
+    /// Adds their times and the ratios to `all`.
+    pub(super) fn add_to(&self, all: &mut Value, ours: &Times) {
+        merge(all, self.times.to_json());
+        merge(
+            all,
+            json!({
+                "rounds": self.ratios.len(),
+                "ratio": quantile(&self.ratios, 50),
+                "ratio_p25": quantile(&self.ratios, 25),
+                "ratio_p75": quantile(&self.ratios, 75),
+                "ratio_of_min": ours.min.as_secs_f64() / self.times.min.as_secs_f64().max(1e-12),
+            }),
+        );
+    }
+
+    /// Their times, in a line.
+    pub(super) fn times(&self) -> String {
+        let t = &self.times;
+        format!("  min {}   median {}   p95 {}", time(t.min), time(t.median), time(t.p95))
+    }
+
+    /// How our time relates to theirs, as `0.8 of its time`.
+    pub(super) fn ratio(&self) -> String {
+        format!(
+            "{:.3} of its time (middle half of {}: {:.3} to {:.3})",
+            quantile(&self.ratios, 50),
+            output::count(self.ratios.len(), "round"),
+            quantile(&self.ratios, 25),
+            quantile(&self.ratios, 75)
+        )
+    }
+}
+
+/// Another model, timed in turn with the first: integers against floats in one run.
+pub(super) struct Beside {
+    pub(super) compiled: tenon::Report,
+    pub(super) turns: Turns,
+}
+
+impl Beside {
+    pub(super) fn to_json(&self, ours: &Times) -> Value {
+        let mut all = json!({
+            "model": self.compiled.model,
+            "arena_bytes": self.compiled.arena_bytes,
+            "weight_bytes": self.compiled.weight_bytes,
+        });
+        self.turns.add_to(&mut all, ours);
+        all
+    }
+
+    pub(super) fn print(&self, ours: &tenon::Report) {
+        let c = &self.compiled;
+        say!("beside {}, {} runs, in turn", c.model, self.turns.times.runs);
+        say!("{}", self.turns.times());
+        say!("  weights {}, arena {}", bytes(c.weight_bytes), bytes(c.arena_bytes));
+        let smaller = c.weight_bytes as f64 / ours.weight_bytes.max(1) as f64;
+        say!("  {} takes {}; weights are {smaller:.2} times smaller", ours.model, self.turns.ratio());
+    }
+}
