@@ -1,13 +1,12 @@
 //! The entry point: checks the caller's pointers, then runs the steps: calls of kernels, branches and loops around them. And
 //! its parts: one step each, for who wants to time them.
 
+use super::guard;
 use super::parallel::Hook;
 use crate::blob::BlobRef;
 use crate::weights::Header;
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{
-    AbiParam, Block, FuncRef, Function, InstBuilder, MemFlagsData, Signature, Type, Value, types,
-};
+use cranelift_codegen::ir::{AbiParam, FuncRef, Function, InstBuilder, MemFlagsData, Signature, Type, Value, types};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use tenon_abi::Status;
@@ -49,10 +48,7 @@ pub(crate) struct Links<'l> {
 pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, isa: &dyn TargetIsa) {
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(func, &mut cx);
-    let entry = b.create_block();
-    b.append_block_params_for_function_params(entry);
-    b.switch_to_block(entry);
-    b.seal_block(entry);
+    let entry = guard::enter(&mut b);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
     let env = b.block_params(entry)[b.block_params(entry).len() - 1];
     let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None, hook: None };
@@ -61,13 +57,13 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
     e.outputs = e.pointers(outputs, program, true);
     e.check_sizes();
     if program.arena_bytes > 0 {
-        e.fail_if_null(arena);
-        e.fail_if_misaligned(arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
+        guard::fail_if_null(&mut e.b, arena);
+        guard::fail_if_misaligned(&mut e.b, arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
     }
     e.weights = e.find_weights(links.weights);
     e.hook = Hook::read(&mut e.b, program, env, isa);
     e.steps(&program.steps);
-    e.give(Status::Ok);
+    guard::give(&mut e.b, Status::Ok);
     e.b.finalize(isa.frontend_config());
 }
 
@@ -82,10 +78,7 @@ pub(crate) fn build_step(
 ) {
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(func, &mut cx);
-    let entry = b.create_block();
-    b.append_block_params_for_function_params(entry);
-    b.switch_to_block(entry);
-    b.seal_block(entry);
+    let entry = guard::enter(&mut b);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
     let env = b.block_params(entry)[b.block_params(entry).len() - 1];
     let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None, hook: None };
@@ -94,7 +87,7 @@ pub(crate) fn build_step(
     e.weights = e.find_weights(links.weights);
     e.hook = Hook::read(&mut e.b, program, env, isa);
     e.steps(std::slice::from_ref(step));
-    e.give(Status::Ok);
+    guard::give(&mut e.b, Status::Ok);
     e.b.finalize(isa.frontend_config());
 }
 
@@ -140,14 +133,14 @@ impl Entry<'_, '_> {
             Weights::Given(header) => {
                 let entry = self.b.func.layout.entry_block()?;
                 let p = self.b.block_params(entry)[3];
-                self.fail_if_null(p);
-                self.fail_if_misaligned(p, Program::ALIGN, Status::MisalignedWeights);
+                guard::fail_if_null(&mut self.b, p);
+                guard::fail_if_misaligned(&mut self.b, p, Program::ALIGN, Status::MisalignedWeights);
                 for (k, word) in header.into_iter().enumerate() {
                     let flags = MemFlagsData::new().with_notrap().with_aligned();
                     let found = self.b.ins().load(types::I64, flags, p, 8 * k as i32);
                     let expected = self.b.ins().iconst(types::I64, word.cast_signed());
                     let other = self.b.ins().icmp(IntCC::NotEqual, found, expected);
-                    self.fail_if(other, Status::WrongWeights);
+                    guard::fail_if(&mut self.b, other, Status::WrongWeights);
                 }
                 Some(p)
             }
@@ -160,9 +153,9 @@ impl Entry<'_, '_> {
             BufferKind::Output(k) => self.outputs[*k],
             BufferKind::Const(_) => {
                 let base = self.weights.unwrap_or(self.arena);
-                self.offset(base, self.links.offsets[id.0 as usize])
+                guard::offset(&mut self.b, base, self.links.offsets[id.0 as usize])
             }
-            BufferKind::Arena(at) => self.offset(self.arena, at.unwrap_or(0)),
+            BufferKind::Arena(at) => guard::offset(&mut self.b, self.arena, at.unwrap_or(0)),
         }
     }
 
@@ -227,7 +220,7 @@ impl Entry<'_, '_> {
     fn pointers(&mut self, base: Value, program: &Program, out: bool) -> Vec<Value> {
         let io = if out { &program.outputs } else { &program.inputs };
         if !io.is_empty() {
-            self.fail_if_null(base);
+            guard::fail_if_null(&mut self.b, base);
         }
         (0..io.len())
             .map(|k| {
@@ -239,8 +232,8 @@ impl Entry<'_, '_> {
                 });
                 // A tensor without elements may have any pointer.
                 if here.is_some_and(|b| b.bytes() > 0) {
-                    self.fail_if_null(p);
-                    self.fail_if_misaligned(p, io[k].fact.dtype.size(), Status::MisalignedBuffer);
+                    guard::fail_if_null(&mut self.b, p);
+                    guard::fail_if_misaligned(&mut self.b, p, io[k].fact.dtype.size(), Status::MisalignedBuffer);
                 }
                 p
             })
@@ -257,7 +250,7 @@ impl Entry<'_, '_> {
             let room = self.b.ins().iconst(types::I64, most - least);
             let from = self.b.ins().isub(n, least_value);
             let beyond = self.b.ins().icmp(IntCC::UnsignedGreaterThan, from, room);
-            self.fail_if(beyond, Status::WrongLength);
+            guard::fail_if(&mut self.b, beyond, Status::WrongLength);
         }
     }
 
@@ -265,43 +258,5 @@ impl Entry<'_, '_> {
     fn pointer(&mut self, base: Value, k: usize) -> Value {
         let flags = MemFlagsData::new().with_notrap().with_aligned();
         self.b.ins().load(types::I64, flags, base, 8 * k as i32)
-    }
-
-    fn offset(&mut self, base: Value, bytes: usize) -> Value {
-        if bytes == 0 {
-            return base;
-        }
-        let by = self.b.ins().iconst(types::I64, bytes as i64);
-        self.b.ins().iadd(base, by)
-    }
-
-    fn fail_if_null(&mut self, p: Value) {
-        let zero = self.b.ins().iconst(types::I64, 0);
-        let null = self.b.ins().icmp(IntCC::Equal, p, zero);
-        self.fail_if(null, Status::NullPointer);
-    }
-
-    fn fail_if_misaligned(&mut self, p: Value, align: usize, status: Status) {
-        if align > 1 {
-            let mask = self.b.ins().iconst(types::I64, align as i64 - 1);
-            let low = self.b.ins().band(p, mask);
-            self.fail_if(low, status);
-        }
-    }
-
-    fn fail_if(&mut self, cond: Value, status: Status) {
-        let (fail, go): (Block, Block) = (self.b.create_block(), self.b.create_block());
-        self.b.set_cold_block(fail);
-        self.b.ins().brif(cond, fail, &[], go, &[]);
-        self.b.seal_block(fail);
-        self.b.seal_block(go);
-        self.b.switch_to_block(fail);
-        self.give(status);
-        self.b.switch_to_block(go);
-    }
-
-    fn give(&mut self, status: Status) {
-        let code = self.b.ins().iconst(types::I32, i64::from(status as i32));
-        self.b.ins().return_(&[code]);
     }
 }

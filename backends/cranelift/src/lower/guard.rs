@@ -1,9 +1,18 @@
-//! Checks of the caller's pointers, and leaving with a status.
+//! What functions for the caller begin and end with: their parameters, checks of pointers, a status.
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Block, InstBuilder, Value, types};
 use cranelift_frontend::FunctionBuilder;
 use tenon_abi::Status;
+
+/// The function's first block, which has its parameters; what comes next goes there.
+pub(super) fn enter(b: &mut FunctionBuilder<'_>) -> Block {
+    let entry = b.create_block();
+    b.append_block_params_for_function_params(entry);
+    b.switch_to_block(entry);
+    b.seal_block(entry);
+    entry
+}
 
 /// Returns `status`.
 pub(super) fn give(b: &mut FunctionBuilder<'_>, status: Status) {

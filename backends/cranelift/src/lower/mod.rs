@@ -69,10 +69,7 @@ pub(crate) fn kernel(kernel: &Kernel, index: u32, machine: Machine, isa: &dyn Ta
     let mut func = Function::with_name_signature(UserFuncName::user(0, index), sig);
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(&mut func, &mut cx);
-    let entry = b.create_block();
-    b.append_block_params_for_function_params(entry);
-    b.switch_to_block(entry);
-    b.seal_block(entry);
+    let entry = guard::enter(&mut b);
     let mut buffers = b.block_params(entry).to_vec();
     let part = kernel.parts.and_then(|p| Some((p.var, buffers.pop()?)));
     let regions = alias_classes(kernel)

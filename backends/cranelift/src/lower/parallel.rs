@@ -3,7 +3,7 @@
 //! What a part is given goes through a block of pointers on the entry point's stack: one a buffer. For each kernel in parts there
 //! is a function `void work(void *data, size_t part)` in the system's calling convention, which takes them from there.
 
-use super::kernel_signature;
+use super::{guard, kernel_signature};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     AbiParam, FuncRef, Function, InstBuilder, MemFlagsData, Signature, StackSlot, StackSlotData, StackSlotKind,
@@ -45,10 +45,7 @@ pub(crate) fn address_signature(isa: &dyn TargetIsa) -> Signature {
 pub(crate) fn build_work(kernel: &Kernel, target: FuncRef, func: &mut Function, isa: &dyn TargetIsa) {
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(func, &mut cx);
-    let entry = b.create_block();
-    b.append_block_params_for_function_params(entry);
-    b.switch_to_block(entry);
-    b.seal_block(entry);
+    let entry = guard::enter(&mut b);
     let [data, part] = [0, 1].map(|i| b.block_params(entry)[i]);
     let mut args: Vec<Value> =
         (0..kernel.buffers.len()).map(|k| b.ins().load(types::I64, flags(), data, 8 * k as i32)).collect();

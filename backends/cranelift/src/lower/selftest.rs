@@ -50,10 +50,7 @@ pub(crate) struct Plan {
 pub(crate) fn build(plan: &Plan, func: &mut Function, isa: &dyn TargetIsa) {
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(func, &mut cx);
-    let entry = b.create_block();
-    b.append_block_params_for_function_params(entry);
-    b.switch_to_block(entry);
-    b.seal_block(entry);
+    let entry = guard::enter(&mut b);
     let arena = b.block_params(entry)[0];
     let weights = plan.separate_weights.then(|| b.block_params(entry)[1]);
     guard::fail_if_null(&mut b, arena);
