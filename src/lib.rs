@@ -18,6 +18,7 @@ pub mod budget;
 pub mod calibrate;
 mod compiler;
 pub use tenon_passes::cycles as cost;
+pub mod dataset;
 pub mod drawing;
 pub mod engine;
 mod error;

@@ -1,10 +1,11 @@
 //! One case on one engine.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use tenon::dataset::{self, Inputs};
 use tenon::engine::{Engine, Session};
 use tenon::{Compiler, Options, Tensor};
-use tenon_frontend::{Data, Given, inspect_file, read_data_file};
+use tenon_frontend::inspect_file;
 use tenon_snapshot_tests::data::compare_numpy;
 use tenon_snapshot_tests::ledger::Status;
 
@@ -41,46 +42,13 @@ fn run_set(case: &Path, set: &Path, engine: Engine) -> Result<f64, Status> {
     let failed = |e: &dyn std::fmt::Display| Status::Failed(e.to_string());
     let model = case.join("model.onnx");
     let info = inspect_file(&model).map_err(|e| refused(&e))?;
-    let ty = |name: &str| info.types.get(name).map_or("", String::as_str);
+    let Inputs { tensors: data, given } = dataset::inputs(&info, set).map_err(|e| refused(&e))?;
+    let expected = dataset::outputs(&info, set).map_err(|e| refused(&e))?;
+    let expected: Option<Vec<Tensor>> = expected.into_iter().collect();
+    let expected = expected.ok_or_else(|| Status::Failed("the case lacks the data of an output".into()))?;
     let mut options = Options::host().map_err(|e| failed(&e))?;
-    let mut data: BTreeMap<String, Tensor> = BTreeMap::new();
-    for (i, (name, _)) in info.inputs.iter().enumerate() {
-        // An optional input may be left out.
-        let file = set.join(format!("input_{i}.pb"));
-        if !file.is_file() {
-            continue;
-        }
-        let value = read_data_file(&file, ty(name)).map_err(|e| refused(&e))?;
-        match value {
-            Data::Tensor(t) if ty(name).starts_with("optional") => {
-                options.given.insert(name.clone(), Given::Tensor(t.fact()));
-                data.insert(name.clone(), t);
-            }
-            Data::Tensor(t) => {
-                options.data.insert(name.clone(), t.clone());
-                data.insert(name.clone(), t);
-            }
-            Data::Sequence(items) => {
-                options.given.insert(name.clone(), Given::Sequence(items.iter().map(Tensor::fact).collect()));
-                data.extend(items.into_iter().enumerate().map(|(k, t)| (format!("{name}.{k}"), t)));
-            }
-            Data::Nothing => {
-                options.given.insert(name.clone(), Given::Nothing);
-            }
-        }
-    }
-    let mut expected = vec![];
-    for (i, (name, ty)) in info.outputs.iter().enumerate() {
-        let file = set.join(format!("output_{i}.pb"));
-        if !file.is_file() {
-            return Err(Status::Failed(format!("the case lacks the data of output {name}")));
-        }
-        match read_data_file(&file, ty).map_err(|e| refused(&e))? {
-            Data::Tensor(t) => expected.push(t),
-            Data::Sequence(items) => expected.extend(items),
-            Data::Nothing => {}
-        }
-    }
+    options.data.clone_from(&data);
+    options.given = given;
     let compiled = Compiler::new(options).compile_file(&model).map_err(|e| refused(&e))?;
     let inputs: Option<Vec<Tensor>> = compiled.program.inputs.iter().map(|io| data.get(&io.name).cloned()).collect();
     let inputs = inputs.ok_or_else(|| Status::Failed("the case lacks an input's data".into()))?;

@@ -8,7 +8,6 @@ mod case;
 mod check;
 mod compare;
 mod compile;
-mod dataset;
 mod explain;
 mod failure;
 mod inputs;

@@ -2,12 +2,12 @@
 
 use crate::args::CompileArgs;
 use crate::case::Case;
-use crate::dataset::{self, Inputs};
 use crate::failure::Outcome;
 use crate::{inputs, model, progress};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tenon::dataset::{self, Inputs};
 use tenon::{Compiled, Compiler, Tensor};
 
 /// A compiled model with inputs for it.

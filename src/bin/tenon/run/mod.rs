@@ -4,7 +4,6 @@ mod recognise;
 
 use crate::args::CompileArgs;
 use crate::case::Case;
-use crate::dataset::{self, Inputs};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, say, time};
 use crate::{inputs, model, progress, tensors};
@@ -12,6 +11,7 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Instant;
+use tenon::dataset::{self, Inputs};
 use tenon::engine::{Engine, Session};
 use tenon::frontend::Given;
 use tenon::{Compiled, Compiler, Tensor};
