@@ -135,6 +135,15 @@ impl Window {
         Ok(w)
     }
 
+    /// Where element `k` of the window at position `p` lies in `extents`, by their `strides`; `None` in the padding.
+    pub(super) fn element(&self, p: &[usize], k: &[usize], extents: &[usize], strides: &[usize]) -> Option<usize> {
+        (0..k.len()).try_fold(0, |at, i| {
+            let padded = p[i] * self.strides[i] + k[i] * self.dilations[i];
+            let x = padded.checked_sub(self.pads[i]).filter(|x| *x < extents[i])?;
+            Some(at + x * strides[i])
+        })
+    }
+
     /// The number of spatial axes.
     pub fn rank(&self) -> usize {
         self.kernel.len()
@@ -295,6 +304,7 @@ impl Operator for Conv {
         let (c_all, o_all) = (xd[l.channel_axis(rank)], y[l.channel_axis(rank)]);
         let (c_group, o_group) = (c_all / self.group, o_all / self.group);
         let (stride_x, stride_y) = (strides(xd), strides(&y));
+        let (window, spatial_strides) = (self.window(), l.spatial(&stride_x));
         let taps: usize = self.kernel.iter().product();
         let mut positions = vec![];
         for n in 0..y[0] {
@@ -305,14 +315,8 @@ impl Operator for Conv {
             let mut patch = vec![fill; c_all * taps];
             let mut tap = 0;
             for_each_index(&self.kernel, |k| {
-                let mut at = n * stride_x[0];
-                let inside = (0..k.len()).all(|i| {
-                    let pos = p[i] * self.strides[i] + k[i] * self.dilations[i];
-                    let within = pos >= self.pads[i] && pos - self.pads[i] < xs[i];
-                    at += if within { (pos - self.pads[i]) * stride_x[l.spatial_axis(i)] } else { 0 };
-                    within
-                });
-                if inside {
+                if let Some(at) = window.element(p, k, &xs, &spatial_strides) {
+                    let at = n * stride_x[0] + at;
                     (0..c_all).for_each(|c| patch[c * taps + tap] = x[at + c * stride_x[l.channel_axis(rank)]]);
                 }
                 tap += 1;

@@ -352,6 +352,7 @@ impl Operator for ConvTranspose {
         let (cx, cy) = (sx[l.channel_axis(rank)], sy[l.channel_axis(rank)]);
         let (c_group, o_group) = (w_dims[0] / self.group, w_dims[1]);
         let taps: usize = self.kernel.iter().product();
+        let (window, spatial_strides) = (self.window(), l.spatial(&sy));
         let mut out = vec![0.0; y.iter().product()];
         if let Some(b) = ins.get(2).map(Tensor::to_f64) {
             let channels = y[l.channel_axis(rank)];
@@ -361,14 +362,8 @@ impl Operator for ConvTranspose {
             for_each_index(&l.spatial(x_dims), |p| {
                 let mut tap = 0;
                 for_each_index(&self.kernel, |k| {
-                    let mut at = n * sy[0];
-                    let inside = (0..k.len()).all(|i| {
-                        let q = p[i] * self.strides[i] + k[i] * self.dilations[i];
-                        let within = q >= self.pads[i] && q - self.pads[i] < ys[i];
-                        at += if within { (q - self.pads[i]) * sy[l.spatial_axis(i)] } else { 0 };
-                        within
-                    });
-                    if inside {
+                    if let Some(at) = window.element(p, k, &ys, &spatial_strides) {
+                        let at = n * sy[0] + at;
                         let from = n * sx[0] + (0..k.len()).map(|i| p[i] * sx[l.spatial_axis(i)]).sum::<usize>();
                         for c in 0..w_dims[0] {
                             for o in 0..o_group {
