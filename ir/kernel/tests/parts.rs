@@ -95,6 +95,15 @@ fn parts_that_meet_are_refused() {
 }
 
 #[test]
+fn a_proof_by_computing_ends() {
+    // Nothing is touched in all these iterations.
+    let idle = "for %a in 0..4000000000000000 { for %b in %t / 4..%t / 5 { store %y[%b] = 1.0 } }";
+    let body = format!("for %t in %p * 8..%p * 8 + 8 {{ store %y[%t / 4 * 16 + %t % 4] = 1.0 {idle} }}");
+    let found = errors(PARAMS, 2, &body);
+    assert!(found.iter().any(|e| e.contains("two parts")), "{found:?}");
+}
+
+#[test]
 fn the_interpreter_runs_the_last_part_first() {
     let k = kernel(
         "inout %n: i64[3], out %y: i64[4]",

@@ -13,8 +13,8 @@ use crate::{BinOp, Buf, CmpOp, Expr, Facts, Kernel, Stmt, UnOp, Var};
 use std::collections::{BTreeMap, BTreeSet};
 use tenon_base::{DType, Scalar};
 
-/// Accesses that are computed one by one at most, over all parts.
-const MAX_ACCESSES: u64 = 1 << 20;
+/// Accesses and iterations around them that are computed one by one at most, over all parts.
+const MAX_STEPS: u64 = 1 << 21;
 /// Strides that are tried.
 const MAX_STRIDES: usize = 8;
 
@@ -264,7 +264,7 @@ enum Node<'k> {
 fn count_all(parts: &[Kernel], class: &[usize], open: &BTreeSet<usize>) -> Result<(), usize> {
     let any = open.first().copied().unwrap_or(0);
     let mut owner: BTreeMap<usize, Vec<u8>> = BTreeMap::new();
-    let mut fuel = MAX_ACCESSES;
+    let mut fuel = MAX_STEPS;
     for (k, part) in parts.iter().enumerate() {
         let nodes = reduced(part, &part.body, class, open);
         for (i, b) in part.buffers.iter().enumerate().filter(|(i, _)| open.contains(&class[*i])) {
@@ -347,6 +347,8 @@ impl Counter {
                 Node::For(v, lo, hi, step, body) => {
                     let (Some(mut i), Some(hi)) = (self.value(lo), self.value(hi)) else { return Err(None) };
                     while i < hi {
+                        // Loops around a loop without iterations touch nothing, but take their time.
+                        self.fuel = self.fuel.checked_sub(1).ok_or(None)?;
                         self.env[v.0 as usize] = Some(i);
                         self.block(body)?;
                         i = i.checked_add(*step).ok_or(None)?;
@@ -416,7 +418,7 @@ pub fn writes_before_reading(kernel: &Kernel, body: &[&Stmt], buf: Buf) -> bool 
     let class: Vec<usize> = (0..kernel.buffers.len()).collect();
     let of = BTreeSet::from([buf.0 as usize]);
     let mut owner = BTreeMap::from([(buf.0 as usize, vec![0u8; kernel.buffer(buf).len])]);
-    let mut fuel = MAX_ACCESSES;
+    let mut fuel = MAX_STEPS;
     for s in body {
         let (facts, touched) = (Facts::new(kernel), BTreeMap::new());
         let mut w = Walker { kernel, facts, class: &class, written: &of, part: 0, touched };
