@@ -36,18 +36,10 @@ impl Method {
 /// How well a layer does in integers.
 #[derive(Clone, Debug)]
 pub struct LayerReport {
-    /// The node.
-    pub name: String,
-    /// `conv`, `depthwise conv` or `matmul`.
-    pub op: &'static str,
+    /// What integers cost it.
+    pub measured: LayerError,
     /// The range of what it reads.
     pub range: Option<Range>,
-    /// Root mean square of its result in floats.
-    pub rms: f64,
-    /// Root mean square of the difference in integers.
-    pub error: f64,
-    /// Signal to noise in dB.
-    pub sqnr: f64,
     /// Whether integers are faster on the target, and why or why not.
     pub helps: (bool, String),
 }
@@ -363,12 +355,8 @@ fn errors(
         .map(|(l, s)| {
             let op = kind(canonical, l.node);
             LayerReport {
-                name: l.name.clone(),
-                op,
+                measured: s.of_layer(l.name.clone(), op),
                 range: l.input.as_ref().and_then(|n| choice.ranges.get(n)).copied(),
-                rms: s.rms(),
-                error: s.error(),
-                sqnr: s.decibels(),
                 helps: if l.input.is_some() {
                     helps(target, op)
                 } else {
@@ -389,12 +377,9 @@ struct Difference {
 }
 
 impl Difference {
-    fn rms(&self) -> f64 {
-        (self.squares / self.count.max(1) as f64).sqrt()
-    }
-
-    fn error(&self) -> f64 {
-        (self.errors / self.count.max(1) as f64).sqrt()
+    fn of_layer(&self, name: String, op: &'static str) -> LayerError {
+        let mean = |sum: f64| (sum / self.count.max(1) as f64).sqrt();
+        LayerError { name, op, rms: mean(self.squares), error: mean(self.errors), sqnr: self.decibels() }
     }
 
     fn decibels(&self) -> f64 {
@@ -459,8 +444,7 @@ pub fn layer_errors(compiler: &Compiler, graph: Graph, samples: &[Vec<Tensor>]) 
         let choice = recipe.choice();
         let found = sites(&canonical, &choice.float).map_err(|e| Error::Internal(e.to_string()))?;
         let (layers, _) = errors(&plain, &canonical, &found, &choice, samples)?;
-        let one = |l: LayerReport| LayerError { name: l.name, op: l.op, rms: l.rms, error: l.error, sqnr: l.sqnr };
-        return Ok(layers.into_iter().map(one).collect());
+        return Ok(layers.into_iter().map(|l| l.measured).collect());
     }
     let float = without_rounding(&canonical)?;
     let layers: Vec<ValueId> = canonical
@@ -472,12 +456,8 @@ pub fn layer_errors(compiler: &Compiler, graph: Graph, samples: &[Vec<Tensor>]) 
         .collect();
     let all = differences(&plain, (&float, &layers), (&canonical, &layers), samples)?;
     let own = canonical.outputs().len();
-    let one = |(v, d): (&ValueId, &Difference)| LayerError {
-        name: canonical.node(v.node).loc.name().unwrap_or_default().to_string(),
-        op: kind(&canonical, v.node),
-        rms: d.rms(),
-        error: d.error(),
-        sqnr: d.decibels(),
+    let one = |(v, d): (&ValueId, &Difference)| {
+        d.of_layer(canonical.node(v.node).loc.name().unwrap_or_default().to_string(), kind(&canonical, v.node))
     };
     Ok(layers.iter().zip(all.iter().skip(own)).map(one).collect())
 }

@@ -136,9 +136,9 @@ fn report(args: &Args, made: &Calibrated, evaluated: Option<Evaluated>, samples:
             "samples": samples,
             "values": made.recipe.values.len(),
             "layers": made.layers.iter().map(|l| json!({
-                "name": l.name, "op": l.op,
+                "name": l.measured.name, "op": l.measured.op,
                 "min": l.range.map(|r| r.min), "max": l.range.map(|r| r.max),
-                "rms": l.rms, "error": l.error, "sqnr_db": finite(l.sqnr),
+                "rms": l.measured.rms, "error": l.measured.error, "sqnr_db": finite(l.measured.sqnr),
                 "helps": l.helps.0, "why": l.helps.1,
             })).collect::<Vec<_>>(),
             "outputs": made.outputs.iter().map(|(n, db)| json!({ "name": n, "sqnr_db": finite(*db) })).collect::<Vec<_>>(),
@@ -154,12 +154,12 @@ fn report(args: &Args, made: &Calibrated, evaluated: Option<Evaluated>, samples:
         let range = l.range.map_or("-".to_string(), |r| format!("{:.3}..{:.3}", r.min, r.max));
         let faster = if l.helps.0 { "yes" } else { "no" };
         table.row(&[
-            &l.name,
-            &l.op,
+            &l.measured.name,
+            &l.measured.op,
             &range,
-            &format!("{:.4}", l.rms),
-            &format!("{:.4}", l.error),
-            &format!("{:.1}", l.sqnr),
+            &format!("{:.4}", l.measured.rms),
+            &format!("{:.4}", l.measured.error),
+            &format!("{:.1}", l.measured.sqnr),
             &faster,
             &l.helps.1,
         ]);
