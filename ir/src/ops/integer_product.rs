@@ -35,12 +35,26 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
             scaled(cx, y, node.input(2)?, node.input(3)?, node.opt_input(6))?
         }
         _ => {
-            let quantized = super::dynamic_quantize::quantize(cx, node.input(0)?)?;
-            let [a, a_scale, a_zero] = quantized;
-            let y = matmul_integer(cx, a, Some(a_zero), node.input(1)?, node.opt_input(3))?;
-            scaled(cx, y, a_scale, node.input(2)?, node.opt_input(4))?
+            let y = dynamic_product(cx, node.input(0)?, node.input(1)?, node.input(2)?, node.opt_input(3))?;
+            match node.opt_input(4) {
+                Some(bias) => apply(cx, "add", &[y, bias])?,
+                None => y,
+            }
         }
     }])
+}
+
+/// The product of `a`, quantised by its own range, with bytes `b` of that scale and zero point.
+pub(super) fn dynamic_product(
+    cx: &mut Importer<'_>,
+    a: ValueId,
+    b: ValueId,
+    b_scale: ValueId,
+    b_zero: Option<ValueId>,
+) -> Result<ValueId, ImportError> {
+    let [a, a_scale, a_zero] = super::dynamic_quantize::quantize(cx, a)?;
+    let y = matmul_integer(cx, a, Some(a_zero), b, b_zero)?;
+    scaled(cx, y, a_scale, b_scale, None)
 }
 
 /// `y · a_scale · b_scale + bias` in `f32`.

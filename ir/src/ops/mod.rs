@@ -14,6 +14,7 @@ use tenon_kernel::Expr;
 mod cook_toom;
 mod family;
 mod ml;
+mod recurrent_dynamic;
 mod recurrent_layer;
 mod util;
 

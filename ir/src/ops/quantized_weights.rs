@@ -1,13 +1,18 @@
-//! Operators of com.microsoft with weights of 8 bits or less, computed on the numbers that they stand for.
+//! Operators of com.microsoft with weights of 8 bits or less.
 //!
-//! [MatMulNBits, DynamicQuantizeLSTM](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). Activations are not
-//! quantised, where DynamicQuantizeLSTM would: results are closer to those of the model that was quantised.
+//! [MatMulNBits, DynamicQuantizeLSTM](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). MatMulNBits is computed on
+//! the numbers that the weights stand for; DynamicQuantizeLSTM in integers as ONNX Runtime does it: the input of all steps is quantised by its
+//! range, and the state before each step by its own.
 
+use super::expand::Expand;
+use super::integer_product::{dynamic_product, narrow_difference};
 use super::matmul::MatMul;
+use super::recurrent_layer::direction;
+use super::reduce::{Kind, Reduce};
 use super::transpose::Transpose;
 use super::util::{apply, cast, number, part, reshape, with_constant};
 use crate::ops::*;
-use tenon_base::Shape;
+use tenon_base::{Scalar, Shape};
 
 pub(super) fn onnx() -> Vec<OnnxName> {
     ["MatMulNBits", "DynamicQuantizeLSTM"].map(|name| OnnxName { domain: "com.microsoft", name, versions: &[1] }).to_vec()
@@ -86,30 +91,86 @@ fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, Im
     }])
 }
 
-/// An LSTM whose weights are dequantised first.
+/// An LSTM with weights of bytes: computed in integers if they are known, else dequantised first.
 fn lstm(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    let mut inputs: Vec<Option<ValueId>> = (0..8).map(|i| node.opt_input(i)).collect();
+    let mut inputs: Vec<Option<ValueId>> = (0..12).map(|i| node.opt_input(i)).collect();
+    let known = [1, 2, 8, 9, 10, 11].iter().all(|i| node.opt_input(*i).is_none_or(|v| cx.known(v).is_some()));
     for (weight, scale) in [(1, 8), (2, 10)] {
-        let (w, s) = (node.input(weight)?, node.input(scale)?);
+        if known && weight == 1 {
+            continue; // a product of integers takes them as they are
+        }
+        let (mut w, s) = (node.input(weight)?, node.input(scale)?);
         let shape = cx.shape(w).clone();
         if shape.rank() != 3 {
             return Err(ImportError::new(format!("operand {weight}: expected weights of rank 3, found {shape}")));
         }
-        let mut w = cast(cx, w, DType::F32)?;
         // One number for each direction, or for each of its columns.
         let per = |cx: &mut Importer<'_>, v: ValueId| -> Result<ValueId, ImportError> {
             let s = cx.shape(v).0.clone();
             let columns = s.get(1).cloned().unwrap_or(Dim::Const(1));
             reshape(cx, v, Shape(vec![s.first().cloned().unwrap_or(Dim::Const(1)), Dim::Const(1), columns]))
         };
-        if let Some(z) = node.opt_input(scale + 1) {
-            let z = cast(cx, z, DType::F32)?;
-            let z = per(cx, z)?;
-            w = apply(cx, "sub", &[w, z])?;
+        let zero = node.opt_input(scale + 1).map(|z| per(cx, z)).transpose()?;
+        if known && let Some(bytes) = cx.known(w) {
+            let none = Tensor::full(&[1], Scalar::of_int(bytes.dtype(), 0));
+            let zero = zero.and_then(|z| cx.known(z)).unwrap_or(&none);
+            let centred = narrow_difference(bytes, zero)?;
+            w = cx.weight(centred);
+        } else {
+            w = cast(cx, w, DType::F32)?;
+            if let Some(z) = zero {
+                let z = cast(cx, z, DType::F32)?;
+                w = apply(cx, "sub", &[w, z])?;
+            }
+            let s = per(cx, s)?;
+            w = apply(cx, "mul", &[w, s])?;
         }
-        let s = per(cx, s)?;
-        w = apply(cx, "mul", &[w, s])?;
         inputs[weight] = Some(cx.op(Transpose { perm: vec![0, 2, 1] }, &[w])?);
     }
     super::recurrent_layer::import(&node.with_inputs(&inputs), cx)
+}
+
+/// What one direction of a layer has beside weights of integers, of which the recurrent ones have no zero point.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct DynamicWeights {
+    input: ValueId,
+    input_zero: Option<ValueId>,
+    recurrent: ValueId,
+}
+
+impl DynamicWeights {
+    /// Those of direction `d` of `count`; `None` for a layer of floats.
+    pub(super) fn of(
+        node: &OnnxNode<'_>,
+        cx: &mut Importer<'_>,
+        d: usize,
+        count: usize,
+    ) -> Result<Option<DynamicWeights>, ImportError> {
+        if !cx.dtype(node.input(2)?).is_int() {
+            return Ok(None);
+        }
+        let input = direction(cx, node.input(8)?, d, count)?;
+        let input_zero = node.opt_input(9).map(|z| direction(cx, z, d, count)).transpose()?;
+        let recurrent = direction(cx, node.input(10)?, d, count)?;
+        Ok(Some(DynamicWeights { input, input_zero, recurrent }))
+    }
+
+    /// What the input `x` of all steps contributes, by weights `[I, G·H]`.
+    pub(super) fn input(&self, cx: &mut Importer<'_>, x: ValueId, w: ValueId) -> Result<ValueId, ImportError> {
+        dynamic_product(cx, x, w, self.input, self.input_zero)
+    }
+
+    /// Operands of the recurrence beside the weights `r` `[G·H, H]`: scales and sums of their rows.
+    pub(super) fn recurrent(&self, cx: &mut Importer<'_>, r: ValueId) -> Result<[ValueId; 2], ImportError> {
+        let rows = cx.shape(r).0[0].clone();
+        let scale = if cx.shape(self.recurrent).numel() == Dim::Const(1) {
+            let one = reshape(cx, self.recurrent, Shape(vec![]))?;
+            cx.op(Expand { to: Shape(vec![rows.clone()]) }, &[one])?
+        } else {
+            self.recurrent
+        };
+        let wide = cast(cx, r, DType::I32)?;
+        let sums = cx.op(Reduce { kind: Kind::Sum, axes: vec![1] }, &[wide])?;
+        Ok([scale, reshape(cx, sums, Shape(vec![rows]))?])
+    }
 }

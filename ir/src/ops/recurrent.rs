@@ -6,6 +6,7 @@
 //! - LSTM (gates i, o, f, c): `c' = f(f)·c + f(i)·g(c̃)`, `h' = f(o)·k(c')`; peepholes add `p·c` (`p·c'` for o) to i, o and f
 //! - GRU (gates z, r, h): `h' = (1 - f(z))·g(x_h + (f(r)·h)·Rᵀ) + f(z)·h`, or with `reset_after` `g(x_h + f(r)·(h·Rᵀ + b))`
 
+use super::recurrent_dynamic as dynamic;
 use super::util::{for_each_index, loop_over};
 use crate::lower::wide;
 use crate::op::{expect_dtype, expect_operands};
@@ -72,7 +73,8 @@ impl Function {
 
 crate::attributes! {
     /// Operands: the input's part of the gates `[T, N, G·H]`, recurrent weights `[G·H, H]` and first hidden state `[N, H]`; LSTM: first
-    /// cell state `[N, H]`; with `peephole` `[3·H]` (i, o, f); with `reset_after` the recurrent bias of the GRU's last gate `[H]`;
+    /// cell state `[N, H]`; with `peephole` `[3·H]` (i, o, f); with `reset_after` the recurrent bias of the GRU's last gate `[H]`; with
+    /// `quantized` the scale of each row of the recurrent weights `[G·H]` and its sum `[G·H]` (`i32`), see `recurrent_dynamic.rs`;
     /// with `lengths` the number of steps of each batch element `[N]` (`i32`). Results: all hidden states `[T, N, H]`, 0 after the end of a
     /// sequence; the last one `[N, H]`; LSTM: the last cell state `[N, H]`.
     pub struct Recurrent {
@@ -94,6 +96,8 @@ crate::attributes! {
         pub peephole: bool,
         /// GRU: the reset gate applies after the product.
         pub reset_after: bool,
+        /// LSTM: the recurrent weights are integers (`i8`, `u8` or `i16`), and the state is quantised before each step.
+        pub quantized: bool,
         /// Sequences end at different steps.
         pub lengths: bool,
     }
@@ -108,15 +112,22 @@ impl Recurrent {
         }
     }
 
-    /// The positions of the optional operands: cell state, peepholes, bias, lengths.
-    fn positions(&self) -> [Option<usize>; 4] {
+    /// The positions of the optional operands: cell state, peepholes, bias, scales, sums, lengths.
+    fn positions(&self) -> [Option<usize>; 6] {
         let mut next = 3;
-        [self.cell == Cell::Lstm, self.peephole, self.reset_after, self.lengths].map(|there| {
+        let lstm = self.cell == Cell::Lstm;
+        [lstm, self.peephole, self.reset_after, self.quantized, self.quantized, self.lengths].map(|there| {
             there.then(|| {
                 next += 1;
                 next - 1
             })
         })
+    }
+
+    /// What describes weights that are integers.
+    fn dynamic(&self) -> Option<dynamic::Operands> {
+        let [.., scales, sums, _] = self.positions();
+        Some(dynamic::Operands { weights: 1, scales: scales?, sums: sums? })
     }
 
     fn operands(&self) -> usize {
@@ -263,9 +274,17 @@ impl Operator for Recurrent {
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, self.operands()..=self.operands())?;
         expect_dtype(ins, 0, |d| d.is_float() && !d.is_stored(), "f32, f64 or f16")?;
-        let [c, p, b, lengths] = self.positions();
+        let [c, p, b, scales, sums, lengths] = self.positions();
         let d = ins[0].dtype;
-        for i in (1..ins.len()).filter(|i| Some(*i) != lengths) {
+        if self.quantized {
+            if self.cell != Cell::Lstm {
+                return Err(InferError::new("weights that are integers: only an LSTM can have them"));
+            }
+            expect_dtype(ins, 0, |d| d == DType::F32, "f32")?;
+            expect_dtype(ins, 1, |d| matches!(d, DType::I8 | DType::U8 | DType::I16), "i8, u8 or i16")?;
+        }
+        let others = [self.quantized.then_some(1), sums, lengths];
+        for i in (1..ins.len()).filter(|i| !others.contains(&Some(*i))) {
             expect_dtype(ins, i, |x| x == d, d.name())?;
         }
         let [steps, batch, width] = &ins[0].shape.0[..] else {
@@ -279,19 +298,20 @@ impl Operator for Recurrent {
         let all = hidden.mul(&Dim::from(self.gates()));
         let mut expected = vec![
             (0, Shape(vec![steps.clone(), batch.clone(), all.clone()])),
-            (1, Shape(vec![all, hidden.clone()])),
+            (1, Shape(vec![all.clone(), hidden.clone()])),
             (2, state.clone()),
         ];
         expected.extend(c.map(|i| (i, state.clone())));
         expected.extend(p.map(|i| (i, Shape(vec![hidden.mul(&Dim::Const(3))]))));
         expected.extend(b.map(|i| (i, Shape(vec![hidden.clone()]))));
+        expected.extend([scales, sums].into_iter().flatten().map(|i| (i, Shape(vec![all.clone()]))));
         expected.extend(lengths.map(|i| (i, Shape(vec![batch.clone()]))));
         for (i, shape) in expected {
             if ins[i].shape != shape {
                 return Err(InferError::new(format!("operand {i}: expected {shape}, found {}", ins[i].shape)));
             }
         }
-        if let Some(i) = lengths {
+        for i in [sums, lengths].into_iter().flatten() {
             expect_dtype(ins, i, |d| d == DType::I32, "i32")?;
         }
         let mut outs = vec![Fact::new(d, Shape(vec![steps.clone(), batch.clone(), hidden])), Fact::new(d, state.clone())];
@@ -302,7 +322,8 @@ impl Operator for Recurrent {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let (t, n, h) = (ins[0].shape()[0], ins[0].shape()[1], ins[1].shape()[1]);
         let width = self.gates() * h;
-        let [c, p, b, lengths] = self.positions();
+        let [c, p, b, _, _, lengths] = self.positions();
+        let dynamic = self.dynamic().map(|o| (ins[o.scales].to_f64(), ins[o.sums].to_f64()));
         let (x, r) = (ins[0].to_f64(), ins[1].to_f64());
         let mut hs = ins[2].to_f64();
         let mut cs = c.map(|i| ins[i].to_f64());
@@ -315,6 +336,7 @@ impl Operator for Recurrent {
         let mut y = vec![0.0; t * n * h];
         for s in 0..t {
             let (old, old_c) = (hs.clone(), cs.clone());
+            let quantized = dynamic.as_ref().map(|rows| (dynamic::State::of(&old), rows));
             for_each_index(&[n, h], |i| {
                 let (b_, j) = (i[0], i[1]);
                 if s >= ends[b_] {
@@ -323,6 +345,10 @@ impl Operator for Recurrent {
                 let at = if self.reverse { ends[b_] - 1 - s } else { s };
                 let gate_x = |q: usize, j: usize| x[(at * n + b_) * width + q * h + j];
                 let product = |q: usize, j: usize, scale: &dyn Fn(usize) -> f64| -> f64 {
+                    if let Some((state, (scales, sums))) = &quantized {
+                        let row = q * h + j;
+                        return state.product(b_ * h, &r[row * h..][..h], scales[row], sums[row]);
+                    }
                     (0..h).map(|k| scale(k) * old[b_ * h + k] * r[(q * h + j) * h + k]).sum()
                 };
                 let xs: Vec<f64> = (0..self.gates()).map(|q| gate_x(q, j)).collect();
@@ -360,7 +386,7 @@ impl Operator for Recurrent {
         let state = cx.scratch("state", d, n * h);
         let cell = (self.cell == Cell::Lstm).then(|| cx.scratch("cell", d, n * h));
         let product = cx.scratch("product", d, n * gates * h);
-        let [c, p, b, lengths] = self.positions();
+        let [c, p, b, _, _, lengths] = self.positions();
         self.begin(cx, [(Some(state), Some(2)), (cell, c)], n * h);
         if lengths.is_some() {
             let e = cx.k.fresh("e", Type::INDEX);
@@ -391,7 +417,10 @@ impl Operator for Recurrent {
         let after = b.map(|b| crate::lower::widen(cx.load_flat(b, jv.clone()), cx.in_dtype(b)));
         let mut step = vec![];
         let reset_before = self.cell == Cell::Gru && after.is_none();
-        step.push(self.product(cx, state, product, n, h, 0..if reset_before { 2 } else { gates }));
+        match self.dynamic() {
+            Some(ops) => step.extend(dynamic::product(cx, ops, (state, product), [n, h, gates * h])),
+            None => step.push(self.product(cx, state, product, n, h, 0..if reset_before { 2 } else { gates })),
+        }
         if reset_before {
             let scaled = cx.scratch("scaled", d, n * h);
             let xr = x(cx, 1);
@@ -457,24 +486,36 @@ impl Operator for Recurrent {
             coupled: false,
             peephole: false,
             reset_after: false,
+            quantized: false,
             lengths: false,
         };
         let (lstm, gru, rnn) = (cell(Cell::Lstm), cell(Cell::Gru), cell(Cell::Rnn));
         let f = DType::F32;
         let case = |op: Recurrent, d: DType, [t, n, h]: [usize; 3]| {
             let g = op.gates();
-            let mut ins: Vec<(DType, Vec<usize>)> = vec![(d, vec![t, n, g * h]), (d, vec![g * h, h]), (d, vec![n, h])];
-            let [c, p, b, l] = op.positions();
+            let weights = if op.quantized { DType::I8 } else { d };
+            let mut ins: Vec<(DType, Vec<usize>)> =
+                vec![(d, vec![t, n, g * h]), (weights, vec![g * h, h]), (d, vec![n, h])];
+            let [c, p, b, scales, sums, l] = op.positions();
             ins.extend(c.map(|_| (d, vec![n, h])));
             ins.extend(p.map(|_| (d, vec![3 * h])));
             ins.extend(b.map(|_| (d, vec![h])));
+            ins.extend(scales.map(|_| (d, vec![g * h])));
+            ins.extend(sums.map(|_| (DType::I32, vec![g * h])));
             ins.extend(l.map(|_| (DType::I32, vec![n])));
             let ins: Vec<(DType, &[usize])> = ins.iter().map(|(d, s)| (*d, &s[..])).collect();
-            Sample::new(op, &ins).with_range(&[(-1.0, 1.0), (-0.5, 0.5), (-1.0, 1.0)])
+            let state = (-1.0, 1.0);
+            if op.quantized {
+                let ranges = [state, (-127.0, 127.0), state, state, (0.001, 0.01), (-200.0, 200.0), (0.0, 6.0)];
+                return Sample::new(op, &ins).with_range(&ranges);
+            }
+            Sample::new(op, &ins).with_range(&[state, (-0.5, 0.5), state])
         };
         vec![
             case(lstm.clone(), f, [5, 3, 7]),
             case(Recurrent { reverse: true, peephole: true, lengths: true, ..lstm.clone() }, f, [6, 3, 4]),
+            case(Recurrent { quantized: true, ..lstm.clone() }, f, [4, 1, 19]),
+            case(Recurrent { quantized: true, lengths: true, ..lstm.clone() }, f, [5, 2, 8]),
             case(Recurrent { coupled: true, clip: Some(Real(0.5)), ..lstm }, DType::F64, [3, 2, 3]),
             case(gru.clone(), f, [5, 3, 7]),
             case(Recurrent { reverse: true, reset_after: true, lengths: true, ..gru.clone() }, f, [6, 4, 5]),

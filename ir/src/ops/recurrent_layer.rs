@@ -6,6 +6,7 @@
 use super::concat::Concat;
 use super::expand::Expand;
 use super::matmul::MatMul;
+use super::quantized_weights::DynamicWeights;
 use super::recurrent::{Cell, Function, Recurrent};
 use super::slice::Slice;
 use super::transpose::Transpose;
@@ -32,7 +33,7 @@ fn part(cx: &mut Importer<'_>, v: ValueId, from: usize, count: usize) -> Result<
 }
 
 /// Direction `d` of an operand `[D, …]`, without that axis.
-fn direction(cx: &mut Importer<'_>, v: ValueId, d: usize, count: usize) -> Result<ValueId, ImportError> {
+pub(super) fn direction(cx: &mut Importer<'_>, v: ValueId, d: usize, count: usize) -> Result<ValueId, ImportError> {
     if cx.shape(v).0.first() != Some(&Dim::from(count)) {
         return Err(ImportError::new(format!("expected an operand of {count} directions, found {}", cx.shape(v))));
     }
@@ -184,7 +185,11 @@ impl Layer<'_> {
         let xs = cx.shape(x).0.clone();
         let (steps, batch) = (xs[0].clone(), xs[1].clone());
         let flat = reshape(cx, x, Shape(vec![steps.mul(&batch), xs[2].clone()]))?;
-        let mut xw = cx.op(MatMul { trans_a: false, trans_b: true }, &[flat, w])?;
+        let dynamic = DynamicWeights::of(node, cx, self.d, self.count)?;
+        let mut xw = match &dynamic {
+            Some(q) => q.input(cx, flat, w)?,
+            None => cx.op(MatMul { trans_a: false, trans_b: true }, &[flat, w])?,
+        };
         let mut after = None;
         if let Some(b) = node.opt_input(3) {
             let b = direction(cx, b, self.d, self.count)?;
@@ -215,6 +220,9 @@ impl Layer<'_> {
             let none = cx.weight(Tensor::full(&[h], tenon_base::Scalar::of_f64(cx.dtype(x), 0.0)));
             operands.push(after.unwrap_or(none));
         }
+        if let Some(q) = &dynamic {
+            operands.extend(q.recurrent(cx, r)?);
+        }
         let lengths = self.lengths(cx, &xs[0])?;
         if let Some(l) = lengths {
             operands.push(cast(cx, l, DType::I32)?);
@@ -230,6 +238,7 @@ impl Layer<'_> {
             coupled: cell == Cell::Lstm && node.int("input_forget", 0)? != 0,
             peephole: peephole.is_some(),
             reset_after,
+            quantized: dynamic.is_some(),
             lengths: lengths.is_some(),
         };
         cx.ops(op, &operands)
