@@ -1,6 +1,6 @@
 //! The compiler's table of contents: every pass, in order.
 
-use crate::{algorithm, egraph, fold, group, layout, normalize, plan, quantize, schedule, steps, threads};
+use crate::{algorithm, egraph, fold, group, layout, normalize, plan, prefetch, quantize, schedule, steps, threads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
@@ -272,6 +272,12 @@ pub const PIPELINE: &[Pass] = &[
         phase: Phase::Scheduled,
         doc: "large kernels are divided into parts, one a thread",
         run: |s, x| Ok(threads::divide(&mut s.program, &threads::Threads::new(x.threads, &x.target))),
+    },
+    Pass {
+        name: "prefetch",
+        phase: Phase::Scheduled,
+        doc: "weights that one tile after the other reads are fetched while the ones before them are used",
+        run: |s, x| Ok(prefetch::run(&mut s.program, &x.target)),
     },
     Pass {
         name: "plan",

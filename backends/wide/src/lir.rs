@@ -135,6 +135,8 @@ pub(crate) enum Op {
     Load { bytes: u8, signed: bool },
     /// `memory, use`
     Store(u8),
+    /// `memory`: into all caches.
+    Prefetch,
     /// `def, a, b`: 0 or 1.
     SetCmp(Cond, u8),
     /// `mod, a, b, other`: `other` if the comparison of `a` and `b` holds.

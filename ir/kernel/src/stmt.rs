@@ -74,6 +74,13 @@ pub enum Stmt {
         /// What.
         value: Expr,
     },
+    /// `prefetch %b[index]`: that element will be read before long. Changes no value, and no index is out of bounds.
+    Prefetch {
+        /// Any buffer.
+        buf: Buf,
+        /// The element; the cache line that holds it is meant.
+        index: Expr,
+    },
     /// `for %v in lo..hi step s { body }`: `v = lo, lo + s, …` while `v < hi`. The bounds are evaluated once.
     For {
         /// The loop variable.
@@ -291,7 +298,7 @@ impl Stmt {
                 f(lo);
                 f(hi);
             }
-            Stmt::If { cond, .. } | Stmt::While { cond, .. } => f(cond),
+            Stmt::Prefetch { index: e, .. } | Stmt::If { cond: e, .. } | Stmt::While { cond: e, .. } => f(e),
             Stmt::Contract(c) => [&c.init, &c.a, &c.b, &c.out_index, &c.value].into_iter().for_each(f),
         }
     }
@@ -307,6 +314,7 @@ impl Stmt {
             Stmt::Declare { var, value } => Stmt::Declare { var, value: f(value) },
             Stmt::Set { var, value } => Stmt::Set { var, value: f(value) },
             Stmt::Store { buf, index, value } => Stmt::Store { buf, index: f(index), value: f(value) },
+            Stmt::Prefetch { buf, index } => Stmt::Prefetch { buf, index: f(index) },
             Stmt::For { var, lo, hi, step, parallel, body } => {
                 let (lo, hi) = (f(lo), f(hi));
                 Stmt::For { var, lo, hi, step, parallel, body: all(body, f) }

@@ -156,8 +156,8 @@ impl Operator for WinogradConv {
         let g = Geometry::new(self, cx);
         let dtype = cx.in_dtype(0);
         let places = g.places();
-        let v = cx.scratch("v", dtype, places * g.block * g.c);
-        let m = cx.scratch("m", dtype, places * g.block * g.o);
+        let v = cx.scratch("v", dtype, places * g.strides(g.c).1);
+        let m = cx.scratch("m", dtype, places * g.strides(g.o).1);
         let y = (!g.whole_tiles()).then(|| cx.scratch("y", dtype, g.tile[0] * g.tile[1] * g.o));
         let source = g.pad(self, cx);
         let (full, rest) = (g.tiles() / g.block, g.tiles() % g.block);
@@ -200,6 +200,9 @@ impl Operator for WinogradConv {
     }
 }
 
+/// Elements of a cache line.
+const LINE: usize = 16;
+
 /// Extents of the computation, as if there were two spatial axes.
 struct Geometry {
     tile: [usize; 2],
@@ -235,6 +238,14 @@ impl Geometry {
         self.n * self.counts[0] * self.counts[1]
     }
 
+    /// Where the rows of what lies between the steps begin, `n` elements each: from tile to tile, and from place to place. Both are an
+    /// odd number of cache lines where they would be an even one: extents are often powers of two, and then all places of a tile would
+    /// fall into the same few sets of a cache.
+    fn strides(&self, n: usize) -> (usize, usize) {
+        let odd = |n: usize| if n.is_multiple_of(2 * LINE) { n + LINE } else { n };
+        (odd(n), odd(self.block * odd(n)))
+    }
+
     /// Elements of a transformed tile.
     fn places(&self) -> usize {
         self.filters[0].alpha() * self.filters[1].alpha()
@@ -266,9 +277,9 @@ impl Geometry {
         first: Expr,
         count: usize,
     ) {
-        cx.parfor("t", count, |cx, t| self.transform_input(cx, source, v, first.clone() + t.clone(), t, count));
+        cx.parfor("t", count, |cx, t| self.transform_input(cx, source, v, first.clone() + t.clone(), t));
         self.multiply(cx, v, m, count);
-        cx.parfor("t", count, |cx, t| self.transform_output(cx, m, y, first + t.clone(), t, count));
+        cx.parfor("t", count, |cx, t| self.transform_output(cx, m, y, first + t.clone(), t));
     }
 
     /// Image, row and column of tile number `tile`, each a variable.
@@ -283,21 +294,14 @@ impl Geometry {
     }
 
     /// `v[p, t, c] = (Bᵀ d B)[p]`
-    fn transform_input(
-        &self,
-        cx: &mut LowerCx<'_>,
-        source: Option<Buf>,
-        v: Buf,
-        tile: Expr,
-        t: Expr,
-        count: usize,
-    ) {
+    fn transform_input(&self, cx: &mut LowerCx<'_>, source: Option<Buf>, v: Buf, tile: Expr, t: Expr) {
         let dtype = cx.in_dtype(0);
         let [image, row, column] = self.place(cx, tile);
         let at = [image, row * self.tile[0], column * self.tile[1]];
         let corner = flatten(&at, &[self.n, self.padded[0], self.padded[1]]) * self.c;
         let corner = cx.k.bind("corner", corner);
         let [rows, columns] = [self.filters[0].alpha(), self.filters[1].alpha()];
+        let (line, place) = self.strides(self.c);
         cx.parfor("c", self.c, |cx, c| {
             let mut transformed = vec![];
             for x in 0..columns {
@@ -315,8 +319,7 @@ impl Geometry {
             for y in 0..rows {
                 let d: Vec<Expr> = transformed.iter().map(|column| column[y].clone()).collect();
                 for (x, e) in cook_toom::emit(cx, dtype, &self.filters[1].input, &d).into_iter().enumerate() {
-                    let place = t.clone() + (y * columns + x) * count;
-                    cx.k.store(v, place * self.c + c.clone(), e);
+                    cx.k.store(v, t.clone() * line + (y * columns + x) * place + c.clone(), e);
                 }
             }
         });
@@ -329,9 +332,13 @@ impl Geometry {
         let (dt, t) = cx.k.contract_dim("t", count);
         let (d_o, o) = cx.k.contract_dim("o", self.o);
         let (dc, c) = cx.k.contract_dim("k", self.c);
-        let row = p.clone() * count + t;
-        let a = Expr::load(v, row.clone() * self.c + c.clone());
-        let b = cx.load(1, &[p, c, o.clone()]);
+        let row = |n: usize| {
+            let (row, place) = self.strides(n);
+            p.clone() * place + t.clone() * row
+        };
+        let (from, to) = (row(self.c), row(self.o));
+        let a = Expr::load(v, from + c.clone());
+        let b = cx.load(1, &[p.clone(), c, o.clone()]);
         let acc = cx.k.fresh("acc", Type::scalar(dtype));
         cx.k.contract(Contract {
             dims: vec![dp, dt, d_o],
@@ -341,25 +348,26 @@ impl Geometry {
             a,
             b,
             out: m,
-            out_index: row * self.o + o,
+            out_index: to + o,
             value: Expr::Var(acc),
         });
     }
 
     /// `y = Aᵀ m A + bias`, stored where it lies in the result.
-    fn transform_output(&self, cx: &mut LowerCx<'_>, m: Buf, y: Option<Buf>, tile: Expr, t: Expr, count: usize) {
+    fn transform_output(&self, cx: &mut LowerCx<'_>, m: Buf, y: Option<Buf>, tile: Expr, t: Expr) {
         let dtype = cx.in_dtype(0);
         let [image, row, column] = self.place(cx, tile);
         let [rows, columns] = [self.filters[0].alpha(), self.filters[1].alpha()];
         let [top, left] = [cx.k.bind("top", row * self.tile[0]), cx.k.bind("left", column * self.tile[1])];
         let dims = [self.n, self.out[0], self.out[1], self.o];
+        let (line, place) = self.strides(self.o);
         cx.parfor("o", self.o, |cx, o| {
             let mut transformed = vec![];
             for x in 0..columns {
                 let mut d = vec![];
                 for y in 0..rows {
-                    let place = t.clone() + (y * columns + x) * count;
-                    d.push(cx.k.bind("d", Expr::load(m, place * self.o + o.clone())));
+                    let at = t.clone() * line + (y * columns + x) * place + o.clone();
+                    d.push(cx.k.bind("d", Expr::load(m, at)));
                 }
                 transformed.push(cook_toom::emit(cx, dtype, &self.filters[0].output, &d));
             }

@@ -270,7 +270,7 @@ impl Shape {
                     s.nested = true;
                     ok &= !parallel;
                 }
-                Stmt::If { .. } | Stmt::While { .. } | Stmt::Contract(_) => ok = false,
+                Stmt::Prefetch { .. } | Stmt::If { .. } | Stmt::While { .. } | Stmt::Contract(_) => ok = false,
             }
             let index = match stmt {
                 Stmt::Store { index, .. } => Some(index),

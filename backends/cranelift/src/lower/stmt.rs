@@ -61,6 +61,8 @@ impl Lower<'_> {
                 let (addr, offset) = self.address(*buf, index);
                 self.store_val(*buf, &value, addr, offset);
             }
+            // Cranelift has no instruction for it.
+            Stmt::Prefetch { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => self.for_loop(*var, lo, hi, *step, body),
             Stmt::If { cond, then, otherwise } => self.branch(cond, then, otherwise),
             Stmt::While { cond, body } => self.while_loop(cond, body),

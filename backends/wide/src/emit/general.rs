@@ -186,6 +186,7 @@ impl Emitter {
                 };
                 self.built(Instruction::with2(code, *m, source));
             }
+            (Op::Prefetch, [Memory(m, _)]) => self.built(Instruction::with1(Code::Prefetcht0_m8, *m)),
             (Op::SetCmp(cond, size), [G(d), a, b]) => {
                 self.compare(size, a, b);
                 self.built(Instruction::with1(conditional(cond).0, byte(*d)));

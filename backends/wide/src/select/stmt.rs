@@ -2,7 +2,7 @@
 
 use super::Select;
 use super::value::{Binding, Row, Rows, Val, in_vector};
-use crate::lir::{Alu, Arg, Cond, GENERAL, VECTOR};
+use crate::lir::{Alu, Arg, Cond, GENERAL, Op, VECTOR};
 use regalloc2::{Block, VReg};
 use smallvec::smallvec;
 use tenon_base::DType;
@@ -63,6 +63,10 @@ impl Select<'_> {
                 let value = self.expr(value);
                 let m = self.address(*buf, index);
                 self.store(&value, m);
+            }
+            Stmt::Prefetch { buf, index } => {
+                let m = self.address(*buf, index);
+                self.push(Op::Prefetch, [Arg::Mem(m)]);
             }
             Stmt::For { var, lo, hi, step, body, .. } => self.for_loop(*var, lo, hi, *step, body),
             Stmt::If { cond, then, otherwise } => self.conditional(cond, then, otherwise),

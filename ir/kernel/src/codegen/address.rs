@@ -257,7 +257,7 @@ impl<V: Copy> Addresses<V> {
                 });
             });
             match s {
-                Stmt::Store { buf, index, .. } => access(*buf, index),
+                Stmt::Store { buf, index, .. } | Stmt::Prefetch { buf, index } => access(*buf, index),
                 Stmt::Let { var, value } => self.define(*var, value, kernel),
                 Stmt::For { var, .. } => self.define_opaque(*var),
                 _ => {}

@@ -322,6 +322,7 @@ impl Compiler<'_> {
                 Node::Eval(code)
             }
             Stmt::Store { buf, index, value } => self.store(*buf, index, value)?,
+            Stmt::Prefetch { .. } => Node::Eval(0..0),
             Stmt::For { var, lo, hi, step, body, .. } => {
                 let (var, ty) = self.var(*var)?;
                 if ty != Type::INDEX || *step < 1 {

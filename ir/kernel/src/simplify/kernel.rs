@@ -65,6 +65,7 @@ impl<'k> Walker<'k> {
             Stmt::Store { buf, index, value } => {
                 Stmt::Store { buf, index: self.expr(index), value: self.expr(value) }
             }
+            Stmt::Prefetch { buf, index } => Stmt::Prefetch { buf, index: self.expr(index) },
             Stmt::For { var, lo, hi, step, parallel, body } => {
                 let (lo, hi) = (self.expr(lo), self.expr(hi));
                 let (set, mark) = (set_in(&body), self.facts.enter());

@@ -15,7 +15,7 @@
 //! - Operators bind as in Rust: `* / %`, then `+ -`, `<< >>`, `&`, `^`, `|`, comparisons. All others are functions:
 //!   `min(a, b)`, `not(m)`, `select(m, a, b)`, `fma(a, b, c)`, `f32(e)` (a cast), `bitcast_i32(e)`, `splat8(e)`,
 //!   `lanes(a, b)`, `extract(e, 3)`, `reduce_add(e)`, `exp(e)`.
-//! - `load8 %x[%i]` loads eight lanes, `load %x[%i]` one.
+//! - `load8 %x[%i]` loads eight lanes, `load %x[%i]` one. `prefetch %x[%i]` is a hint, and no access.
 //! - Local variables take the order of their definitions; where that is not the order of [`crate::Kernel::vars`], the
 //!   body begins with the list: `vars %b: f32x8, %a: i64`.
 //! - A kernel in parts says so before its body, `part %p of 2 {`: `%p` is the part that runs.

@@ -213,7 +213,7 @@ impl KernelParser<'_, '_> {
             }
             _ => return self.lex.expected("a statement"),
         };
-        if !matches!(keyword, "let" | "var" | "store" | "for" | "parfor" | "if" | "while" | "contract") {
+        if !matches!(keyword, "let" | "var" | "store" | "prefetch" | "for" | "parfor" | "if" | "while" | "contract") {
             return self.lex.expected("a statement");
         }
         self.lex.next()?;
@@ -232,6 +232,13 @@ impl KernelParser<'_, '_> {
                 self.lex.expect("]")?;
                 self.lex.expect("=")?;
                 Ok(Stmt::Store { buf, index, value: self.expr()? })
+            }
+            "prefetch" => {
+                let buf = self.buf()?;
+                self.lex.expect("[")?;
+                let index = self.expr()?;
+                self.lex.expect("]")?;
+                Ok(Stmt::Prefetch { buf, index })
             }
             "for" | "parfor" => {
                 let (at, n) = (self.lex.here(), name_of_var(self.lex)?);

@@ -175,6 +175,14 @@ impl Printer {
             Stmt::Declare { var, value } => self.assign(e, "var ", *var, value),
             Stmt::Set { var, value } => self.assign(e, "", *var, value),
             Stmt::Store { buf, index, value } => self.store(e, *buf, index, value),
+            Stmt::Prefetch { buf, index } => {
+                self.out.push_str("prefetch ");
+                e.buf(&mut self.out, *buf);
+                self.out.push('[');
+                e.expr(&mut self.out, index, 0);
+                self.out.push(']');
+                self.end();
+            }
             Stmt::For { var, lo, hi, step, parallel, body } => {
                 self.out.push_str(if *parallel { "parfor " } else { "for " });
                 e.var(&mut self.out, *var);

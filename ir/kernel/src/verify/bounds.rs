@@ -90,6 +90,7 @@ impl Checker<'_> {
             Stmt::Let { var, value } => self.facts.bind(*var, value),
             Stmt::Declare { var, value } | Stmt::Set { var, value } => self.give(*var, value),
             Stmt::Store { buf, index, value } => self.access(*buf, index, self.kernel.type_of(value).lanes, at),
+            Stmt::Prefetch { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => {
                 let (set, mark) = (set_in(body), self.facts.enter());
                 if self.facts.iterate(*var, lo, hi, *step) {

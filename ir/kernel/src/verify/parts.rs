@@ -142,6 +142,7 @@ impl Walker<'_> {
             Stmt::Let { var, value } => self.facts.bind(*var, value),
             Stmt::Declare { var, .. } | Stmt::Set { var, .. } => self.forget(*var),
             Stmt::Store { buf, index, value } => self.touch(*buf, index, self.kernel.type_of(value).lanes, true),
+            Stmt::Prefetch { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => {
                 let mark = self.facts.enter();
                 if self.facts.iterate(*var, lo, hi, *step) {
@@ -298,7 +299,7 @@ fn reduced<'k>(kernel: &Kernel, body: &'k [Stmt], class: &[usize], open: &BTreeS
             Stmt::Store { buf, index, value } if open.contains(&class[buf.0 as usize]) => {
                 nodes.push(Node::Touch(class[buf.0 as usize], index, kernel.type_of(value).lanes, true));
             }
-            Stmt::Store { .. } => {}
+            Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => {
                 let inner = reduced(kernel, body, class, open);
                 if touches(&inner) {

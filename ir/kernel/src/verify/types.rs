@@ -173,6 +173,12 @@ impl Checker<'_> {
                 let ty = self.expr(value);
                 self.store(*buf, ty);
             }
+            Stmt::Prefetch { buf, index } => {
+                self.expect(index, Type::INDEX, "the index");
+                if self.kernel.buffers.get(buf.0 as usize).is_none() {
+                    self.error(format!("there is no buffer {}", buf.0));
+                }
+            }
             Stmt::For { var, lo, hi, step, body, .. } => {
                 self.expect(lo, Type::INDEX, "the first bound");
                 self.expect(hi, Type::INDEX, "the second bound");

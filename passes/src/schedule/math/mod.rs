@@ -74,6 +74,10 @@ fn statement(s: Stmt, kernel: &mut Kernel) -> Vec<Stmt> {
             let value = expand(value, &mut b, &mut done);
             b.stmts.push(Stmt::Store { buf, index, value });
         }
+        Stmt::Prefetch { buf, index } => {
+            let index = expand(index, &mut b, &mut done);
+            b.stmts.push(Stmt::Prefetch { buf, index });
+        }
         Stmt::For { var, lo, hi, step, parallel, body } => {
             let (lo, hi) = (expand(lo, &mut b, &mut done), expand(hi, &mut b, &mut done));
             b.stmts.push(Stmt::For { var, lo, hi, step, parallel, body });

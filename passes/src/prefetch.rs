@@ -1,0 +1,318 @@
+//! Weights come to the caches before they are needed.
+//!
+//! A model's weights rarely stay in the caches from run to run. A tiled product reads a panel of them for one tile of rows after
+//! the other: the first waits for memory, all others for arithmetic. Here the tiles also fetch the next panel, each its share, so that
+//! memory and arithmetic are busy all the time:
+//!
+//! ```text
+//! parfor %t in 0..21 {                 // panels
+//!   parfor %m in 0..24 step 6 {        // tiles of rows: %m is not in the index below
+//!     let %ahead = %m / 6 * 768
+//!     for %k in 0..128 step 4 {        // reads the panel from its beginning to its end
+//!       prefetch %w[%t * 3072 + %ahead + %k * 6 + 3072]
+//!       … load8 %w[%t * 3072 + %k * 24] …
+//! ```
+//!
+//! What follows a panel in memory is the next one, and behind the last one nothing is read that was not there. Hardware prefetchers do not
+//! do this: they stop at every page, and see a run of addresses again and again before it goes on.
+
+use std::collections::BTreeSet;
+use tenon_kernel::codegen::address::is_innermost;
+use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, Type, Var};
+use tenon_target::Target;
+
+/// Bytes of a cache line.
+const LINE: i64 = 64;
+/// A panel shorter than a page is there before it could be asked for.
+const SHORTEST: i64 = 4096;
+/// Tiles of rows from which on waiting for the first is nothing.
+const MOST_TILES: i64 = 64;
+
+/// Adds prefetches to the kernels of `program`, which is scheduled; gives how many kernels have some.
+pub fn run(program: &mut Program, target: &Target) -> usize {
+    // The code generator for wide vectors has the instruction. Few weights stay in the cache from run to run.
+    if target.vector_bytes <= 16 || program.weight_bytes() <= target.caches.l2 {
+        return 0;
+    }
+    let mut other: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); program.kernels.len()];
+    for call in program.calls() {
+        let is_const =
+            |id: &tenon_kernel::BufferId| matches!(program.buffers[id.0 as usize].kind, BufferKind::Const(_));
+        other[call.kernel].extend((0..call.args.len()).filter(|i| !is_const(&call.args[*i])));
+    }
+    let mut changed = 0;
+    for (kernel, other) in program.kernels.iter_mut().zip(other) {
+        let constant = |b: Buf| !other.contains(&(b.0 as usize));
+        let largest = (target.caches.l2 / 2) as i64;
+        let body = std::mem::take(&mut kernel.body);
+        let mut pass = Prefetch { constant: &constant, largest, kernel, loops: vec![], added: 0 };
+        let body = pass.block(body);
+        changed += usize::from(pass.added > 0);
+        kernel.body = body;
+    }
+    changed
+}
+
+/// A loop around the present statement.
+struct Loop {
+    var: Var,
+    lo: Expr,
+    step: i64,
+    /// Iterations, where that is known.
+    trips: Option<i64>,
+    /// Statements to put at the beginning of its body.
+    first: Vec<Stmt>,
+}
+
+struct Prefetch<'a> {
+    constant: &'a dyn Fn(Buf) -> bool,
+    /// Bytes that are fetched ahead at most.
+    largest: i64,
+    kernel: &'a mut Kernel,
+    /// Outermost first.
+    loops: Vec<Loop>,
+    added: usize,
+}
+
+/// Loads that together read one run of elements, a piece an iteration.
+struct Run {
+    buf: Buf,
+    /// The first element.
+    index: Affine,
+    /// Elements an iteration.
+    piece: i64,
+}
+
+impl Prefetch<'_> {
+    fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
+        body.into_iter().map(|s| self.statement(s)).collect()
+    }
+
+    fn statement(&mut self, s: Stmt) -> Stmt {
+        match s {
+            Stmt::For { var, lo, hi, step, parallel, body } => {
+                let trips = trips(&lo, &hi, step);
+                let innermost = is_innermost(&body);
+                self.loops.push(Loop { var, lo: lo.clone(), step, trips, first: vec![] });
+                let mut body = if innermost { body } else { self.block(body) };
+                if innermost {
+                    let mut ahead: Vec<Stmt> =
+                        self.runs(&body, var, step).iter().flat_map(|r| self.ahead(r)).collect();
+                    ahead.append(&mut body);
+                    body = ahead;
+                }
+                let mut first = self.loops.pop().map_or(vec![], |l| l.first);
+                first.append(&mut body);
+                Stmt::For { var, lo, hi, step, parallel, body: first }
+            }
+            Stmt::If { cond, then, otherwise } => {
+                Stmt::If { cond, then: self.block(then), otherwise: self.block(otherwise) }
+            }
+            Stmt::While { cond, body } => Stmt::While { cond, body: self.block(body) },
+            s => s,
+        }
+    }
+
+    /// What `body`, that of an innermost loop over `var`, reads of constants in runs.
+    fn runs(&self, body: &[Stmt], var: Var, step: i64) -> Vec<Run> {
+        // The pieces of every access but for the constant in its index: where they begin and end.
+        let mut found: Vec<(Buf, Affine, Vec<(i64, i64)>)> = vec![];
+        for s in body {
+            s.exprs(&mut |e| {
+                e.visit(&mut |e| {
+                    let Expr::Load { buf, index, lanes } = e else { return };
+                    let Some(index) = Affine::of(index).filter(|_| (self.constant)(*buf)) else { return };
+                    let piece = (index.base, index.base.saturating_add(i64::from(*lanes)));
+                    let terms = Affine { base: 0, ..index };
+                    match found.iter_mut().find(|(b, t, _)| b == buf && *t == terms) {
+                        Some((.., pieces)) => pieces.push(piece),
+                        None => found.push((*buf, terms, vec![piece])),
+                    }
+                });
+            });
+        }
+        let mut out = vec![];
+        for (buf, index, mut pieces) in found {
+            let Some(piece) = index.coefficient(var).checked_mul(step).filter(|p| *p > 0) else { continue };
+            pieces.sort_unstable();
+            pieces.dedup();
+            let (first, last) = (pieces[0].0, pieces[pieces.len() - 1].1);
+            let gapless = pieces.windows(2).all(|w| w[0].1 == w[1].0);
+            if gapless && last - first == piece {
+                out.push(Run { buf, index: Affine { base: first, ..index }, piece });
+            }
+        }
+        out
+    }
+
+    /// Prefetches for the innermost loop that reads `run`, if loops around it read the same again.
+    fn ahead(&mut self, run: &Run) -> Vec<Stmt> {
+        let size = self.kernel.buffer(run.buf).dtype.size() as i64;
+        // From the inside: loops that go on through memory, then loops that do not move.
+        let mut length = run.piece;
+        let (mut along, mut again) = (vec![], vec![]);
+        for (i, l) in self.loops.iter().enumerate().rev() {
+            let Some(trips) = l.trips else { break };
+            let Some(by) = run.index.coefficient(l.var).checked_mul(l.step) else { break };
+            match by {
+                0 => again.push(i),
+                _ if again.is_empty() && by == length && l.lo.as_int() == Some(0) => {
+                    length = length.saturating_mul(trips);
+                    along.push(i);
+                }
+                _ => break,
+            }
+        }
+        let tiles = again.iter().fold(1_i64, |n, i| n.saturating_mul(self.loops[*i].trips.unwrap_or(1)));
+        let bytes = length.saturating_mul(size);
+        if !(2..=MOST_TILES).contains(&tiles) || bytes < SHORTEST || bytes > self.largest {
+            return vec![];
+        }
+        // The more tiles share the work the better, down to a line an iteration.
+        let divides = |n: &i64| along.iter().all(|i| run.index.coefficient(self.loops[*i].var) % n == 0);
+        let Some(shares) = (1..=tiles.min(run.piece * size / LINE)).rev().find(divides) else { return vec![] };
+        let mut index = Affine { base: run.index.base + length, terms: run.index.terms.clone() };
+        for i in &along {
+            let var = self.loops[*i].var;
+            index = index.with(var, run.index.coefficient(var) / shares);
+        }
+        if shares > 1 {
+            index = index.with(self.start(&again, shares, tiles, length / shares), 1);
+        }
+        self.added += 1;
+        let lines = (run.piece / shares * size + LINE - 1) / LINE;
+        let at = |l: i64| Affine { base: index.base + l * (LINE / size), terms: index.terms.clone() }.to_expr();
+        (0..lines).map(|l| Stmt::Prefetch { buf: run.buf, index: at(l) }).collect()
+    }
+
+    /// Where the share of the present tile begins: a variable of the innermost of the loops over tiles, `again`.
+    fn start(&mut self, again: &[usize], shares: i64, tiles: i64, share: i64) -> Var {
+        let nth = |i: &usize| {
+            let l = &self.loops[*i];
+            let from = Expr::Var(l.var);
+            let from = if l.lo.as_int() == Some(0) { from } else { from - l.lo.clone() };
+            if l.step == 1 { from } else { from / l.step }
+        };
+        let mut outside_in = again.iter().rev();
+        let mut number = outside_in.next().map_or(Expr::int(0), nth);
+        for i in outside_in {
+            number = number * self.loops[*i].trips.unwrap_or(1) + nth(i);
+        }
+        // Those that come later fetch the last share once more, which costs nothing.
+        if shares < tiles {
+            number = number.binary(BinOp::Min, Expr::int(shares - 1));
+        }
+        let var = self.kernel.new_var("ahead", Type::INDEX);
+        self.loops[again[0]].first.push(Stmt::Let { var, value: number * share });
+        var
+    }
+}
+
+/// Iterations of a loop from `lo` to `hi`.
+fn trips(lo: &Expr, hi: &Expr, step: i64) -> Option<i64> {
+    let (lo, hi) = (Affine::of(lo)?, Affine::of(hi)?);
+    let n = hi.base.checked_sub(lo.base).filter(|n| lo.terms == hi.terms && *n > 0)?;
+    Some((n + step - 1) / step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    /// Panels of `step · 24` by `k` elements for tiles of four rows, as a product has them.
+    fn product(panels: usize, k: usize, rows: &str) -> String {
+        let load = |j: usize| format!("load8 %w[%t * {0} + %k * 24 + {1}]", k * 24, j * 8);
+        let reads: String = (0..6).map(|j| format!("%s = %s + {}\n", load(j))).collect();
+        format!(
+            "kernel k(in %w: f32[{}], out %y: f32[8192]) {{ parfor %t in 0..{panels} {{ parfor %m in {rows} {{
+               var %s = splat8(0.0)
+               for %k in 0..{k} step 2 {{ {reads} }}
+               store %y[%m * 8] = %s
+             }} }} }}",
+            panels * k * 24
+        )
+    }
+
+    fn prefetched(text: &str) -> Kernel {
+        let mut kernel = Kernel::parse(text).expect("it reads");
+        let body = std::mem::take(&mut kernel.body);
+        let constant = |b: Buf| b.0 == 0;
+        let mut pass =
+            Prefetch { constant: &constant, largest: 1 << 18, kernel: &mut kernel, loops: vec![], added: 0 };
+        let body = pass.block(body);
+        kernel.body = body;
+        tenon_kernel::verify_kernel(&kernel, tenon_kernel::Stage::Scheduled).expect("it verifies");
+        kernel
+    }
+
+    /// Calls `f` with the elements that are prefetched, in order, and the value of the outermost loop.
+    fn run(body: &[Stmt], at: &mut BTreeMap<Var, i64>, f: &mut dyn FnMut(i64, i64)) {
+        let value = |e: &Expr, at: &BTreeMap<Var, i64>| {
+            let e = tenon_kernel::simplify_index(e.clone(), &|v| at.get(&v).map(|v| (*v, *v)));
+            e.as_int().expect("all variables have values")
+        };
+        for s in body {
+            match s {
+                Stmt::For { var, lo, hi, step, body, .. } => {
+                    let (mut i, hi) = (value(lo, at), value(hi, at));
+                    while i < hi {
+                        at.insert(*var, i);
+                        run(body, at, f);
+                        i += step;
+                    }
+                    at.remove(var);
+                }
+                Stmt::Let { var, value: e } => {
+                    at.insert(*var, value(e, at));
+                }
+                Stmt::Prefetch { index, .. } => {
+                    let first = *at.first_key_value().expect("inside a loop").1;
+                    f(first, value(index, at));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn every_line_of_the_next_panel_is_fetched_and_no_other() {
+        for (k, rows, tiles) in
+            [(64, "0..16 step 4", 4), (128, "4..46 step 6", 7), (50, "0..2", 2), (64, "0..63", 63)]
+        {
+            let kernel = prefetched(&product(5, k, rows));
+            let mut lines: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+            let mut count = 0;
+            run(&kernel.body, &mut BTreeMap::new(), &mut |t, e| {
+                lines.entry(t).or_default().insert(e / 16);
+                count += 1;
+            });
+            let panel = k as i64 * 24;
+            for (t, lines) in lines {
+                let want: BTreeSet<i64> = ((t + 1) * panel / 16..((t + 2) * panel + 15) / 16).collect();
+                // Shares that are no whole lines may go one beyond.
+                let beyond = |l: &i64| *l <= (t + 2) * panel / 16 + 1;
+                assert!(lines.is_superset(&want) && lines.iter().all(beyond), "k {k}, rows {rows}, panel {t}");
+            }
+            let iterations = 5 * tiles * k / 2;
+            assert!(count <= 3 * iterations, "{count} for {iterations} iterations of three lines each");
+        }
+    }
+
+    #[test]
+    fn what_is_read_once_or_with_gaps_is_left_alone() {
+        let has = |text: &str| {
+            let mut any = false;
+            tenon_kernel::stmt::visit_stmts(&prefetched(text).body, &mut |s| {
+                any |= matches!(s, Stmt::Prefetch { .. })
+            });
+            any
+        };
+        assert!(has(&product(5, 64, "0..8 step 4")));
+        assert!(!has(&product(5, 64, "0..4 step 4")), "one tile");
+        assert!(!has(&product(5, 64, "0..512 step 4")), "so many tiles that the first does not count");
+        assert!(!has(&product(5, 8, "0..8 step 4")), "less than a page");
+        assert!(!has(&product(5, 64, "0..8 step 4").replace("+ 40]", "+ 24]")), "a piece is missing");
+        assert!(!has(&product(5, 64, "0..8 step 4").replace("load8 %w", "load8 %y")), "no constant");
+    }
+}
