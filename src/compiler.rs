@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tenon_base::{DType, Diagnostics, Dim, Loc, Scalar, Tensor};
 use tenon_cranelift::Object;
 use tenon_frontend::{Given, ImportOptions, Imported, ModelInfo};
-use tenon_ir::Graph;
+use tenon_ir::{Graph, NodeKind};
 use tenon_kernel::work::{Work, work_of_calls};
 use tenon_kernel::{Call, Program};
 use tenon_passes::bounded::Bounded;
@@ -21,6 +21,8 @@ pub struct Options {
     pub target: Target,
     /// Pinned dimensions, by name.
     pub dims: BTreeMap<String, i64>,
+    /// Dimensions that are always another one, by name: what a model that names each on its own does not say.
+    pub same: BTreeMap<String, String>,
     /// Bounded dimensions, by name: the model runs any size up to the bound.
     pub bounds: BTreeMap<String, i64>,
     /// Inputs pinned to a value, by name; they are no inputs of the compiled model.
@@ -51,6 +53,7 @@ impl Options {
         Options {
             target,
             dims,
+            same: BTreeMap::new(),
             bounds: BTreeMap::new(),
             set,
             data,
@@ -75,6 +78,13 @@ impl Options {
     #[must_use]
     pub fn dim(mut self, name: impl Into<String>, value: i64) -> Options {
         self.dims.insert(name.into(), value);
+        self
+    }
+
+    /// Says that dimension `name` is always `other`.
+    #[must_use]
+    pub fn same_dim(mut self, name: impl Into<String>, other: impl Into<String>) -> Options {
+        self.same.insert(name.into(), other.into());
         self
     }
 
@@ -143,9 +153,8 @@ impl Compiler {
     }
 
     fn import_options(&self) -> ImportOptions {
-        let Options { dims, bounds, set, data, given, .. } = &self.options;
-        let free = bounds.keys().cloned().collect();
-        ImportOptions { dims: dims.clone(), set: set.clone(), data: data.clone(), given: given.clone(), free }
+        let Options { dims, same, bounds, set, data, given, .. } = self.options.clone();
+        ImportOptions { dims, same, set, data, given, free: bounds.into_keys().collect() }
     }
 
     /// Reads a model without compiling it.
@@ -231,10 +240,17 @@ impl Compiler {
         if bounds.is_empty() {
             return Ok((graph, Bounded::default()));
         }
-        if let Some((input, output)) = states.first() {
-            let message =
-                format!("state {input}={output}: a model with bounded dimensions cannot keep states yet; pin them");
-            return Err(Error::Input(message));
+        for (input, output) in states {
+            let place = |id: &&tenon_ir::NodeId| matches!(&graph.node(**id).kind, NodeKind::Input(n) if n == input);
+            let from = graph.inputs().iter().find(place).map(|id| graph.node(*id).facts[0].shape.clone());
+            let to = graph.outputs().iter().find(|(n, _)| n == output).map(|(_, v)| graph.fact(*v).shape.clone());
+            // Names that are not there are told of later.
+            if let (Some(from), Some(to)) = (from, to)
+                && from != to
+            {
+                let help = "dimensions that are always equal can be said to be: `--dim NAME=OTHER`";
+                return Err(Error::Input(format!("state {input}={output}: {input} is {from}, {output} is {to}; {help}")));
+            }
         }
         tenon_passes::bounded::bound(&graph, bounds).map_err(|e| match e {
             tenon_passes::bounded::BoundError::Internal(_) => Error::Internal(e.to_string()),

@@ -384,6 +384,21 @@ def step_contrib(_):
         report(f"contrib: {c['name']}", c["status"] == "pass", c["message"] or "")
 
 
+def step_bounded(args):
+    """Models with bounded dimensions: one compile must run two sizes as ONNX Runtime does."""
+    zoo = zoo_models(args, ZOO)
+    if zoo is None:
+        return
+    made = TARGET / "bounded"
+    shutil.rmtree(made, ignore_errors=True)
+    if not run("bounded: writing cases", [python(), ROOT / "tools/bounded_cases.py", TARGET / "zoo", made]):
+        return
+    for case in sorted(made.iterdir()):
+        dims = [f"--dim={d}" for d in json.loads((case / "bounds.json").read_text())]
+        for c in verify(f"bounded: {case.name}", [case], *dims, minutes=5, case_seconds=240) or []:
+            report(f"bounded: {c['name']}", c["status"] == "pass", c["message"] or "")
+
+
 # Random models, drawn from the seeds 0, 1, …: these must agree with ONNX Runtime.
 RANDOM_MODELS = 500
 
@@ -412,9 +427,10 @@ STEPS = {
     "zoo": step_zoo,
     "node": step_node,
     "contrib": step_contrib,
+    "bounded": step_bounded,
     "random": step_random,
 }
-NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "node", "contrib", "random"}
+NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "node", "contrib", "bounded", "random"}
 
 
 def main():

@@ -71,6 +71,7 @@ pub struct Model {
     target: Option<String>,
     dims: BTreeMap<String, i64>,
     bounds: BTreeMap<String, i64>,
+    same: BTreeMap<String, String>,
     set: BTreeMap<String, Tensor>,
     math: Math,
     threads: usize,
@@ -88,6 +89,7 @@ impl Model {
             target: None,
             dims: BTreeMap::new(),
             bounds: BTreeMap::new(),
+            same: BTreeMap::new(),
             set: BTreeMap::new(),
             math: Math::default(),
             threads: 1,
@@ -108,6 +110,13 @@ impl Model {
     #[must_use]
     pub fn bound(mut self, name: impl Into<String>, most: i64) -> Model {
         self.bounds.insert(name.into(), most);
+        self
+    }
+
+    /// Says that dimension `name` is always `other`, where the model names each on its own.
+    #[must_use]
+    pub fn same_dim(mut self, name: impl Into<String>, other: impl Into<String>) -> Model {
+        self.same.insert(name.into(), other.into());
         self
     }
 
@@ -215,6 +224,7 @@ impl Model {
         let mut options = Options::new(target);
         options.dims.clone_from(&self.dims);
         options.bounds.clone_from(&self.bounds);
+        options.same.clone_from(&self.same);
         options.set.clone_from(&self.set);
         options.math = self.math;
         options.threads = self.threads;

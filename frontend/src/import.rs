@@ -39,6 +39,8 @@ pub enum Given {
 pub struct ImportOptions {
     /// Extents by name (`--dim batch=1`).
     pub dims: BTreeMap<String, i64>,
+    /// Extents that are always another one (`--dim state_1=batch`), by name: a model need not say so.
+    pub same: BTreeMap<String, String>,
     /// Inputs with a constant value (`--set sr=16000`): they are no inputs of the graph any more.
     pub set: BTreeMap<String, Tensor>,
     /// Values of inputs that a run will be given: they pin the extents that nothing else pins, and where the model cannot be
@@ -270,9 +272,17 @@ pub(crate) struct Source<'p> {
 
 /// Adds the inputs; gives all pinned extents.
 fn inputs<'p>(session: &mut Session<'p>, g: &'p GraphProto, options: &ImportOptions) -> Pins {
-    let sources = run_inputs(g);
+    let mut sources = run_inputs(g);
     let mut symbols = BTreeSet::new();
     sources.iter().filter_map(|s| s.fact.as_ref()).for_each(|f| names(&f.shape.0, &mut symbols));
+    for name in options.same.iter().flat_map(|(a, b)| [a, b]) {
+        if !symbols.contains(name) {
+            session.report.error("", "", unknown("dimension", name, symbols.iter().map(String::as_str)));
+        }
+    }
+    for d in sources.iter_mut().filter_map(|s| s.fact.as_mut()).flat_map(|f| &mut f.shape.0) {
+        *d = d.renamed(&|n| options.same.get(n).cloned());
+    }
     let mut pins = Pins(BTreeMap::new(), options.free.clone());
     for (name, &n) in &options.dims {
         if !symbols.contains(name) {

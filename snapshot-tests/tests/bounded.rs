@@ -55,6 +55,35 @@ fn one_compile_runs_every_size_as_its_own_compile_does() {
     }
 }
 
+const RUNNING: &str = r#"
+graph g(%x: f32[s,3], %h: f32[s,3]) -> ("y": %1, "hn": %0) {
+  %0 = add(%x, %h)
+  %1 = reduce(%0) {axes=[0,1], kind="sum"}
+}
+"#;
+
+#[test]
+fn states_are_kept_for_the_size_of_the_runs() {
+    let options = Options::host().expect("this machine is known").bound("s", 5).state("h", "hn");
+    let any = Compiler::new(options.clone()).compile_graph(Graph::parse(RUNNING).expect("it reads")).expect("it compiles");
+    for engine in [Engine::Reference, Engine::Kernel, Engine::Jit, Engine::Object] {
+        let session = Session::new(engine, &any).expect("it starts");
+        for n in [2, 5, 1] {
+            session.reset();
+            for step in 1..4 {
+                let x = Tensor::full(&[n, 3], tenon_base::Scalar::of_f64(DType::F32, 1.0));
+                let filled = any.fill(&BTreeMap::from([("x".to_string(), x)])).expect("it fits");
+                let found = session.run(&in_order(&any, &filled)).expect("it runs");
+                assert_eq!(found[0].to_f64(), [(3 * n * step) as f64], "{engine}, size {n}, step {step}");
+            }
+        }
+    }
+    // Another shape every time is no state.
+    let grown = RUNNING.replace("%h: f32[s,3]", "%h: f32[1,3]");
+    let e = Compiler::new(options).compile_graph(Graph::parse(&grown).expect("it reads")).expect_err("another shape");
+    assert!(e.to_string().contains("h is [1,3], hn is [s,3]"), "{e}");
+}
+
 #[test]
 fn sizes_beyond_the_bound_are_refused() {
     let any = compiled(Options::host().expect("this machine is known").bound("s", 9));

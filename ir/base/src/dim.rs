@@ -181,6 +181,39 @@ impl Dim {
         }
     }
 
+    /// The same with other names for its symbols; those that `name` does not know stay.
+    #[must_use]
+    pub fn renamed(&self, name: &dyn Fn(&str) -> Option<String>) -> Dim {
+        match self {
+            Dim::Const(_) => self.clone(),
+            Dim::Sym(n) => name(n).map_or_else(|| self.clone(), Dim::sym),
+            Dim::Sum(t) => t.iter().fold(Dim::Const(0), |acc, (k, c)| {
+                acc.add(&k.iter().fold(Dim::Const(*c), |p, a| p.mul(&a.renamed(name))))
+            }),
+            Dim::Div(p) => p.0.renamed(name).div(&p.1.renamed(name)),
+            Dim::Min(p) => p.0.renamed(name).smaller(&p.1.renamed(name)),
+            Dim::Max(p) => p.0.renamed(name).larger(&p.1.renamed(name)),
+        }
+    }
+
+    /// What it is at least, as no symbol is negative; `None` where that says nothing.
+    pub fn lower_bound(&self) -> Option<i64> {
+        match self {
+            Dim::Const(c) => Some(*c),
+            Dim::Sym(_) => Some(0),
+            Dim::Sum(t) => t.iter().try_fold(0i64, |sum, (k, c)| {
+                let least = k.iter().try_fold(*c, |p, a| a.lower_bound().filter(|l| *l >= 0).map(|l| p.saturating_mul(l)))?;
+                (k.is_empty() || *c > 0).then(|| sum.saturating_add(least))
+            }),
+            Dim::Div(p) => match p.1.as_const() {
+                Some(b) if b > 0 => p.0.lower_bound().map(|l| l.div_euclid(b)),
+                _ => None,
+            },
+            Dim::Min(p) => Some(p.0.lower_bound()?.min(p.1.lower_bound()?)),
+            Dim::Max(p) => p.0.lower_bound().max(p.1.lower_bound()),
+        }
+    }
+
     /// Adds the names of all symbols in it to `out`.
     pub fn symbols(&self, out: &mut BTreeSet<Arc<str>>) {
         match self {

@@ -252,6 +252,20 @@ impl Operator for Binary {
         if !facts.iter().all(|f| f.dtype.is_int()) || (a.len() != b.len() && a.len() != 1 && b.len() != 1) {
             return None;
         }
+        if let "equal" | "less" | "greater" = self.0.name {
+            // 1 is true, where all sizes agree on it.
+            let sure = |a: &Dim, b: &Dim| {
+                let (above, below) = (a.sub(b).lower_bound(), b.sub(a).lower_bound());
+                let (above, below) = (above.is_some_and(|l| l > 0), below.is_some_and(|l| l > 0));
+                (above || below || a == b).then(|| match self.0.name {
+                    "equal" => Dim::from(usize::from(a == b)),
+                    "less" => Dim::from(usize::from(below)),
+                    _ => Dim::from(usize::from(above)),
+                })
+            };
+            let n = a.len().max(b.len());
+            return (0..n).map(|i| sure(&a[i % a.len()], &b[i % b.len()])).collect();
+        }
         let f = match self.0.name {
             "add" => Dim::add,
             "sub" => Dim::sub,

@@ -3,6 +3,7 @@
 //! ONNX: [Conv](https://onnx.ai/onnx/operators/onnx__Conv.html) (1, 11, 22).
 //! `y[n, o, p] = bias[o] + Σ_{c, k} x[n, g·C/G + c, p·stride + k·dilation - pad] · w[o, c, k]`, `g` the group of `o`.
 
+use super::same;
 use super::util::{for_each_index, strides};
 use crate::lower::{Padding, fill_border, flatten, wide};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
@@ -92,6 +93,20 @@ pub(super) use window_of;
 impl Window {
     /// Reads `strides`, `dilations`, `pads` and `auto_pad` of a node whose operand has the spatial extents `spatial`.
     pub fn import(node: &OnnxNode<'_>, kernel: Vec<usize>, spatial: &[Dim]) -> Result<Window, ImportError> {
+        let (w, late) = Window::read(node, kernel, spatial)?;
+        match late.first() {
+            None => Ok(w),
+            Some(&i) => Err(ImportError::new(format!("auto_pad needs a known extent, found {}", spatial[i]))
+                .with_pins(&spatial[i])),
+        }
+    }
+
+    /// The window, and the spatial axes whose padding depends on the size of a run: without padding there, see [`super::same`].
+    pub(super) fn read(
+        node: &OnnxNode<'_>,
+        kernel: Vec<usize>,
+        spatial: &[Dim],
+    ) -> Result<(Window, Vec<usize>), ImportError> {
         let rank = kernel.len();
         let ints = |name: &str, count: usize, default: usize| -> Result<Vec<usize>, ImportError> {
             let v = match node.opt_ints(name)? {
@@ -110,17 +125,24 @@ impl Window {
             return Err(ImportError::new("strides, dilations and the kernel's extents must be at least 1"));
         }
         let mut w = Window { kernel, strides, dilations, pads: vec![0; 2 * rank] };
+        let mut late = vec![];
         match node.str("auto_pad", "NOTSET")? {
             "NOTSET" | "" => w.pads = ints("pads", 2 * rank, 0)?,
             "VALID" => {}
             same @ ("SAME_UPPER" | "SAME_LOWER") => {
                 for (i, d) in spatial.iter().enumerate().take(rank) {
-                    let x = d.as_usize().ok_or_else(|| {
-                        ImportError::new(format!("auto_pad {same} needs a known extent, found {d}"))
-                            .with_pins(d)
-                    })?;
-                    let out = x.div_ceil(w.strides[i]);
-                    let total = (out.saturating_sub(1) * w.strides[i] + w.span(i)).saturating_sub(x);
+                    let total = match d.as_usize() {
+                        Some(x) => {
+                            let out = x.div_ceil(w.strides[i]);
+                            (out.saturating_sub(1) * w.strides[i] + w.span(i)).saturating_sub(x)
+                        }
+                        // As many windows as elements.
+                        None if w.strides[i] == 1 => w.span(i) - 1,
+                        None => {
+                            late.push(i);
+                            continue;
+                        }
+                    };
                     let (small, large) = (total / 2, total - total / 2);
                     (w.pads[i], w.pads[i + rank]) =
                         if same == "SAME_UPPER" { (small, large) } else { (large, small) };
@@ -132,7 +154,7 @@ impl Window {
                 )));
             }
         }
-        Ok(w)
+        Ok((w, late))
     }
 
     /// Where element `k` of the window at position `p` lies in `extents`, by their `strides`; `None` in the padding.
@@ -626,7 +648,8 @@ pub(super) fn convolution(
 ) -> Result<ValueId, ImportError> {
     let (xs, ws) = (cx.shape(x).clone(), cx.shape(w).clone());
     let kernel = import_kernel(node, &xs, &ws, "[O,C/G,kernel…]")?;
-    let w_ = Window::import(node, kernel, &xs.0[2..])?;
+    let (w_, late) = Window::read(node, kernel, &xs.0[2..])?;
+    let x = same::fitted(node, cx, x, &w_, &late, 0.0)?;
     let op = Conv {
         kernel: w_.kernel,
         strides: w_.strides,

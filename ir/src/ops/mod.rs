@@ -16,6 +16,8 @@ mod family;
 mod ml;
 mod recurrent_dynamic;
 mod recurrent_layer;
+mod resize_late;
+mod same;
 mod util;
 
 /// Imports one ONNX node.

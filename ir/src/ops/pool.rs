@@ -8,7 +8,9 @@
 //! NaN is passed over by `max`, as ONNX Runtime does; a window that lies in the padding alone gives the least value.
 
 use super::conv::{Layout, Window, window_of};
-use super::util::{for_each_index, strides};
+use super::expand::Expand;
+use super::same;
+use super::util::{apply, for_each_index, number, strides};
 use crate::lower::{flatten, wide};
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
@@ -183,7 +185,7 @@ impl Operator for Pool {
         }
         let extents = extents
             .ok_or_else(|| ImportError::new(format!("kernel_shape: expected extents below 2^20, found {kernel:?}")))?;
-        let w = Window::import(node, extents, &shape.0[2..])?;
+        let (w, late) = Window::read(node, extents, &shape.0[2..])?;
         let kind = match node.op_type() {
             "MaxPool" => PoolKind::Max,
             "AveragePool" => PoolKind::Average,
@@ -201,17 +203,41 @@ impl Operator for Pool {
         };
         let op = Pool {
             kind,
-            kernel: w.kernel,
-            strides: w.strides,
-            dilations: w.dilations,
-            pads: w.pads,
+            kernel: w.kernel.clone(),
+            strides: w.strides.clone(),
+            dilations: w.dilations.clone(),
+            pads: w.pads.clone(),
             ceil: node.int("ceil_mode", 0)? != 0,
             count_pad: kind == PoolKind::Average && node.int("count_include_pad", 0)? != 0,
             p: p.ok_or_else(|| ImportError::new("p: expected an integer from 1 to 64"))?,
             indices: (kind == PoolKind::Max && node.wants_output(1)).then_some(order),
             layout: Layout::ChannelsFirst,
         };
-        cx.ops(op, &[x])
+        if late.is_empty() {
+            return cx.ops(op, &[x]);
+        }
+        if op.indices.is_some() {
+            return Err(ImportError::new("positions of the largest need a known extent").with_pins(&shape.numel()));
+        }
+        let lowest = cx.dtype(x).int_range().map_or(f64::NEG_INFINITY, |(low, _)| low as f64);
+        let fill = if kind == PoolKind::Max { lowest } else { 0.0 };
+        let y = same::fitted(node, cx, x, &w, &late, fill)?;
+        if kind != PoolKind::Average {
+            return cx.ops(op, &[y]);
+        }
+        // The part of a window that is not padding is the mean of ones there.
+        let mean = Pool { count_pad: true, ..op.clone() };
+        let y = cx.op(mean.clone(), &[y])?;
+        if op.count_pad {
+            return Ok(vec![y]);
+        }
+        let mut to = shape;
+        (to.0[0], to.0[1]) = (Dim::Const(1), Dim::Const(1));
+        let one = number(cx, cx.dtype(x), 1.0);
+        let ones = cx.op(Expand { to }, &[one])?;
+        let ones = same::fitted(node, cx, ones, &w, &late, 0.0)?;
+        let part = cx.op(mean, &[ones])?;
+        Ok(vec![apply(cx, "div", &[y, part])?])
     }
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {

@@ -8,6 +8,7 @@
 use super::cast::Cast;
 use super::nearest::{Nearest, rule};
 use super::resample::Resample;
+use super::resize_late;
 use super::unary::Unary;
 use super::where_::Where;
 use crate::lower::wide;
@@ -16,7 +17,7 @@ use crate::ops::*;
 use tenon_base::Scalar;
 
 /// Positions this near to a half or a whole element, relative to the position, are taken to be there.
-const SNAP: f64 = 4e-7;
+pub(super) const SNAP: f64 = 4e-7;
 /// No axis is made longer than this.
 const MAX_EXTENT: i64 = 1 << 24;
 
@@ -29,7 +30,7 @@ pub(super) fn onnx() -> Vec<OnnxName> {
 
 crate::attr_enum! {
     /// How elements are interpolated.
-    enum Mode {
+    pub(super) enum Mode {
         /// The nearest element.
         Nearest = "nearest",
         /// Between the two nearest, in proportion.
@@ -41,7 +42,7 @@ crate::attr_enum! {
 
 crate::attr_enum! {
     /// Which position of the operand an element of the result is at.
-    enum Coordinates {
+    pub(super) enum Coordinates {
         /// Elements are areas: `(i + 1/2) / scale - 1/2`.
         HalfPixel = "half_pixel",
         /// As half pixels, centred when the scaled extent was rounded.
@@ -59,7 +60,7 @@ crate::attr_enum! {
 
 crate::attr_enum! {
     /// Which neighbour a position between two is taken to be.
-    enum Rounding {
+    pub(super) enum Rounding {
         /// To the nearest, down at the middle.
         PreferFloor = "round_prefer_floor",
         /// To the nearest, up at the middle.
@@ -74,13 +75,13 @@ crate::attr_enum! {
 }
 
 /// What holds for all axes.
-struct Method {
-    mode: Mode,
-    coordinates: Coordinates,
-    rounding: Rounding,
-    cubic_a: f64,
-    antialias: bool,
-    exclude_outside: bool,
+pub(super) struct Method {
+    pub(super) mode: Mode,
+    pub(super) coordinates: Coordinates,
+    pub(super) rounding: Rounding,
+    pub(super) cubic_a: f64,
+    pub(super) antialias: bool,
+    pub(super) exclude_outside: bool,
 }
 
 /// One axis that changes.
@@ -93,7 +94,30 @@ struct Axis {
     roi: (f64, f64),
 }
 
+/// One axis that changes, by extents that only a run knows.
+pub(super) struct Late {
+    pub(super) axis: usize,
+    pub(super) from: Dim,
+    pub(super) to: Dim,
+    /// The extents' ratio where it is not given.
+    pub(super) scale: Option<f64>,
+}
+
 impl Method {
+    /// How often every element is repeated, where that is all.
+    pub(super) fn repeats(&self, a: &Late) -> Option<usize> {
+        let k = match a.scale {
+            Some(s) => (s.fract() == 0.0 && (1.0..65536.0).contains(&s)).then_some(s as usize)?,
+            None => a.to.div(&a.from).as_usize().filter(|k| *k > 0)?,
+        };
+        // Positions along an axis are alike for every extent but where its ends meet.
+        if self.mode != Mode::Nearest || self.coordinates == Coordinates::AlignCorners || a.from.mul(&Dim::from(k)) != a.to {
+            return None;
+        }
+        let probe = Axis { axis: a.axis, from: 4, to: 4 * k, scale: k as f64, roi: (0.0, 1.0) };
+        (0..4 * k).all(|o| self.nearest(&probe, o) == o / k).then_some(k)
+    }
+
     fn import(node: &OnnxNode<'_>) -> Result<Method, ImportError> {
         let named = |name: &str, e: String| ImportError::new(format!("{name}: {e}"));
         let old = node.op_type() == "Upsample" || node.opset < 11;
@@ -221,7 +245,11 @@ fn cubic(x: f64, a: f64) -> f64 {
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     let x = node.input(0)?;
     let method = Method::import(node)?;
-    let axes = axes_to_change(node, cx, &method)?;
+    let (axes, late) = axes_to_change(node, cx, &method)?;
+    let mut x = x;
+    for a in &late {
+        x = resize_late::resized(cx, x, &method, a)?;
+    }
     if axes.is_empty() {
         return Ok(vec![x]);
     }
@@ -316,7 +344,11 @@ fn given(node: &OnnxNode<'_>, cx: &Importer<'_>, i: usize) -> Option<ValueId> {
 }
 
 /// Scales (attribute or operand) or extents, per named axis; only axes that change are given.
-fn axes_to_change(node: &OnnxNode<'_>, cx: &Importer<'_>, method: &Method) -> Result<Vec<Axis>, ImportError> {
+fn axes_to_change(
+    node: &OnnxNode<'_>,
+    cx: &Importer<'_>,
+    method: &Method,
+) -> Result<(Vec<Axis>, Vec<Late>), ImportError> {
     let shape = cx.shape(node.input(0)?).clone();
     let rank = shape.rank();
     let named: Vec<usize> = match node.opt_ints("axes")? {
@@ -346,7 +378,8 @@ fn axes_to_change(node: &OnnxNode<'_>, cx: &Importer<'_>, method: &Method) -> Re
     if roi.len() != 2 * named.len() {
         return Err(ImportError::new(format!("roi: expected {} numbers, found {}", 2 * named.len(), roi.len())));
     }
-    let mut all = vec![];
+    let (mut all, mut late) = (vec![], vec![]);
+    let stretch = node.str("keep_aspect_ratio_policy", "stretch")? == "stretch";
     for (i, &axis) in named.iter().enumerate() {
         let d = &shape.0[axis];
         let roi = (roi[i], roi[i + named.len()]);
@@ -356,6 +389,18 @@ fn axes_to_change(node: &OnnxNode<'_>, cx: &Importer<'_>, method: &Method) -> Re
             _ => false,
         };
         if same && roi == (0.0, 1.0) {
+            continue;
+        }
+        let scaled = match (&sizes, &scales) {
+            (Some(s), _) => Some((s[i].clone(), None)),
+            (None, Some(s)) => scaled(d, s[i]).map(|to| (to, Some(f64::from(s[i])))),
+            (None, None) => None,
+        };
+        if let Some((to, scale)) = scaled
+            && stretch
+            && (d.as_const().is_none() || to.as_const().is_none())
+        {
+            late.push(Late { axis, from: d.clone(), to, scale });
             continue;
         }
         let from = d.as_usize().filter(|n| *n > 0).ok_or_else(|| {
@@ -381,7 +426,13 @@ fn axes_to_change(node: &OnnxNode<'_>, cx: &Importer<'_>, method: &Method) -> Re
     if sizes.is_some() {
         keep_aspect_ratio(node, &shape, &named, &mut all)?;
     }
-    Ok(all)
+    Ok((all, late))
+}
+
+/// `⌊d · scale⌋`, where the scale is a ratio of small numbers.
+fn scaled(d: &Dim, scale: f32) -> Option<Dim> {
+    let by = (1..=64).find(|q| (scale * *q as f32).fract() == 0.0 && scale > 0.0 && scale < 65536.0)?;
+    Some(d.mul(&Dim::Const((scale * by as f32) as i64)).div(&Dim::Const(by)))
 }
 
 /// One scale for all axes, the smallest or the largest of theirs, where the node asks for it.

@@ -50,6 +50,9 @@ impl Operator for Softmax {
             return Ok(vec![cx.op(Softmax { axis, log }, &[x])?]);
         }
         let axis = resolve_axis(node.int("axis", 1)?, shape.rank().max(1))?;
+        if axis + 1 == shape.rank() {
+            return Ok(vec![cx.op(Softmax { axis, log }, &[x])?]);
+        }
         let (a, b) = shape.0.split_at(axis);
         let to = Shape(vec![Shape(a.to_vec()).numel(), Shape(b.to_vec()).numel()]);
         let flat = cx.op(Reshape { to }, &[x])?;

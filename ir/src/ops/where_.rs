@@ -47,6 +47,16 @@ impl Operator for Where {
         Ok(vec![Fact::new(ins[1].dtype, shape)])
     }
 
+    fn infer_dims(&self, ins: &[Option<Vec<Dim>>], facts: &[Fact]) -> Option<Vec<Dim>> {
+        let (c, a, b) = (ins[0].as_ref()?, ins[1].as_ref()?, ins[2].as_ref()?);
+        let n = c.len().max(a.len()).max(b.len());
+        if !facts[1].dtype.is_int() || [c, a, b].iter().any(|v| v.len() != n && v.len() != 1) {
+            return None;
+        }
+        let pick = |i: usize| Some(if c[i % c.len()].as_const()? != 0 { &a[i % a.len()] } else { &b[i % b.len()] }.clone());
+        (0..n).map(pick).collect()
+    }
+
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
         let out = self.infer(&facts).map_err(|e| e.message)?.remove(0);

@@ -11,6 +11,7 @@
 //! output with such an axis is sized by another one, `<name>_dims`, as results are whose extents depend on data.
 
 mod operators;
+mod views;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

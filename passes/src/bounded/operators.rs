@@ -1,11 +1,11 @@
 //! What each operator needs to know of where its operands end.
 
 use super::{BoundError, Cx};
-use tenon_base::{DType, Dim, Fact, Shape};
+use tenon_base::{DType, Dim, Fact, Real, Scalar, Shape, Tensor};
 use tenon_ir::op::InferError;
 use tenon_ir::ops::gather::Gather;
-use tenon_ir::ops::pad::Mode;
-use tenon_ir::ops::pool::PoolKind;
+use tenon_ir::ops::pad::{Mode, Pad};
+use tenon_ir::ops::pool::{Pool, PoolKind};
 use tenon_ir::ops::recurrent::Recurrent;
 use tenon_ir::ops::reduce::{Kind, Reduce};
 use tenon_ir::{Op, OpClass, Operator, ValueId};
@@ -30,7 +30,7 @@ impl Cx<'_> {
             _ if !any => {}
             _ if op.class() == OpClass::Pointwise => {}
             Op::Transpose(_) | Op::Expand(_) | Op::Trilu(_) | Op::Branch(_) => {}
-            Op::Reshape(r) => self.reshape(op, old[0], &r.to)?,
+            Op::Reshape(r) => return self.reshape(&r.to, old[0], ins[0]),
             Op::Slice(s) => {
                 if self.varying(old[0]).any(|a| s.steps[a] < 0 || s.starts[a] < 0) {
                     return Err(self.refuse(op, "it counts from the end"));
@@ -80,8 +80,8 @@ impl Cx<'_> {
                 self.only_data(op, old)?;
                 let rank = self.old.fact(old[0]).shape.rank();
                 for a in 2..rank {
-                    // The last windows read the border behind the end.
-                    if c.pads[a - 2 + c.kernel.len()] > 0 {
+                    // The last windows read the border behind the end; and an algorithm by tiles (Winograd) sums what cancels out.
+                    if c.pads[a - 2 + c.kernel.len()] > 0 || c.kernel[a - 2] > 1 {
                         let fill = c.fill.map_or(0.0, |v| v as f64);
                         ins[0] = self.masked(ins[0], a, &self.dim(old[0], a), fill)?;
                     }
@@ -100,11 +100,10 @@ impl Cx<'_> {
                 if p.indices.is_some() && !spatial.is_empty() {
                     return Err(self.refuse(op, "it gives positions"));
                 }
-                let fill = match p.kind {
-                    PoolKind::Max => f64::NEG_INFINITY,
-                    _ if beyond.is_empty() => 0.0,
-                    _ => return Err(self.refuse(op, "its windows at the end have fewer elements")),
-                };
+                if p.kind == PoolKind::Average && !beyond.is_empty() && (p.ceil || !p.count_pad) {
+                    return self.mean_pool(p, old[0], ins[0]);
+                }
+                let fill = if p.kind == PoolKind::Max { f64::NEG_INFINITY } else { 0.0 };
                 for a in beyond {
                     ins[0] = self.masked(ins[0], a, &self.dim(old[0], a), fill)?;
                 }
@@ -179,30 +178,6 @@ impl Cx<'_> {
         let windows = matches!(op, Op::Conv(_) | Op::ConvTranspose(_));
         if old[1..].iter().any(|v| self.varying(*v).next().is_some()) || (windows && self.varies(old[0], 1)) {
             return Err(self.refuse(op, "its weights or channels vary"));
-        }
-        Ok(())
-    }
-
-    /// A reshape moves nothing: an axis that varies must stay one, or be the outermost and take in those behind it.
-    fn reshape(&self, op: &Op, x: ValueId, to: &Shape) -> Result<(), BoundError> {
-        let from = self.shape(x);
-        let to = &Shape(to.0.iter().map(|d| self.simpler(d)).collect());
-        let before = |s: &Shape, a: usize| s.0[..a].iter().fold(Dim::Const(1), |p, d| p.mul(d));
-        let outermost = |s: &Shape, a: usize| self.bounded(&before(s, a)) == Dim::Const(1);
-        let kept = |a: usize, s: &Shape, t: &Shape| {
-            let same = |b: usize| s.0[a] == t.0[b] && before(s, a) == before(t, b);
-            (0..t.rank()).any(same)
-        };
-        let varies = |s: &Shape| -> Vec<usize> { (0..s.rank()).filter(|a| s.0[*a].as_const().is_none()).collect() };
-        for (s, t) in [(from, to), (to, from)] {
-            for a in varies(s) {
-                if !(kept(a, s, t) || (outermost(s, a) && varies(s).len() == 1)) {
-                    return Err(self.refuse(
-                        op,
-                        &format!("it makes {to} of {from}, and elements of a smaller size lie elsewhere"),
-                    ));
-                }
-            }
         }
         Ok(())
     }
@@ -286,6 +261,42 @@ impl Cx<'_> {
         let count = self.cast(count, wide)?;
         let mean = self.named("div", &[sum, count])?;
         Ok(vec![self.cast(mean, dtype)?])
+    }
+
+    /// Means of windows that reach beyond an end: the mean of what is inside over the part of the window that counts, both by windows
+    /// of one size.
+    fn mean_pool(&mut self, p: &Pool, old: ValueId, x: ValueId) -> Result<Vec<ValueId>, BoundError> {
+        let fact = self.new.fact(x).clone();
+        let (rank, n) = (fact.shape.rank(), p.kernel.len());
+        let border = |a: usize| (p.pads[a - 2] as i64, p.pads[a - 2 + n] as i64);
+        let mut pads = vec![0; 2 * rank];
+        (2..rank).for_each(|a| (pads[a], pads[a + rank]) = border(a));
+        let pad = Op::from(Pad { mode: Mode::Constant, pads, value: Real(0.0) });
+        let mut dims = self.largest(&self.shape(old).clone())?.to_usize().unwrap_or_default();
+        (dims[0], dims[1]) = (1, 1);
+        let mut ones = self.weight(Tensor::full(&dims, Scalar::of_f64(fact.dtype, 1.0)));
+        let mut x = x;
+        for a in 2..rank {
+            let end = self.dim(old, a);
+            x = self.masked(x, a, &end, 0.0)?;
+            ones = self.masked(ones, a, &end, 0.0)?;
+        }
+        x = self.op(pad.clone(), &[x])?;
+        if p.count_pad {
+            for (a, d) in dims.iter_mut().enumerate().skip(2) {
+                *d += (border(a).0 + border(a).1) as usize;
+            }
+            ones = self.weight(Tensor::full(&dims, Scalar::of_f64(fact.dtype, 1.0)));
+            for a in 2..rank {
+                let end = self.dim(old, a).add(&Dim::Const(border(a).0 + border(a).1));
+                ones = self.masked(ones, a, &end, 0.0)?;
+            }
+        } else {
+            ones = self.op(pad, &[ones])?;
+        }
+        let mean = Pool { pads: vec![0; 2 * n], count_pad: true, ..p.clone() };
+        let (x, part) = (self.op(mean.clone(), &[x])?, self.op(mean, &[ones])?);
+        Ok(vec![self.named("div", &[x, part])?])
     }
 
     /// Sequences that all end where the run says.

@@ -10,7 +10,8 @@ use tenon::{Math, Options, Target, Tensor};
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CompileArgs {
     /// Pin a dimension, e.g. `--dim batch=1`, or bound it, `--dim 'seq<=512'`: one artifact then runs every size up to the bound,
-    /// which an input of the dimension's name tells. `tenon check` lists the free ones.
+    /// which an input of the dimension's name tells; or say that it always is another one, `--dim state_1=batch`. `tenon check`
+    /// lists the free ones.
     #[arg(long = "dim", value_name = "NAME=N", value_parser = dim)]
     pub(crate) dims: Vec<DimArg>,
     /// Pin an input to a value, e.g. `--set sr=16000`, `--set shape=1,8` or `--set mask=mask.npy`; it is no input of the
@@ -48,11 +49,16 @@ pub(crate) struct DimArg {
     pub(crate) n: i64,
     /// `n` is the largest size.
     pub(crate) bound: bool,
+    /// The dimension that it always is; `n` says nothing then.
+    pub(crate) same: Option<String>,
 }
 
 impl std::fmt::Display for DimArg {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}{}={}", self.name, if self.bound { "<" } else { "" }, self.n)
+        match &self.same {
+            Some(other) => write!(f, "{}={other}", self.name),
+            None => write!(f, "{}{}={}", self.name, if self.bound { "<" } else { "" }, self.n),
+        }
     }
 }
 
@@ -70,7 +76,9 @@ impl CompileArgs {
     /// The compiler's options for the model in `path`.
     pub(crate) fn options(&self, path: &Path) -> Outcome<Options> {
         let mut options = self.machine_options()?;
-        let chosen = |bound: bool| self.dims.iter().filter(move |d| d.bound == bound).map(|d| (d.name.clone(), d.n));
+        let sized = || self.dims.iter().filter(|d| d.same.is_none());
+        let chosen = |bound: bool| sized().filter(move |d| d.bound == bound).map(|d| (d.name.clone(), d.n));
+        options.same = self.dims.iter().filter_map(|d| Some((d.name.clone(), d.same.clone()?))).collect();
         options.dims = chosen(false).collect();
         options.bounds = chosen(true).collect();
         options.set = self.pinned_inputs(path)?;
@@ -126,14 +134,17 @@ impl CompileArgs {
     }
 }
 
-/// `NAME=N` or `NAME<=N`.
+/// `NAME=N`, `NAME<=N` or `NAME=OTHER`.
 fn dim(s: &str) -> Result<DimArg, String> {
     let (name, value) = assignment(s)?;
+    if !name.ends_with('<') && value.starts_with(|c: char| c.is_alphabetic() || c == '_') {
+        return Ok(DimArg { name, n: 0, bound: false, same: Some(value) });
+    }
     let n = value.parse::<i64>().ok().filter(|n| *n >= 0).ok_or(format!("`{value}` is not a whole number"))?;
     match name.strip_suffix('<') {
         Some("") => Err("expected NAME<=N".to_string()),
-        Some(name) => Ok(DimArg { name: name.to_string(), n, bound: true }),
-        None => Ok(DimArg { name, n, bound: false }),
+        Some(name) => Ok(DimArg { name: name.to_string(), n, bound: true, same: None }),
+        None => Ok(DimArg { name, n, bound: false, same: None }),
     }
 }
 
@@ -156,7 +167,9 @@ mod tests {
 
     #[test]
     fn assignments_are_checked() {
-        let batch = |bound| DimArg { name: "batch".into(), n: 4, bound };
+        let batch = |bound| DimArg { name: "batch".into(), n: 4, bound, same: None };
+        let equal = DimArg { name: "state_1".into(), n: 0, bound: false, same: Some("batch".into()) };
+        assert_eq!(dim(&equal.to_string()), Ok(equal));
         assert_eq!(dim("batch=4"), Ok(batch(false)));
         assert_eq!(dim(&batch(true).to_string()), Ok(batch(true)));
         assert!(dim("<=4").is_err());
