@@ -249,7 +249,9 @@ impl Compiler {
                 && from != to
             {
                 let help = "dimensions that are always equal can be said to be: `--dim NAME=OTHER`";
-                return Err(Error::Input(format!("state {input}={output}: {input} is {from}, {output} is {to}; {help}")));
+                return Err(Error::Input(format!(
+                    "state {input}={output}: {input} is {from}, {output} is {to}; {help}"
+                )));
             }
         }
         tenon_passes::bounded::bound(&graph, bounds).map_err(|e| match e {

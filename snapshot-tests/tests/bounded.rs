@@ -65,7 +65,8 @@ graph g(%x: f32[s,3], %h: f32[s,3]) -> ("y": %1, "hn": %0) {
 #[test]
 fn states_are_kept_for_the_size_of_the_runs() {
     let options = Options::host().expect("this machine is known").bound("s", 5).state("h", "hn");
-    let any = Compiler::new(options.clone()).compile_graph(Graph::parse(RUNNING).expect("it reads")).expect("it compiles");
+    let any =
+        Compiler::new(options.clone()).compile_graph(Graph::parse(RUNNING).expect("it reads")).expect("it compiles");
     for engine in [Engine::Reference, Engine::Kernel, Engine::Jit, Engine::Object] {
         let session = Session::new(engine, &any).expect("it starts");
         for n in [2, 5, 1] {

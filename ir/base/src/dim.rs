@@ -202,7 +202,8 @@ impl Dim {
             Dim::Const(c) => Some(*c),
             Dim::Sym(_) => Some(0),
             Dim::Sum(t) => t.iter().try_fold(0i64, |sum, (k, c)| {
-                let least = k.iter().try_fold(*c, |p, a| a.lower_bound().filter(|l| *l >= 0).map(|l| p.saturating_mul(l)))?;
+                let least =
+                    k.iter().try_fold(*c, |p, a| a.lower_bound().filter(|l| *l >= 0).map(|l| p.saturating_mul(l)))?;
                 (k.is_empty() || *c > 0).then(|| sum.saturating_add(least))
             }),
             Dim::Div(p) => match p.1.as_const() {

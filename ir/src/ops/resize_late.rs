@@ -47,9 +47,7 @@ pub(super) fn resized(cx: &mut Importer<'_>, x: ValueId, m: &Method, a: &Late) -
         let away = with_constant(cx, "sub", ratio, f64::from(tap))?;
         let away = apply(cx, "abs", &[away])?;
         let weight = match (m.mode, tap) {
-            (Mode::Cubic, 0 | 1) => {
-                polynomial(cx, away, &[m.cubic_a + 2.0, -(m.cubic_a + 3.0), 0.0, 1.0])?
-            }
+            (Mode::Cubic, 0 | 1) => polynomial(cx, away, &[m.cubic_a + 2.0, -(m.cubic_a + 3.0), 0.0, 1.0])?,
             (Mode::Cubic, _) => {
                 polynomial(cx, away, &[m.cubic_a, -5.0 * m.cubic_a, 8.0 * m.cubic_a, -4.0 * m.cubic_a])?
             }
@@ -177,7 +175,8 @@ fn nearest(cx: &mut Importer<'_>, m: &Method, a: &Late, x: ValueId) -> Result<Va
             Some(s) if s < 1.0 => (0.0, "ceil"),
             Some(_) => (0.0, "floor"),
             None => {
-                return Err(ImportError::new(format!("axis {}: its extent {} must be known", a.axis, a.from)).with_pins(&a.from));
+                return Err(ImportError::new(format!("axis {}: its extent {} must be known", a.axis, a.from))
+                    .with_pins(&a.from));
             }
         },
     };
