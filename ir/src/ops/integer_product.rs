@@ -10,7 +10,7 @@ use super::conv::{Conv, convolution};
 use super::matmul::product;
 use super::quantized::{Along, broadcasting};
 use super::reduce::{Kind, Reduce};
-use super::util::{apply, cast, number};
+use super::util::{apply, cast, number, with_constant};
 use crate::ops::*;
 use tenon_base::Scalar;
 
@@ -122,6 +122,26 @@ fn alike(cx: &mut Importer<'_>, a: ValueId, b: ValueId) -> Result<(ValueId, Valu
     Ok((cast(cx, a, DType::I16)?, cast(cx, b, DType::I16)?))
 }
 
+/// Constant `b` as `i8` with its zero points along columns, where `b - zero` does not fit a byte; `None` where it does.
+fn signed(cx: &mut Importer<'_>, b: ValueId, zero: Option<ValueId>) -> Result<Option<(ValueId, ValueId)>, ImportError> {
+    let Some(zero) = nonzero(cx, zero) else { return Ok(None) };
+    let zero = broadcasting(cx, zero, Along::Columns, cx.rank(b))?;
+    let (Some(b), Some(z)) = (cx.known(b), cx.known(zero)) else { return Ok(None) };
+    if narrow_difference(b, z)?.dtype() != DType::I16 {
+        return Ok(None);
+    }
+    let by = if b.dtype() == DType::U8 { 128 } else { 0 };
+    let less = |t: &Tensor, d: DType| Tensor::from_scalars(d, t.shape(), t.scalars().map(|v| Scalar::of_int(d, v.as_int() - by)));
+    let (b, z) = (less(b, DType::I8), less(z, DType::I32));
+    Ok(Some((cx.weight(b), cx.weight(z))))
+}
+
+/// The sums of `x` along an axis, which stays, in `i32`.
+fn sums(cx: &mut Importer<'_>, x: ValueId, axis: usize) -> Result<ValueId, ImportError> {
+    let wide = cast(cx, x, DType::I32)?;
+    Ok(cx.op(Reduce { kind: Kind::Sum, axes: vec![axis] }, &[wide])?)
+}
+
 /// `Σ_k (a - za)(b - zb)` in `i32`.
 fn matmul_integer(
     cx: &mut Importer<'_>,
@@ -131,8 +151,29 @@ fn matmul_integer(
     b_zero: Option<ValueId>,
 ) -> Result<ValueId, ImportError> {
     let constant = cx.known(b).is_some() && b_zero.is_none_or(|z| cx.known(z).is_some());
-    let b_ = centred(cx, b, b_zero, Along::Columns)?;
     let a_zero = nonzero(cx, a_zero);
+    let (rank, inner) = (cx.rank(a), cx.shape(b).0.first().and_then(Dim::as_const));
+    if rank >= 2
+        && cx.rank(b) == 2
+        && let Some(inner) = inner
+        && let Some((b, b_zero)) = signed(cx, b, b_zero)?
+    {
+        // Bytes stay bytes: `Σ a·b - zb·Σ a - za·(Σ b - K·zb)`.
+        let a = centred(cx, a, None, Along::Rows)?;
+        let y = product(cx, a, b)?;
+        let rows = sums(cx, a, rank - 1)?;
+        let by_row = apply(cx, "mul", &[rows, b_zero])?;
+        let y = apply(cx, "sub", &[y, by_row])?;
+        let Some(zero) = a_zero else { return Ok(y) };
+        let zero = broadcasting(cx, zero, Along::Rows, rank)?;
+        let zero = cast(cx, zero, DType::I32)?;
+        let columns = sums(cx, b, 0)?;
+        let all = with_constant(cx, "mul", b_zero, inner as f64)?;
+        let columns = apply(cx, "sub", &[columns, all])?;
+        let by_column = apply(cx, "mul", &[columns, zero])?;
+        return apply(cx, "sub", &[y, by_column]);
+    }
+    let b_ = centred(cx, b, b_zero, Along::Columns)?;
     if !constant || cx.rank(b) < 2 {
         let a = centred(cx, a, a_zero, Along::Rows)?;
         let (a, b) = alike(cx, a, b_)?;
@@ -144,10 +185,9 @@ fn matmul_integer(
     let Some(zero) = a_zero else { return Ok(y) };
     let zero = broadcasting(cx, zero, Along::Rows, cx.rank(a))?;
     let zero = cast(cx, zero, DType::I32)?;
-    let wide = cast(cx, b_, DType::I32)?;
-    let sums = cx.op(Reduce { kind: Kind::Sum, axes: vec![cx.rank(b_) - 2] }, &[wide])?;
-    let sums = if cx.rank(a) == 1 { super::util::reshape(cx, sums, cx.shape(y).clone())? } else { sums };
-    let correction = apply(cx, "mul", &[sums, zero])?;
+    let columns = sums(cx, b_, cx.rank(b_) - 2)?;
+    let columns = if cx.rank(a) == 1 { super::util::reshape(cx, columns, cx.shape(y).clone())? } else { columns };
+    let correction = apply(cx, "mul", &[columns, zero])?;
     apply(cx, "sub", &[y, correction])
 }
 

@@ -8,7 +8,7 @@
 use super::lanes::{Cost, Lanes};
 use super::{ScheduleCx, Unit};
 use tenon_base::DType;
-use tenon_kernel::{BinOp, Buf, Expr, Kernel, MathFn, Stmt, Type, Var};
+use tenon_kernel::{BinOp, Buf, CmpOp, Expr, Kernel, MathFn, Stmt, Type, Var};
 use tenon_target::Target;
 
 /// Vectorises the loops of the kernel.
@@ -173,7 +173,16 @@ impl Vectorizer<'_> {
             };
             before.push(Stmt::Declare { var: v, value: first.splat(lanes as u16) });
             let sum = Expr::Reduce(f.op, Box::new(Expr::Var(v)));
-            after.push(Stmt::Set { var: f.acc, value: Expr::Binary(f.op, Box::new([acc, sum])) });
+            let mut value = Expr::Binary(f.op, Box::new([acc.clone(), sum]));
+            if f.nan {
+                // NaN if a lane is, else 0.
+                let zero = Expr::constant(dtype, 0.0).splat(lanes as u16);
+                let found = is_nan(&Expr::Var(v)).select(Expr::Var(v), zero);
+                let var = w.kernel.new_var("nan", Type::scalar(dtype));
+                after.push(Stmt::Let { var, value: Expr::Reduce(BinOp::Add, Box::new(found)) });
+                value = is_nan(&acc).select(acc, is_nan(&Expr::Var(var)).select(Expr::Var(var), value));
+            }
+            after.push(Stmt::Set { var: f.acc, value });
         }
         let wide = w.block(body);
         let pays = w.lanes_of(&[]).profitable(w.cost, w.stores + folds.len());
@@ -321,6 +330,20 @@ impl Shape {
 struct Fold {
     acc: Var,
     op: BinOp,
+    /// A smallest or largest that is NaN if any is: `acc = acc ≠ acc ? acc : acc op …`.
+    nan: bool,
+}
+
+/// Whether a float is NaN.
+fn is_nan(e: &Expr) -> Expr {
+    e.clone().compare(CmpOp::Ne, e.clone())
+}
+
+/// `x` where `value` is `acc ≠ acc ? acc : x` and `x` the smaller or larger of two.
+fn lets_nan_through<'e>(acc: &Expr, value: &'e Expr) -> Option<&'e Expr> {
+    let Expr::Select(b) = value else { return None };
+    let extreme = matches!(b[2], Expr::Binary(BinOp::Min | BinOp::Max, _));
+    (extreme && b[0] == is_nan(acc) && b[1] == *acc).then_some(&b[2])
 }
 
 /// The folds of a loop whose body only computes and folds, each accumulator once; `None` for any other body.
@@ -330,16 +353,17 @@ fn folds(body: &[Stmt]) -> Option<Vec<Fold>> {
         match s {
             Stmt::Let { .. } => {}
             Stmt::Set { var, value } => {
-                let op = match value {
+                let acc = Expr::Var(*var);
+                let extreme = lets_nan_through(&acc, value);
+                let op = match extreme.unwrap_or(value) {
                     Expr::Binary(op @ (BinOp::Add | BinOp::Mul | BinOp::Min | BinOp::Max), b) => {
-                        let acc = Expr::Var(*var);
                         let other = if b[0] == acc { &b[1] } else { &b[0] };
                         ((b[0] == acc || b[1] == acc) && !other.uses(*var)).then_some(*op)?
                     }
                     Expr::Fma(b) if b[2] == Expr::Var(*var) && !b[0].uses(*var) && !b[1].uses(*var) => BinOp::Add,
                     _ => return None,
                 };
-                found.push(Fold { acc: *var, op });
+                found.push(Fold { acc: *var, op, nan: extreme.is_some() });
             }
             _ => return None,
         }
@@ -468,6 +492,24 @@ mod tests {
     fn sums_only_where_their_order_is_free() {
         assert!(vectorised(sum, true));
         assert!(!vectorised(sum, false));
+    }
+
+    #[test]
+    fn extremes_that_let_nan_through() {
+        let extreme = |nan: bool| {
+            move |k: &mut KernelBuilder, x: Buf, y: Buf| {
+                let acc = k.declare("acc", Expr::constant(DType::F32, f64::INFINITY));
+                k.for_range("i", 0, 1003, |k, i| {
+                    let (so_far, x) = (Expr::Var(acc), Expr::load(x, i));
+                    let test = if nan { is_nan(&so_far) } else { is_nan(&x) };
+                    k.set(acc, test.select(so_far.clone(), so_far.min(x)));
+                });
+                k.parfor("j", 1000, |k, j| k.store(y, j, Expr::Var(acc)));
+            }
+        };
+        assert!(vectorised(extreme(true), true));
+        assert!(!vectorised(extreme(false), true));
+        assert!(!vectorised(extreme(true), false));
     }
 
     #[test]
