@@ -141,6 +141,8 @@ pub(crate) enum Op {
     SetCmp(Cond, u8),
     /// `mod, a, b, other`: `other` if the comparison of `a` and `b` holds.
     CmovCmp { cond: Cond, cmp: u8, size: u8 },
+    /// `mod, a, b, other`: the same for float scalars, of 8 bytes if `double`; nothing but [`Cond::A`] and [`Cond::Ae`] is right of NaN.
+    CmovFloat { cond: Cond, double: bool, size: u8 },
     /// `a (rax), b, high (rdx), low (rax)`: the signed product of 64 bits each.
     MulHigh,
     /// `a (rax), b, quotient (rax), rest (rdx)`

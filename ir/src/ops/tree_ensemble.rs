@@ -123,43 +123,87 @@ impl TreeEnsemble {
         if dtype == DType::F64 { acc } else { acc.cast(dtype) }
     }
 
-    /// Writes the walk from `root` for row `row`; gives the leaf.
-    fn walk(&self, cx: &LowerCx<'_>, k: &mut KernelBuilder, root: Expr, row: &Expr) -> Expr {
+    /// Writes the walks from `roots` for row `row`, all at once: a step waits for memory, and those of other trees need not. Who is at
+    /// a leaf stays there. Gives the leaves.
+    fn walks(&self, cx: &LowerCx<'_>, k: &mut KernelBuilder, roots: &[Expr], row: &Expr) -> Vec<Expr> {
         let (n, features) = (cx.in_dims(2)[0] as i64, cx.in_dims(0)[1]);
-        let wide = |e: Expr| e.cast(DType::I64);
-        let node = k.declare("node", root.clamp(0, n - 1));
-        let leaf = k.declare("leaf", Expr::Var(node));
+        let (unsigned, int) = (|e: Expr| e.cast(DType::U32), |v: i64| Expr::Const(Scalar::of_int(DType::I32, v.into())));
+        // Unsigned, what is negative is too large.
+        let below = |e: Expr, n: i64| Expr::Const(Scalar::of_int(DType::U32, i128::from(n) - 1)).min(e);
+        let nodes: Vec<_> = roots.iter().map(|r| k.declare("node", unsigned(r.clone().max(int(0))))).collect();
         let inner = k.declare("inner", Expr::constant(DType::Bool, 1.0));
+        let steps = k.declare("steps", Expr::int(0));
         k.while_loop(Expr::Var(inner), |k| {
-            let at = k.bind("at", Expr::Var(node).clamp(0, n - 1));
-            k.set(leaf, at.clone());
-            let feature = k.bind("feature", wide(cx.load_flat(1, at.clone() * 2i64)));
-            let column = feature.clone().clamp(0, features as i64 - 1);
-            let x = k.bind("x", cx.load_flat(0, row.clone() * features + column));
-            let v = k.bind("v", cx.load_flat(2, at.clone()));
-            let jump = wide(cx.load_flat(1, at.clone() * 2i64 + 1i64)).max(Expr::int(1));
-            let step = match self.tests_operand() {
-                Some(t) => {
-                    let bits = k.bind("bits", cx.load_flat(t, at.clone()));
-                    let set = |mask: f64| {
-                        let bit = bits.clone().binary(BinOp::And, Expr::constant(DType::U8, mask));
-                        bit.compare(CmpOp::Ne, Expr::constant(DType::U8, 0.0))
-                    };
-                    let equal = x.clone().compare(CmpOp::Eq, v.clone());
-                    let holds = set(1.0).select(equal, x.clone().compare(CmpOp::Le, v));
-                    let nan = x.clone().compare(CmpOp::Ne, x).binary(BinOp::And, set(2.0));
-                    holds.binary(BinOp::Or, nan).select(jump, Expr::int(1))
-                }
-                None if self.nan_jumps => x.compare(CmpOp::Gt, v).select(Expr::int(1), jump),
-                None => x.compare(CmpOp::Le, v).select(jump, Expr::int(1)),
-            };
-            k.set(node, at.clone() + step);
-            let more = feature.compare(CmpOp::Ge, Expr::int(0));
-            k.set(inner, more.binary(BinOp::And, at.compare(CmpOp::Lt, Expr::int(n - 1))));
+            // Negative where every walk is at a leaf.
+            let mut all: Option<Expr> = None;
+            for node in &nodes {
+                let here = k.bind("here", below(Expr::Var(*node), n));
+                let at = k.bind("at", here.clone().cast(DType::I64));
+                let feature = k.bind("feature", cx.load_flat(1, at.clone() * 2i64));
+                let column = below(unsigned(feature.clone()), features as i64).cast(DType::I64);
+                let x = k.bind("x", cx.load_flat(0, row.clone() * features + column));
+                let v = k.bind("v", cx.load_flat(2, at.clone()));
+                let jump = cx.load_flat(1, at.clone() * 2i64 + 1i64).max(int(1));
+                let goes = feature.clone().compare(CmpOp::Ge, int(0));
+                let jump = goes.clone().select(jump, int(0));
+                let next = goes.select(int(1), int(0));
+                let step = match self.tests_operand() {
+                    Some(t) => {
+                        let bits = k.bind("bits", cx.load_flat(t, at));
+                        let set = |mask: f64| {
+                            let bit = bits.clone().binary(BinOp::And, Expr::constant(DType::U8, mask));
+                            bit.compare(CmpOp::Ne, Expr::constant(DType::U8, 0.0))
+                        };
+                        let equal = x.clone().compare(CmpOp::Eq, v.clone());
+                        let holds = set(1.0).select(equal, x.clone().compare(CmpOp::Le, v));
+                        let nan = x.clone().compare(CmpOp::Ne, x).binary(BinOp::And, set(2.0));
+                        holds.binary(BinOp::Or, nan).select(jump, next)
+                    }
+                    None if self.nan_jumps => x.compare(CmpOp::Gt, v).select(next, jump),
+                    None => x.compare(CmpOp::Le, v).select(jump, next),
+                };
+                k.set(*node, here + unsigned(step));
+                all = Some(match all {
+                    Some(so_far) => so_far.binary(BinOp::And, feature),
+                    None => feature,
+                });
+            }
+            // Whoever goes on is at least one node further: it ends.
+            k.set(steps, Expr::Var(steps) + 1i64);
+            let more = all.unwrap_or_else(|| int(-1)).compare(CmpOp::Ge, int(0));
+            k.set(inner, more.binary(BinOp::And, Expr::Var(steps).compare(CmpOp::Lt, Expr::int(n))));
         });
-        k.bind("found", Expr::Var(leaf).clamp(0, n - 1))
+        nodes.into_iter().map(|node| k.bind("found", below(Expr::Var(node), n).cast(DType::I64))).collect()
+    }
+
+    /// Statements that take all trees into an accumulator: `WALKS` at once, then the rest; `take` what a leaf adds.
+    fn trees(
+        &self,
+        cx: &LowerCx<'_>,
+        k: &mut KernelBuilder,
+        row: &Expr,
+        take: &mut dyn FnMut(&mut KernelBuilder, Expr),
+    ) {
+        let trees = cx.in_dims(3)[0];
+        let mut group = |k: &mut KernelBuilder, first: Expr, count: usize| {
+            let roots: Vec<Expr> = (0..count).map(|i| cx.load_flat(3, first.clone() + i)).collect();
+            for leaf in self.walks(cx, k, &roots, row) {
+                take(k, leaf);
+            }
+        };
+        let whole = trees / WALKS;
+        if whole > 0 {
+            k.for_range("tree", 0i64, whole, |k, t| group(k, t * WALKS, WALKS));
+        }
+        if !trees.is_multiple_of(WALKS) {
+            group(k, Expr::from(whole * WALKS), trees % WALKS);
+        }
     }
 }
+
+/// How many trees are walked at once: enough to hide what a load takes, few enough for the registers and for the shallow ones not to
+/// wait too long.
+const WALKS: usize = 4;
 
 impl Operator for TreeEnsemble {
     fn names() -> Vec<&'static str> {
@@ -259,25 +303,23 @@ impl Operator for TreeEnsemble {
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
-        let (rows, trees) = (cx.in_dims(0)[0], cx.in_dims(3)[0]);
+        let rows = cx.in_dims(0)[0];
         let dtype = cx.in_dtype(0);
         if rows == 0 {
             return Ok(());
         }
-        let [row, tree, target] = ["row", "tree", "target"].map(|v| cx.k.fresh(v, Type::INDEX));
+        let [row, target] = ["row", "target"].map(|v| cx.k.fresh(v, Type::INDEX));
         let r = Expr::Var(row);
         let nothing = || Expr::constant(DType::F64, self.nothing());
         let wide = |e: Expr| if dtype == DType::F64 { e } else { e.cast(DType::F64) };
         let mut k = std::mem::replace(&mut cx.k, KernelBuilder::new("taken"));
         let shown: &LowerCx<'_> = cx;
-        let root = shown.load_flat(3, Expr::Var(tree)).cast(DType::I64);
         let jump = |leaf: &Expr| shown.load_flat(1, leaf.clone() * 2i64 + 1i64).cast(DType::I64);
         let mut sums = None;
         let body = if self.targets == 1 {
             k.block(|k| {
                 let acc = k.declare("acc", nothing());
-                let step = k.block(|k| {
-                    let leaf = self.walk(shown, k, root, &r);
+                self.trees(shown, k, &r, &mut |k, leaf| {
                     let w = if self.dense {
                         let leaves = shown.in_dims(4)[0] as i64;
                         shown.load_flat(4, jump(&leaf).clamp(0, leaves - 1))
@@ -286,7 +328,6 @@ impl Operator for TreeEnsemble {
                     };
                     k.set(acc, self.take_expr(Expr::Var(acc), wide(w)));
                 });
-                k.push(loop_over(tree, trees, false, step));
                 sums = Some(Expr::Var(acc));
             })
         } else {
@@ -295,8 +336,7 @@ impl Operator for TreeEnsemble {
             k.block(|k| {
                 let clear = k.block(|k| k.store(buf, at(Expr::Var(target)), nothing()));
                 k.push(loop_over(target, self.targets, false, clear));
-                let step = k.block(|k| {
-                    let leaf = self.walk(shown, k, root, &r);
+                self.trees(shown, k, &r, &mut |k, leaf| {
                     if self.dense {
                         let leaves = shown.in_dims(4)[0] as i64;
                         let first = k.bind("first", jump(&leaf).clamp(0, leaves - 1) * self.targets);
@@ -310,7 +350,6 @@ impl Operator for TreeEnsemble {
                         k.store(buf, at(t.clone()), self.take_expr(Expr::load(buf, at(t)), w));
                     }
                 });
-                k.push(loop_over(tree, trees, false, step));
                 sums = Some(Expr::load(buf, at(Expr::Var(target))));
             })
         };

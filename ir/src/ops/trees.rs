@@ -115,6 +115,29 @@ impl Table {
         Ok(if swapped { (b.yes, b.no, vec![at]) } else { (b.no, b.yes, vec![at]) })
     }
 
+    /// Where NaN jumps at some nodes and not at others, and nothing else tells tests apart: those where it does look at a copy of the
+    /// features in which it is -∞, so that all tests are alike. Gives the features that the table then tests.
+    fn missing_apart(&mut self, cx: &mut Importer<'_>, x: ValueId) -> Result<ValueId, ImportError> {
+        let inner = |i: &usize| self.nodes[2 * i] >= 0;
+        let jumps = (0..self.tests.len()).filter(inner).filter(|i| self.tests[*i] == 2).count();
+        let alike = (0..self.tests.len()).filter(inner).all(|i| self.tests[i] & 1 == 0 && !self.values[i].is_nan());
+        let features = cx.shape(x).0[1].as_const().and_then(|f| i32::try_from(f).ok()).filter(|f| *f < 1 << 20);
+        let (Some(features), true) = (features, alike && jumps > 0 && jumps < (0..self.tests.len()).filter(inner).count())
+        else {
+            return Ok(x);
+        };
+        for i in 0..self.tests.len() {
+            if self.nodes[2 * i] >= 0 && self.tests[i] == 2 {
+                self.nodes[2 * i] += features;
+            }
+        }
+        self.tests.fill(0);
+        let number = apply(cx, "equal", &[x, x])?;
+        let low = super::util::number(cx, cx.dtype(x), f64::NEG_INFINITY);
+        let known = cx.op(super::where_::Where {}, &[number, x, low])?;
+        cx.op(super::concat::Concat { axis: 1 }, &[x, known])
+    }
+
     fn lay_out(forest: &Forest, dtype: DType, dense: bool) -> Result<Table, ImportError> {
         let mut out = Table::default();
         // Every node of a tree is reached once; more is a cycle, or a great deal shared.
@@ -175,7 +198,8 @@ impl Forest {
         // Weights for one target come first, so that a leaf with none adds nothing to the first.
         let dense = aggregate != Aggregate::Sum && self.leaves.iter().any(Vec::is_empty)
             || self.leaves.iter().any(|l| l.len() > 1);
-        let table = Table::lay_out(&self, dtype, dense)?;
+        let mut table = Table::lay_out(&self, dtype, dense)?;
+        let x = table.missing_apart(cx, x)?;
         let n = table.values.len();
         let tested = || table.tests.iter().zip(table.nodes.chunks(2)).filter(|(_, n)| n[0] >= 0).map(|(t, _)| *t);
         let nan_jumps = tested().next().is_some_and(|t| t & 2 != 0);

@@ -197,6 +197,20 @@ impl Emitter {
                 let code = conditional(cond).1[wide(size)];
                 self.built(Instruction::with2(code, sized(*d, size), sized(*other, size)));
             }
+            (Op::CmovFloat { cond, double, size }, [G(d), Place::Vector(a), b, G(other)]) => {
+                let code = if double { Code::VEX_Vucomisd_xmm_xmmm64 } else { Code::VEX_Vucomiss_xmm_xmmm32 };
+                let a = vector(*a, Width::X);
+                match b {
+                    Place::Vector(b) => self.built(Instruction::with2(code, a, vector(*b, Width::X))),
+                    Place::Memory(m, pool) => match Instruction::with2(code, a, *m) {
+                        Ok(i) => self.put(&i, *pool),
+                        e => self.built(e),
+                    },
+                    _ => return self.wrong(op),
+                }
+                let code = conditional(cond).1[wide(size)];
+                self.built(Instruction::with2(code, sized(*d, size), sized(*other, size)));
+            }
             (Op::MulHigh, [_, G(b), ..]) => self.built(Instruction::with1(Code::Imul_rm64, r64(*b))),
             (Op::Div { signed, size }, [_, G(b), ..]) => {
                 if signed {

@@ -1,11 +1,13 @@
 //! Expressions.
 
 use super::Select;
+use super::integer::condition;
 use super::saturate::saturating;
 use super::value::{Row, Val, in_vector};
+use crate::lir::{Arg, Cond, Op};
 use regalloc2::VReg;
 use tenon_base::DType;
-use tenon_kernel::{BinOp, Expr, Type, Var};
+use tenon_kernel::{BinOp, CmpOp, Expr, Type, Var};
 
 impl Select<'_> {
     /// The value of `e`. Operands are evaluated in order, left to right.
@@ -126,10 +128,48 @@ impl Select<'_> {
             let row = self.blend(m, Row::Reg(x), Row::Reg(y), ty.elem.size(), crate::lir::Width::X);
             return Val::scalar(ty.elem, row);
         }
+        // Flags select integers without a detour, too.
+        if let Expr::Compare(op, ab) = mask
+            && !in_vector(ty.elem)
+            && let Some(row) = self.select_by_flags(*op, ab, ty.elem, (x, y))
+        {
+            return Val::scalar(ty.elem, row);
+        }
         let m = self.expr(mask).rows[0];
         let (x, y) = (self.expr(x).rows[0], self.expr(y).rows[0]);
         let row = self.select_scalar(m, ty.elem, x, y);
         Val::scalar(ty.elem, row)
+    }
+
+    /// `a op b ? x : y` for integer scalars `x` and `y`, if one comparison sets flags that say so.
+    fn select_by_flags(&mut self, op: CmpOp, ab: &[Expr; 2], elem: DType, (x, y): (&Expr, &Expr)) -> Option<Row> {
+        let of = self.kernel.type_of(&ab[0]).elem;
+        let size = if elem.size() == 8 { 8 } else { 4 };
+        // Where one is NaN, the flags say that the first is below the second.
+        let (first, second, cond) = match (op, in_vector(of)) {
+            (_, false) if of.is_int() => (0, 1, condition(op, of.is_signed_int())),
+            (CmpOp::Gt, true) => (0, 1, Cond::A),
+            (CmpOp::Ge, true) => (0, 1, Cond::Ae),
+            (CmpOp::Lt, true) => (1, 0, Cond::A),
+            (CmpOp::Le, true) => (1, 0, Cond::Ae),
+            _ => return None,
+        };
+        let ab = [self.expr(&ab[0]).rows[0], self.expr(&ab[1]).rows[0]];
+        let (a, b) = (ab[first], ab[second]);
+        let (x, y) = (self.expr(x).rows[0], self.expr(y).rows[0]);
+        let (x, y) = (self.int_reg(x, elem), self.int_reg(y, elem));
+        if in_vector(of) {
+            let a = self.float_reg(a, of);
+            let b = self.operand(b);
+            let d = self.gen_reg();
+            let op = Op::CmovFloat { cond, double: of == DType::F64, size };
+            self.push(op, [Arg::Mod(d, y), Arg::Use(a), b, Arg::Use(x)]);
+            return Some(Row::Reg(d));
+        }
+        let bytes = if of.size() == 8 { 8 } else { 4 };
+        let a = self.int_reg(a, of);
+        let b = self.compared(b, bytes, of.size(), of.is_signed_int());
+        Some(Row::Reg(self.cmov(cond, bytes, (a, b), x, y, size)))
     }
 
     /// `x` as `to`.
