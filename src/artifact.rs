@@ -74,7 +74,9 @@ impl Artifact {
     pub(crate) fn new(c: &Compiled, object: &Object) -> Result<Artifact, Error> {
         let name = &c.program.name;
         let archive = tenon_cranelift::archive(&[(&format!("{name}.o"), &object.bytes)], &c.target)?;
-        let interface = Interface::of(object);
+        let shapes = c.bounded.inputs.iter().filter(|(_, s)| s.0.iter().any(|d| d.as_const().is_none()));
+        let shapes = shapes.chain(&c.bounded.outputs).map(|(name, shape)| (name.clone(), shape.to_string())).collect();
+        let interface = Interface { shapes, ..Interface::of(object) };
         let header = c_header_of(&c.program, &c.target, &interface);
         let module = rust_module_of(&c.program, &c.target, &interface);
         let report = Report::with_object(c, object);

@@ -110,6 +110,8 @@ pub struct Bounded {
     pub dims: Vec<Bound>,
     /// The shapes of the model's own inputs, by name.
     pub inputs: BTreeMap<String, Shape>,
+    /// The shapes of the model's own outputs that differ from run to run, by name.
+    pub outputs: BTreeMap<String, Shape>,
 }
 
 /// `graph` for all sizes of the dimensions `bounds` up to their bounds.
@@ -161,6 +163,12 @@ pub fn bound(graph: &Graph, bounds: &BTreeMap<String, i64>) -> Result<(Graph, Bo
         cx.node(id)?;
     }
     cx.outputs()?;
+    for (name, v) in graph.outputs() {
+        let shape = cx.shape(*v);
+        if shape.0.iter().any(|d| d.as_const().is_none()) {
+            bounded.outputs.insert(name.clone(), shape.clone());
+        }
+    }
     cx.new.remove_dead();
     Ok((cx.new, bounded))
 }

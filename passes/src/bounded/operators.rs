@@ -130,7 +130,7 @@ impl Cx<'_> {
                 }
             }
             Op::Recurrent(r) => {
-                if !r.lengths && self.varies(old[0], 0) {
+                if (!r.lengths && self.varies(old[0], 0)) || (r.quantized && self.varies(old[0], 1)) {
                     return self.recurrent(r, old[0], ins);
                 }
             }
@@ -299,12 +299,23 @@ impl Cx<'_> {
         Ok(vec![self.named("div", &[x, part])?])
     }
 
-    /// Sequences that all end where the run says.
+    /// Sequences that all end where the run says. States that share a range have no elements behind the end of the batch.
     fn recurrent(&mut self, r: &Recurrent, x: ValueId, mut ins: Vec<ValueId>) -> Result<Vec<ValueId>, BoundError> {
-        let batch = self.largest(&Shape(vec![self.dim(x, 1)]))?;
-        let length = self.value(&self.dim(x, 0))?;
-        let length = self.cast(length, DType::I32)?;
-        ins.push(self.op(tenon_ir::ops::expand::Expand { to: batch }, &[length])?);
+        let batch = self.dim(x, 1);
+        let mut length = match r.lengths.then(|| ins.pop()).flatten() {
+            Some(given) => given,
+            None => {
+                let to = self.largest(&Shape(vec![batch.clone()]))?;
+                let length = self.value(&self.dim(x, 0))?;
+                let length = self.cast(length, DType::I32)?;
+                self.op(tenon_ir::ops::expand::Expand { to }, &[length])?
+            }
+        };
+        if r.quantized {
+            length = self.masked(length, 0, &batch, 0.0)?;
+            ins[2] = self.masked(ins[2], 0, &batch, 0.0)?;
+        }
+        ins.push(length);
         let loc = self.loc.clone();
         let op = Recurrent { lengths: true, ..r.clone() };
         self.new.add_op(op, &ins, loc).map_err(|e| BoundError::Internal(e.to_string()))

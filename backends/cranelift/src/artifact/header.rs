@@ -49,7 +49,7 @@ fn number(n: usize) -> String {
 fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) -> std::fmt::Result {
     let name = &p.name;
     let upper = name.to_ascii_uppercase();
-    let (inputs, outputs) = fields(p, KEYWORDS);
+    let (inputs, outputs) = fields(p, KEYWORDS, &interface.shapes);
     writeln!(
         o,
         "/* {}: compiled by tenon {} for {}. */\n#ifndef TENON_MODEL_{upper}_H\n#define TENON_MODEL_{upper}_H\n\n\
@@ -94,6 +94,14 @@ fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) ->
             writeln!(o, "#define {upper}_{what}_{field}_LEN {}", number(f.len))?;
             writeln!(o, "#define {upper}_{what}_{field}_BYTES {}", number(f.bytes()))?;
         }
+    }
+    if !p.bounded.is_empty() {
+        writeln!(
+            o,
+            "\n/* This model runs any size up to a bound: the inputs below that are sizes tell those of a run. Buffers have the length for\n   \
+             the largest size, and an element lies where it would in an array of that size: [i][j] of f32[4,512] at 512*i + j, however\n   \
+             small the run. No result depends on what lies behind the end that a run has along an axis; outputs hold anything there. */"
+        )?;
     }
     structure(o, &inputs, &format!("{name}_inputs"), "const ")?;
     structure(o, &outputs, &format!("{name}_outputs"), "")?;

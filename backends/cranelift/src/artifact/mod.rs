@@ -16,7 +16,7 @@ use tenon_base::DType;
 use tenon_kernel::{Io, Program};
 
 /// What of an object, beyond its program, the texts beside it show.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Interface {
     /// Bytes of the file of constant data, where they are not in the object.
     pub weights_file: Option<usize>,
@@ -24,6 +24,8 @@ pub struct Interface {
     pub selftest_arena: Option<usize>,
     /// Bytes of the stack that a run takes at most, where that is known.
     pub stack: Option<usize>,
+    /// The shapes of inputs and outputs that differ from run to run, by name: `[batch,3,2*h]`.
+    pub shapes: BTreeMap<String, String>,
 }
 
 impl Interface {
@@ -33,6 +35,7 @@ impl Interface {
             weights_file: object.weights_file.as_ref().map(Vec::len),
             selftest_arena: object.selftest_arena_bytes,
             stack: Some(object.stack_bytes),
+            shapes: BTreeMap::new(),
         }
     }
 }
@@ -55,7 +58,7 @@ impl Field {
 }
 
 /// The inputs and outputs of `program`, with identifiers that are unique among both.
-fn fields(program: &Program, keywords: &[&str]) -> (Vec<Field>, Vec<Field>) {
+fn fields(program: &Program, keywords: &[&str], shapes: &BTreeMap<String, String>) -> (Vec<Field>, Vec<Field>) {
     let mut names = Names::new(keywords);
     let mut list = |io: &[Io], sized: &BTreeMap<usize, usize>, bounded: &BTreeMap<usize, (i64, i64)>| -> Vec<Field> {
         io.iter()
@@ -65,13 +68,17 @@ fn fields(program: &Program, keywords: &[&str]) -> (Vec<Field>, Vec<Field>) {
                 name: names.fresh(&io.name),
                 dtype: io.fact.dtype,
                 len: io.fact.dims().unwrap_or_default().iter().product(),
-                what: comment(&match by {
-                    None if size.is_some() => {
+                what: comment(&match (by, shapes.get(&io.name)) {
+                    (None, _) if size.is_some() => {
                         let (least, most) = size.copied().unwrap_or_default();
                         format!("{}, the size `{}` of this run: {least} to {most}", io.fact, io.name)
                     }
-                    None => format!("{}, `{}`", io.fact, io.name),
-                    Some(by) => format!("{} at most, `{}`; `{}` tells its actual extents", io.fact, io.name, by.name),
+                    (None, None) => format!("{}, `{}`", io.fact, io.name),
+                    (None, Some(shape)) => format!("{}, `{}`; {shape} of it in a run", io.fact, io.name),
+                    (Some(by), Some(shape)) => {
+                        format!("{}, `{}`; {shape} of it in a run, which `{}` tells", io.fact, io.name, by.name)
+                    }
+                    (Some(by), None) => format!("{} at most, `{}`; `{}` tells its actual extents", io.fact, io.name, by.name),
                 }),
             })
             .collect()

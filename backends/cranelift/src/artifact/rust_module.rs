@@ -64,7 +64,7 @@ fn array(f: &Field) -> String {
 fn write(o: &mut String, p: &Program, target: &Target, interface: &Interface) -> std::fmt::Result {
     let name = &p.name;
     let model = model_type(name);
-    let (inputs, outputs) = fields(p, KEYWORDS);
+    let (inputs, outputs) = fields(p, KEYWORDS, &interface.shapes);
     writeln!(o, "// {name}: compiled by tenon {} for {}.\n", env!("CARGO_PKG_VERSION"), comment(&target.name))?;
     status(o)?;
     writeln!(
