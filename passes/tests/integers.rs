@@ -222,6 +222,30 @@ fn a_last_layer_without_quantiser_gives_floats_of_integer_sums() {
 }
 
 #[test]
+fn a_bias_between_the_units_of_a_sum_stays_a_float() {
+    for rows in [false, true] {
+        let mut n = Net::new();
+        // Units of the sum are large, as those of a bias of a quarter of one are seen in the result.
+        let b: Vec<f32> = (0..9).map(|i| i as f32 * 0.25 - 1.1).collect();
+        let y = if rows {
+            let x = n.input(DType::U8, &[3, 20], 4.0, 33);
+            let w = n.weights(DType::I8, &[9, 20], 0);
+            let y = n.op(MatMul { trans_a: false, trans_b: true }, &[x, w]);
+            let c = n.f32s(&[9], &b);
+            n.bin("add", y, c)
+        } else {
+            let x = n.input(DType::U8, &[1, 4, 5, 5], 4.0, 33);
+            let w = n.weights(DType::I8, &[9, 4, 3, 3], 0);
+            let c = n.f32s(&[9], &b);
+            n.op(conv(2, 1, 1, 1, 3), &[x, w, c])
+        };
+        let (fired, _) = check(n, y, 1e-3);
+        assert!(fired.contains(if rows { "integer-matmul" } else { "integer-conv" }), "{fired:?}");
+        assert!(!fired.contains("integer-bias"), "{fired:?}");
+    }
+}
+
+#[test]
 fn sums_products_means_and_joins() {
     let two =
         |n: &mut Net| (n.input(DType::U8, &[1, 6, 4, 4], 0.03, 90), n.input(DType::I8, &[1, 6, 4, 4], 0.05, -4));

@@ -55,7 +55,7 @@ pub(super) fn sum(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
 }
 
 /// Whether all that uses `v` quantises it, perhaps within bounds.
-fn is_quantised(cx: &Rewrite<'_>, v: ValueId) -> bool {
+pub(super) fn is_quantised(cx: &Rewrite<'_>, v: ValueId) -> bool {
     let users = cx.graph.users(v);
     !cx.graph.is_output(v)
         && !users.is_empty()

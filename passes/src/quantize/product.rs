@@ -1,6 +1,7 @@
 //! Convolutions and matrix products of quantised operands, and what is applied to their sums.
 
 use super::params::{Quantised, dequantize, floats};
+use super::pointwise::is_quantised;
 use crate::normalize::Rewrite;
 use tenon_base::{DType, Tensor};
 use tenon_ir::ops::binary::Binary;
@@ -57,8 +58,9 @@ fn beside(cx: &mut Rewrite<'_>, x: ValueId, w: &Tensor) -> Option<ValueId> {
     if w.dtype() == DType::I16 { cx.op(Cast::to(DType::I16), &[x]) } else { Some(x) }
 }
 
-/// `bias` in units of `scale`, one for each channel.
-fn bias_units(cx: &Rewrite<'_>, bias: ValueId, scale: &[f32]) -> Option<Vec<i64>> {
+/// `bias` in units of `scale`, one for each channel. One that lies between them is rounded where that is `rounded`: where what it is
+/// added to is quantised in much larger steps.
+fn bias_units(cx: &Rewrite<'_>, bias: ValueId, scale: &[f32], rounded: bool) -> Option<Vec<i64>> {
     if let Some(b) = Quantised::of(cx, bias)
         && let Some(t) = cx.graph.weight(b.q)
         && b.one_zero() == Some(0)
@@ -75,7 +77,13 @@ fn bias_units(cx: &Rewrite<'_>, bias: ValueId, scale: &[f32]) -> Option<Vec<i64>
     if t.len() != scale.len() {
         return None;
     }
-    let units = t.to_f64().iter().zip(scale).map(|(b, s)| (b / f64::from(*s)).round_ties_even()).collect::<Vec<_>>();
+    let exact: Vec<f64> = t.to_f64().iter().zip(scale).map(|(b, s)| b / f64::from(*s)).collect();
+    let units: Vec<f64> = exact.iter().map(|b| b.round_ties_even()).collect();
+    // As near as a product of `f32` is to the number of units that it stands for.
+    let whole = |(b, u): (&f64, &f64)| (b - u).abs() <= 1e-4 + 1e-6 * u.abs();
+    if !rounded && !exact.iter().zip(&units).all(whole) {
+        return None;
+    }
     units.iter().all(|b| b.abs() <= LARGEST_BIAS).then(|| units.iter().map(|b| *b as i64).collect())
 }
 
@@ -89,7 +97,7 @@ fn constant(cx: &Rewrite<'_>, v: ValueId) -> Option<Tensor> {
     op.eval(&ins).ok()?.pop()
 }
 
-/// `conv(DQ x, DQ w, b) → DQ(conv(x, w - zw, b' - zx·Σ(w - zw)))`
+/// `conv(DQ x, DQ w, b) → DQ(conv(x, w - zw, b' - zx·Σ(w - zw)))`; a bias that is no whole number of units is added behind it.
 pub(super) fn conv(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let v = ValueId { node: id, port: 0 };
     let (op, ins) = cx.operands_if(v, |op| if let Op::Conv(c) = op { Some(c.clone()) } else { None })?;
@@ -102,8 +110,12 @@ pub(super) fn conv(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
         return None;
     }
     let scales: Vec<f32> = (0..channels).map(|o| scale * w.scale(o)).collect();
+    let mut behind = None;
     let mut bias = match ins.get(2) {
-        Some(b) => bias_units(cx, *b, &scales)?,
+        Some(b) => bias_units(cx, *b, &scales, is_quantised(cx, v)).or_else(|| {
+            behind = Some(constant(cx, *b).filter(|b| b.len() == channels)?);
+            Some(vec![0; channels])
+        })?,
         None => vec![0; channels],
     };
     let data = w.data.to_i64();
@@ -120,7 +132,10 @@ pub(super) fn conv(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let y = cx.op(Conv { fill, ..op }, &operands)?;
     let mut shape = vec![1; rank];
     shape[axis] = channels;
-    dequantize(cx, y, floats(&shape[axis..], &scales), 0)
+    let y = dequantize(cx, y, floats(&shape[axis..], &scales), 0)?;
+    let Some(bias) = behind else { return Some(y) };
+    let bias = cx.graph.add_weight("", bias.reshaped(&shape[axis..]));
+    cx.op(Binary::named("add")?, &[y, bias])
 }
 
 /// `matmul(DQ a, DQ b) → DQ(matmul(a, b - zb) - za·Σ(b - zb))` where `b` is constant; else zero points are subtracted first.
@@ -197,10 +212,11 @@ fn sum_of(cx: &Rewrite<'_>, v: ValueId) -> Option<Quantised> {
     Quantised::of(cx, v).filter(|s| s.dtype(cx) == DType::I32 && s.zero.is_none())
 }
 
-/// `DQ(sum) + c → DQ(sum + c')`, the constant in units of the sum.
+/// `DQ(sum) + c → DQ(sum + c')`, the constant in units of the sum, if it is a whole number of them or the result is quantised.
 pub(super) fn bias(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let v = ValueId { node: id, port: 0 };
     let (_, ins) = cx.operands_if(v, |op| (op.name() == "add").then_some(()))?;
+    let rounded = is_quantised(cx, v);
     for (sum, c) in [(ins[0], ins[1]), (ins[1], ins[0])] {
         let (Some(sum), Some(t)) = (sum_of(cx, sum), constant(cx, c)) else { continue };
         if cx.graph.fact(sum.q).shape != cx.graph.fact(v).shape || t.len() > 1 << 20 {
@@ -210,9 +226,9 @@ pub(super) fn bias(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
             let scale: Vec<f32> = sum.scale.to_f64().iter().map(|s| *s as f32).collect();
             // Only where they lie along the same axis.
             let trimmed = |t: &Tensor| t.shape().iter().copied().skip_while(|d| *d == 1).collect::<Vec<_>>();
-            (trimmed(&t) == trimmed(&sum.scale)).then(|| bias_units(cx, c, &scale))?
+            (trimmed(&t) == trimmed(&sum.scale)).then(|| bias_units(cx, c, &scale, rounded))?
         } else if sum.scale.len() == 1 {
-            bias_units(cx, c, &vec![sum.scale.to_f64()[0] as f32; t.len()])
+            bias_units(cx, c, &vec![sum.scale.to_f64()[0] as f32; t.len()], rounded)
         } else {
             None
         };
