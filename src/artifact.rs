@@ -75,7 +75,8 @@ impl Artifact {
         let name = &c.program.name;
         let archive = tenon_cranelift::archive(&[(&format!("{name}.o"), &object.bytes)], &c.target)?;
         let shapes = c.bounded.inputs.iter().filter(|(_, s)| s.0.iter().any(|d| d.as_const().is_none()));
-        let shapes = shapes.chain(&c.bounded.outputs).map(|(name, shape)| (name.clone(), shape.to_string())).collect();
+        let shapes =
+            shapes.chain(&c.bounded.outputs).map(|(name, shape)| (name.clone(), shape.to_string())).collect();
         let interface = Interface { shapes, ..Interface::of(object) };
         let header = c_header_of(&c.program, &c.target, &interface);
         let module = rust_module_of(&c.program, &c.target, &interface);

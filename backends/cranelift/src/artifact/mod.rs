@@ -78,7 +78,9 @@ fn fields(program: &Program, keywords: &[&str], shapes: &BTreeMap<String, String
                     (Some(by), Some(shape)) => {
                         format!("{}, `{}`; {shape} of it in a run, which `{}` tells", io.fact, io.name, by.name)
                     }
-                    (Some(by), None) => format!("{} at most, `{}`; `{}` tells its actual extents", io.fact, io.name, by.name),
+                    (Some(by), None) => {
+                        format!("{} at most, `{}`; `{}` tells its actual extents", io.fact, io.name, by.name)
+                    }
                 }),
             })
             .collect()
