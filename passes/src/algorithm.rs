@@ -15,6 +15,9 @@ use tenon_target::Target;
 /// How much cheaper the estimate must be before an algorithm with larger rounding errors is taken.
 const GAIN: f64 = 1.25;
 
+/// Bytes a cycle that one core reads from memory while it computes.
+const FROM_MEMORY: f64 = 3.0;
+
 /// Rows of a register tile of the product.
 const ROWS: usize = 6;
 
@@ -133,17 +136,21 @@ impl Conv2 {
         all
     }
 
-    /// Cycles of `macs` multiply-adds on full vectors.
+    /// Cycles of `macs` multiply-adds on full vectors, in tiles as they come out.
     fn multiply(macs: f64, target: &Target) -> f64 {
-        2.0 * macs / target.peak_ops_per_cycle(DType::F32)
+        const OF_PEAK: f64 = 0.9;
+        2.0 * macs / (OF_PEAK * target.peak_ops_per_cycle(DType::F32))
     }
 
-    /// Cycles to read `bytes` that are used again after `between` bytes of other data, which says where they are then; at
-    /// first they are wherever a whole model's weights are.
+    /// Cycles to read `bytes` of weights for the first time in a run: the rest of the model has passed through the caches since.
+    fn first_read(bytes: f64) -> f64 {
+        bytes / FROM_MEMORY
+    }
+
+    /// Cycles to read `bytes` that are used again after `between` bytes of other data, which says where they are then.
     fn read(bytes: f64, between: f64, target: &Target) -> f64 {
         const FROM_L2: f64 = 32.0;
         const FROM_L3: f64 = 12.0;
-        const FROM_MEMORY: f64 = 5.0;
         let caches = &target.caches;
         let per_cycle = if between * 1.5 < caches.l2 as f64 {
             FROM_L2
@@ -160,8 +167,7 @@ impl Conv2 {
         let taps: usize = self.kernel.iter().product();
         let weights = (taps * self.c * self.o) as f64;
         let points = (self.images * self.out.iter().product::<usize>()) as f64;
-        let model = target.caches.l2 as f64 + 4.0 * weights;
-        Self::multiply(points * weights, target).max(Self::read(4.0 * weights, model, target))
+        Self::multiply(points * weights, target).max(Self::first_read(4.0 * weights))
     }
 
     /// Cycles of minimal filtering with `tile`, in blocks of `block` tiles.
@@ -176,14 +182,15 @@ impl Conv2 {
         let product = Self::multiply(count * rows * weights, target);
         // What lies between the steps of a block, written and read once each.
         let between = 4.0 * block * places * (self.c + self.o) as f64;
-        let model = target.caches.l2 as f64 + 4.0 * weights;
-        let loads = Self::read(4.0 * weights, model, target)
-            + (blocks - 1.0) * Self::read(4.0 * weights, 4.0 * weights + between, target);
+        // A smaller block at the end has tiles of another shape, and weights packed for them.
+        let copies = if count % block == 0.0 || blocks < 2.0 { 1.0 } else { 2.0 };
+        let loads = copies * Self::first_read(4.0 * weights)
+            + (blocks - copies) * Self::read(4.0 * weights, 4.0 * weights + between, target);
         let passing = blocks * Self::read(between, between, target);
         let lanes = target.vector_bytes.max(4) as f64 / 4.0;
         let transforms = count * places * (self.c + self.o) as f64 / lanes * STEPS / 2.0;
         // Reading ahead hides most of the shorter of the two.
-        product.max(loads) + product.min(loads) / 4.0 + passing + transforms
+        product.max(loads) + product.min(loads) / 8.0 + passing + transforms
     }
 }
 

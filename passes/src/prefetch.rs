@@ -74,6 +74,15 @@ struct Prefetch<'a> {
     added: usize,
 }
 
+/// Loads whose indices differ by constants.
+struct Loads {
+    buf: Buf,
+    /// The index without its constant.
+    terms: Affine,
+    /// The constants, and where the elements end.
+    pieces: Vec<(i64, i64)>,
+}
+
 /// Loads that together read one run of elements, a piece an iteration.
 struct Run {
     buf: Buf,
@@ -115,8 +124,7 @@ impl Prefetch<'_> {
 
     /// What `body`, that of an innermost loop over `var`, reads of constants in runs.
     fn runs(&self, body: &[Stmt], var: Var, step: i64) -> Vec<Run> {
-        // The pieces of every access but for the constant in its index: where they begin and end.
-        let mut found: Vec<(Buf, Affine, Vec<(i64, i64)>)> = vec![];
+        let mut found: Vec<Loads> = vec![];
         for s in body {
             s.exprs(&mut |e| {
                 e.visit(&mut |e| {
@@ -124,15 +132,15 @@ impl Prefetch<'_> {
                     let Some(index) = Affine::of(index).filter(|_| (self.constant)(*buf)) else { return };
                     let piece = (index.base, index.base.saturating_add(i64::from(*lanes)));
                     let terms = Affine { base: 0, ..index };
-                    match found.iter_mut().find(|(b, t, _)| b == buf && *t == terms) {
-                        Some((.., pieces)) => pieces.push(piece),
-                        None => found.push((*buf, terms, vec![piece])),
+                    match found.iter_mut().find(|l| l.buf == *buf && l.terms == terms) {
+                        Some(l) => l.pieces.push(piece),
+                        None => found.push(Loads { buf: *buf, terms, pieces: vec![piece] }),
                     }
                 });
             });
         }
         let mut out = vec![];
-        for (buf, index, mut pieces) in found {
+        for Loads { buf, terms: index, mut pieces } in found {
             let Some(piece) = index.coefficient(var).checked_mul(step).filter(|p| *p > 0) else { continue };
             pieces.sort_unstable();
             pieces.dedup();
