@@ -44,8 +44,40 @@ pub(crate) fn broadcast_offset(index: &[usize], dims: &[usize]) -> usize {
 /// For every element of the broadcast shape `out`, the row-major position in an operand of extents `dims`.
 pub(crate) fn broadcast_offsets(out: &[usize], dims: &[usize]) -> Vec<usize> {
     let mut all = Vec::with_capacity(out.iter().product());
-    for_each_index(out, |i| all.push(broadcast_offset(i, dims)));
+    for_each_row(out, &[dims], |len, [(first, step)]| all.extend((0..len).map(|i| first + i * step)));
     all
+}
+
+/// Calls `f` for every row of the broadcast shape `out`, in order: with its length and, for each of `operands`, which broadcast to
+/// `out`, the row-major position at which it begins and the step from element to element, 0 or 1. Rows are as long as can be: axes
+/// along which every operand goes on as before are one.
+pub(crate) fn for_each_row<const N: usize>(
+    out: &[usize],
+    operands: &[&[usize]; N],
+    mut f: impl FnMut(usize, [(usize, usize); N]),
+) {
+    if out.contains(&0) {
+        return;
+    }
+    // Extents of the joined axes, and whether each operand has them.
+    let mut axes: Vec<(usize, [bool; N])> = vec![];
+    for (axis, &extent) in out.iter().enumerate().filter(|(_, e)| **e != 1) {
+        let has = operands.map(|dims| (dims.len() + axis).checked_sub(out.len()).is_some_and(|at| dims[at] != 1));
+        match axes.last_mut() {
+            Some((joined, same)) if *same == has => *joined *= extent,
+            _ => axes.push((extent, has)),
+        }
+    }
+    let (len, steps) = axes.pop().unwrap_or((1, [false; N]));
+    let outer: Vec<usize> = axes.iter().map(|(extent, _)| *extent).collect();
+    for_each_index(&outer, |index| {
+        let operand = |k: usize| {
+            let along = axes.iter().zip(index).filter(|((_, has), _)| has[k]);
+            let row = along.fold(0, |at, ((extent, _), i)| at * extent + i);
+            if steps[k] { (row * len, 1) } else { (row, 0) }
+        };
+        f(len, std::array::from_fn(operand));
+    });
 }
 
 /// Applies `f` to broadcast operands, element by element.

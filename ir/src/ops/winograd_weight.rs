@@ -29,6 +29,31 @@ pub(super) fn check_tile(tile: &[usize], kernel: &[usize]) -> Result<(), InferEr
     )))
 }
 
+/// Sums that are made at once: what they are made of stays in the second cache.
+const BLOCK: usize = 2048;
+
+/// For every place of a transformed tile, in order, the taps that it is made of and their factors.
+fn sums(axes: &[CookToom]) -> Vec<Vec<(usize, f64)>> {
+    let mut all = vec![vec![(0, 1.0)]];
+    for axis in axes {
+        let along = |place: &Vec<(usize, f64)>, row: &Vec<f64>| -> Vec<(usize, f64)> {
+            let taps = || row.iter().enumerate().filter(|(_, factor)| **factor != 0.0);
+            place.iter().flat_map(|&(t, f)| taps().map(move |(k, factor)| (t * row.len() + k, f * factor))).collect()
+        };
+        all = all.iter().flat_map(|place| axis.weight.iter().map(|row| along(place, row)).collect::<Vec<_>>()).collect();
+    }
+    all
+}
+
+/// Element `i` of a tensor of `f32` or `f64`.
+fn element(t: &Tensor, i: usize) -> f64 {
+    let bytes = t.bytes();
+    match t.dtype() {
+        DType::F32 => bytes[4 * i..][..4].try_into().map_or(0.0, |b| f32::from_le_bytes(b).into()),
+        _ => t.get(i).as_f64(),
+    }
+}
+
 impl Operator for WinogradWeight {
     fn names() -> Vec<&'static str> {
         vec!["winograd_weight"]
@@ -65,34 +90,51 @@ impl Operator for WinogradWeight {
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
-        let (o, c, dtype) = (ins[0].shape()[0], ins[0].shape()[1], ins[0].dtype());
-        let kernel = &ins[0].shape()[2..];
+        let (w, dtype, size) = (&ins[0], ins[0].dtype(), ins[0].dtype().size());
+        let (o, c, kernel) = (w.shape()[0], w.shape()[1], &w.shape()[2..]);
         let taps: usize = kernel.iter().product();
         let axes: Vec<CookToom> = self.tile.iter().zip(kernel).map(|(&m, &k)| CookToom::new(m, k)).collect();
-        let alpha: usize = axes.iter().map(CookToom::alpha).product();
-        let w = ins[0].to_f64();
-        // For each input channel [O, kernel…] → [kernel…, O], so that a transform adds long rows.
-        let channel = |ci: usize| {
-            let mut data = vec![0.0; taps * o];
+        let sums = sums(&axes);
+        let mut all = vec![0u8; sums.len() * c * o * size];
+        let shape = [sums.len(), c, o];
+        let done = |all: Vec<u8>| Tensor::from_bytes(dtype, &shape, all.into()).map_err(|e| e.to_string());
+        if all.is_empty() {
+            return Ok(vec![done(all)?]);
+        }
+        // The results are several times as large as the weights, and these are most of a model: so they are written once, where
+        // they belong, by blocks of input channels that stay in the cache.
+        let block = (BLOCK / o).clamp(1, c);
+        let mut parts: Vec<Vec<&mut [u8]>> = (0..c.div_ceil(block)).map(|_| vec![]).collect();
+        for place in all.chunks_mut(c * o * size) {
+            parts.iter_mut().zip(place.chunks_mut(block * o * size)).for_each(|(part, bytes)| part.push(bytes));
+        }
+        parts.into_par_iter().enumerate().for_each(|(b, places)| {
+            let first = b * block;
+            let channels = block.min(c - first);
+            let n = channels * o;
+            let mut x = vec![0.0; taps * n];
             for oi in 0..o {
-                for t in 0..taps {
-                    data[t * o + oi] = w[(oi * c + ci) * taps + t];
+                for ci in 0..channels {
+                    for t in 0..taps {
+                        x[t * n + ci * o + oi] = element(w, (oi * c + first + ci) * taps + t);
+                    }
                 }
             }
-            let mut dims = kernel.to_vec();
-            dims.push(o);
-            for (axis, t) in axes.iter().enumerate() {
-                data = cook_toom::apply(&t.weight, axis, &data, &mut dims);
+            let mut sum = vec![0.0; n];
+            for (terms, place) in sums.iter().zip(places) {
+                sum.fill(0.0);
+                for (t, factor) in terms {
+                    sum.iter_mut().zip(&x[t * n..]).for_each(|(s, x)| *s += factor * x);
+                }
+                match dtype {
+                    DType::F32 => place.chunks_exact_mut(4).zip(&sum).for_each(|(to, s)| {
+                        to.copy_from_slice(&(*s as f32).to_le_bytes());
+                    }),
+                    _ => place.chunks_exact_mut(8).zip(&sum).for_each(|(to, s)| to.copy_from_slice(&s.to_le_bytes())),
+                }
             }
-            Tensor::from_f64(dtype, &[alpha, o], &data)
-        };
-        let channels: Vec<Tensor> = (0..c).into_par_iter().map(channel).collect();
-        let row = o * dtype.size();
-        let mut all = Vec::with_capacity(alpha * c * row);
-        for a in 0..alpha {
-            channels.iter().for_each(|t| all.extend_from_slice(&t.bytes()[a * row..(a + 1) * row]));
-        }
-        Tensor::from_bytes(dtype, &[alpha, c, o], all.into()).map(|t| vec![t]).map_err(|e| e.to_string())
+        });
+        Ok(vec![done(all)?])
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {

@@ -113,8 +113,10 @@ impl Problem {
 /// The best choice found, and its price; `None` if some root cannot be made.
 pub fn extract(p: &Problem) -> Option<(Solution, f64)> {
     let mut best: Option<(Solution, f64)> = None;
+    let mut polished: Vec<Solution> = vec![];
     let mut consider = |s: Solution| {
-        if p.cost(&s).is_some() {
+        if p.cost(&s).is_some() && !polished.contains(&s) {
+            polished.push(s.clone());
             let (s, cost) = Local::new(p, s).run();
             if best.as_ref().is_none_or(|(_, b)| cost < b - 1e-9) {
                 best = Some((s, cost));
@@ -313,6 +315,26 @@ impl<'p> Local<'p> {
         false
     }
 
+    /// What the price changes by when class `c`, made by `old`, is made by `new`. The change stays until [`Self::undo`].
+    ///
+    /// What is new is taken before what is old is dropped: what both need is walked by neither, so that a change costs what differs
+    /// and not all that lies below.
+    fn change(&mut self, old: &Choice, new: &Choice) -> f64 {
+        let more = new.needs.iter().fold(new.cost, |t, k| t + self.take(*k));
+        let less = old.needs.iter().fold(old.cost, |t, k| t + self.drop(*k));
+        more - less
+    }
+
+    /// The uses as they were before `change(old, new)`.
+    fn undo(&mut self, old: &Choice, new: &Choice) {
+        old.needs.iter().for_each(|k| {
+            self.take(*k);
+        });
+        new.needs.iter().for_each(|k| {
+            self.drop(*k);
+        });
+    }
+
     fn sweep(&mut self, order: impl Iterator<Item = u32>) -> usize {
         let mut moves = 0;
         for c in order {
@@ -322,31 +344,22 @@ impl<'p> Local<'p> {
             };
             let p = self.p;
             let old = &p.classes[u][now as usize];
-            let mut freed = old.cost;
-            for k in &old.needs {
-                freed += self.drop(*k);
-            }
-            let mut best = (freed, now);
+            let mut best = (0.0, now);
             for (i, n) in p.classes[u].iter().enumerate() {
-                if i as u32 == now || n.cost >= best.0 || self.reaches(&n.needs, c) {
+                if i as u32 == now {
                     continue;
                 }
-                let mut price = n.cost;
-                for k in &n.needs {
-                    price += self.take(*k);
-                }
-                for k in &n.needs {
-                    self.drop(*k);
-                }
-                if price < best.0 - 1e-9 {
+                let price = self.change(old, n);
+                self.undo(old, n);
+                // The way below is long: it is looked at only where a choice would be taken.
+                if price < best.0 - 1e-9 && !self.reaches(&n.needs, c) {
                     best = (price, i as u32);
                 }
             }
-            moves += usize::from(best.1 != now);
-            self.total += best.0 - freed;
-            self.choice[u] = Some(best.1);
-            for k in &p.classes[u][best.1 as usize].needs {
-                self.take(*k);
+            if best.1 != now {
+                moves += 1;
+                self.total += self.change(old, &p.classes[u][best.1 as usize]);
+                self.choice[u] = Some(best.1);
             }
         }
         moves
@@ -410,23 +423,12 @@ impl<'p> Alternatives<'p> {
             return None;
         }
         let new = &local.p.classes[c as usize][choice as usize];
-        let mut freed = now.cost;
-        for k in &now.needs {
-            freed += local.drop(*k);
+        if local.reaches(&new.needs, c) {
+            return None;
         }
-        let price = if local.reaches(&new.needs, c) {
-            f64::INFINITY
-        } else {
-            let price = new.needs.iter().fold(new.cost, |t, k| t + local.take(*k));
-            new.needs.iter().for_each(|k| {
-                local.drop(*k);
-            });
-            price
-        };
-        now.needs.iter().for_each(|k| {
-            local.take(*k);
-        });
-        price.is_finite().then_some(price - freed)
+        let price = local.change(now, new);
+        local.undo(now, new);
+        price.is_finite().then_some(price)
     }
 }
 

@@ -80,6 +80,7 @@ pub fn saturate(eg: &mut Egraph, rules: &[Ready], limits: &Limits) -> Result<Sat
         for (r, rule) in rules.iter().enumerate() {
             let found = search(eg, rule, &names[r], limits);
             let mut applied = 0;
+            let (nodes, mut told) = (eg.nodes().len(), false);
             for m in found {
                 if eg.total_size() >= most {
                     out.hit(format!("{most} nodes, at rule `{}`", rule.rule.name));
@@ -99,10 +100,13 @@ pub fn saturate(eg: &mut Egraph, rules: &[Ready], limits: &Limits) -> Result<Sat
                     continue;
                 }
                 applied += 1;
-                changed |= apply(eg, rule, &m, &mut out.rules[r])?;
+                told |= apply(eg, rule, &m, &mut out.rules[r])?;
             }
-            // Rules of a round see what those before them made.
-            eg.rebuild();
+            changed |= told;
+            // Rules of a round see what those before them made. A rebuild walks through all classes, so most rules go without.
+            if told || eg.nodes().len() > nodes {
+                eg.rebuild();
+            }
         }
         if !changed {
             return Ok(out);
