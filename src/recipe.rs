@@ -184,7 +184,10 @@ impl Recipe {
         for l in &self.layers {
             if l.precision == Precision::Float {
                 choice.float.insert(l.name.clone());
-            } else if !l.correction.is_empty() {
+                continue;
+            }
+            choice.integers.insert(l.name.clone());
+            if !l.correction.is_empty() {
                 choice.corrections.insert(l.name.clone(), l.correction.clone());
             }
         }

@@ -72,6 +72,8 @@ pub struct Choice {
     pub ranges: BTreeMap<String, Range>,
     /// Layers that stay in floats.
     pub float: BTreeSet<String>,
+    /// Layers that are said to be in integers, as all are that do not stay in floats.
+    pub integers: BTreeSet<String>,
     /// By name of the layer: what is added to the bias, in units of the sum of products, one for each output channel.
     pub corrections: BTreeMap<String, Vec<i32>>,
 }
@@ -282,7 +284,7 @@ pub fn insert(graph: &mut Graph, choice: &Choice) -> Result<Vec<(String, ValueId
         near: have.into_iter().take(3).cloned().collect(),
     };
     let layer_names: Vec<&String> = all.layers.iter().map(|l| &l.name).collect();
-    for name in choice.float.iter().chain(choice.corrections.keys()) {
+    for name in choice.float.iter().chain(&choice.integers).chain(choice.corrections.keys()) {
         if !layer_names.contains(&name) {
             return Err(unknown("layer", name, layer_names));
         }

@@ -25,11 +25,12 @@ pub(crate) fn read_all(path: &Path) -> Outcome<Vec<Named>> {
             names.sort();
             let mut all = vec![];
             for name in names {
-                let Some(npy) = archive.by_name(&name).map_err(|e| bad(&e))? else { continue };
-                let header = npy.header().clone();
-                let tensor =
-                    read_array(&header, npy.into_inner()).map_err(|e| bad(&format!("array `{name}`: {e}")))?;
-                all.push((name, tensor));
+                let file = npyz::npz::file_name_from_array_name(&name);
+                let tensor = match archive.zip_archive().by_name(&file) {
+                    Ok(entry) => read_npy(entry),
+                    Err(e) => Err(e.to_string()),
+                };
+                all.push((name.clone(), tensor.map_err(|e| bad(&format!("array `{name}`: {e}")))?));
             }
             Ok(all)
         }
@@ -109,8 +110,42 @@ fn extension(path: &Path) -> &str {
 }
 
 fn read_npy(mut r: impl Read) -> Result<Tensor, String> {
-    let header = npyz::NpyHeader::from_reader(&mut r).map_err(|e| e.to_string())?;
+    let head = read_head(&mut r)?;
+    let header = npyz::NpyHeader::from_reader(&head[..]).map_err(|e| e.to_string())?;
     read_array(&header, r)
+}
+
+/// Bytes of a header at most.
+const LONGEST_HEAD: usize = 1 << 16;
+
+/// The header of an array, as bytes. The numbers in it are looked at first: `npyz` multiplies extents without care.
+fn read_head(r: &mut impl Read) -> Result<Vec<u8>, String> {
+    let mut head = vec![0; 10];
+    let mut fill = |head: &mut Vec<u8>, from: usize, len: usize| {
+        head.resize(from + len, 0);
+        r.read_exact(&mut head[from..]).map_err(|e| format!("no header: {e}"))
+    };
+    fill(&mut head, 0, 10)?;
+    // The length of the text: two bytes in the first version of the format, four in later ones.
+    let len = if head[6] < 2 {
+        u16::from_le_bytes([head[8], head[9]]).into()
+    } else {
+        fill(&mut head, 10, 2)?;
+        u32::from_le_bytes([head[8], head[9], head[10], head[11]])
+    } as usize;
+    if len > LONGEST_HEAD {
+        return Err(format!("a header of {len} bytes"));
+    }
+    let begin = head.len();
+    fill(&mut head, begin, len)?;
+    let text = String::from_utf8_lossy(&head[begin..]).into_owned();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let mut product = 1u64;
+    for number in words.filter(|w| w.starts_with(|c: char| c.is_ascii_digit())) {
+        let extent: u64 = number.parse().map_err(|_| format!("`{number}` is not an extent"))?;
+        product = product.checked_mul(extent.max(1)).filter(|p| *p < 1 << 60).ok_or("the array is too large")?;
+    }
+    Ok(head)
 }
 
 fn read_array(header: &npyz::NpyHeader, r: impl Read) -> Result<Tensor, String> {
@@ -194,6 +229,32 @@ fn write_npy(mut w: impl Write, t: &Tensor) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn extents_that_cannot_be_are_told() {
+        let read = |shape: &str| {
+            let text = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+            let mut file = b"\x93NUMPY\x01\x00".to_vec();
+            file.extend((text.len() as u16).to_le_bytes());
+            file.extend(text.as_bytes());
+            file.extend([0; 8]);
+            read_npy(&file[..])
+        };
+        assert_eq!(read("(1, 2)").unwrap().shape(), [1, 2]);
+        for (shape, why) in [
+            ("(4294967296, 4294967296)", "too large"),
+            ("(4294967296, 4294967296, 0)", "too large"),
+            ("(99999999999999999999999,)", "not an extent"),
+            ("(0x7fffffffffffffff, 8)", "not an extent"),
+            ("(1000000, 1000000)", "cut off"),
+            ("(-1,)", "negative"),
+        ] {
+            let e = read(shape).unwrap_err();
+            assert!(e.contains(why), "{shape}: {e}");
+        }
+        assert!(read_npy(&b"\x93NUMPY\x02\x00\xff\xff\xff\xff"[..]).unwrap_err().contains("header"));
+        assert!(read_npy(&b"\x93NUM"[..]).unwrap_err().contains("header"));
+    }
 
     #[test]
     fn npz_and_npy_come_back_as_written() {
