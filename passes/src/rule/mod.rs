@@ -92,27 +92,78 @@ pub fn table() -> Vec<Info> {
     all
 }
 
+/// Models that nobody wrote to try a rule with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A model of the zoo.
+    Zoo,
+    /// One of ONNX's operator cases; most are the bodies of the standard's own functions.
+    Onnx,
+    /// What an exporter writes, in words; the graph is the rule's case in `passes/tests/rules`.
+    Exporter,
+}
+
+/// Where a rule of the e-graph applies, and how often at least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The rule.
+    pub rule: &'static str,
+    /// What kind of model it is.
+    pub origin: Origin,
+    /// The model's name.
+    pub model: &'static str,
+    /// Places of the model at which the rule applies.
+    pub times: usize,
+}
+
+/// Where each rule of the e-graph was seen, in their order: a rule that is seen nowhere is dead weight. Tests look whether it is
+/// so (`passes/tests/egraph.rs`; of real models `passes/tests/zoo.rs`). `None` if the list does not read.
+pub fn seen() -> Option<Vec<Seen>> {
+    let read = |line: &'static str| {
+        let [rule, origin, model, times] = line.split(" | ").collect::<Vec<_>>()[..] else { return None };
+        let origin = match origin {
+            "zoo" => Origin::Zoo,
+            "onnx" => Origin::Onnx,
+            "exporter" => Origin::Exporter,
+            _ => return None,
+        };
+        Some(Seen { rule, origin, model, times: times.parse().ok()? })
+    };
+    include_str!("seen.txt").lines().map(read).collect()
+}
+
 /// The table as a page of the documentation.
 pub fn markdown() -> String {
     use std::fmt::Write;
     let all = table();
+    let seen = seen().unwrap_or_default();
+    let place = |rule: &str| match seen.iter().find(|s| s.rule == rule) {
+        Some(Seen { origin: Origin::Zoo, model, times, .. }) => format!("{model}, {times}"),
+        Some(Seen { origin: Origin::Onnx, model, times, .. }) => format!("ONNX's `{model}`, {times}"),
+        Some(Seen { origin: Origin::Exporter, model, .. }) => format!("exporters: {model}"),
+        None => String::new(),
+    };
     let mut out = String::from(
         "# Rewrite rules\n\nPrinted by `tenon rules --markdown` from the rules' own data; a test holds this page to it.\n\n\
          Classes: *exact* keeps every bit; *reassociating* takes sums, products or roundings of one formula in another order \
          (`--math default`); *approximating* takes another formula within a stated bound (`--math fast`). The normaliser applies \
-         what is always good; the e-graph what has a trade-off.\n",
+         what is always good; the e-graph what has a trade-off. *Seen in* names a model in which a rule of the e-graph applies, and in \
+         how many places: one of the zoo, else one of ONNX's operator cases (most are bodies of the standard's functions), else what \
+         writes such models, none of which is at hand: there the rule's own case goes through all passes.\n",
     );
     for stage in [Stage::Normalizer, Stage::Egraph] {
         let rules: Vec<&Info> = all.iter().filter(|r| r.stage == stage).collect();
         let name = if stage == Stage::Normalizer { "Normaliser" } else { "E-graph" };
+        let (head, rule) = if stage == Stage::Egraph { (" Seen in |", "---|") } else { ("", "") };
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            "\n## {name}: {} rules\n\n| Rule | Theme | Class | What it does |\n|---|---|---|---|\n",
+            "\n## {name}: {} rules\n\n| Rule | Theme | Class | What it does |{head}\n|---|---|---|---|{rule}\n",
             rules.len()
         );
         for r in rules {
-            let _ = writeln!(out, "| `{}` | {} | {} | {} |", r.name, r.theme, r.class, r.doc.replace('|', "\\|"));
+            let _ = write!(out, "| `{}` | {} | {} | {} |", r.name, r.theme, r.class, r.doc.replace('|', "\\|"));
+            let _ = if stage == Stage::Egraph { writeln!(out, " {} |", place(r.name)) } else { writeln!(out) };
         }
     }
     out

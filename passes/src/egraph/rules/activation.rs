@@ -48,8 +48,8 @@ pub(super) const RULES: &[Rule] = &[
     rule!("relu-where", reassociating, "where(greater(x, 0), x, 0)" => "relu(x)", if same, "x where x > 0, else 0 → relu(x)"),
     rule!("leaky-max", reassociating, "max(x, mul(x, #a))" => with leaky_max, "max(x, a·x), 0 ≤ a ≤ 1 → leaky_relu"),
     rule!("leaky-where", reassociating, "where(greater(x, 0), x, mul(x, #a))" => with leaky, "x where x > 0, else a·x → leaky_relu"),
-    rule!("leaky-where-equal", reassociating, "where(greater_or_equal(x, 0), x, mul(x, #a))" => with leaky,
-        "x where x ≥ 0, else a·x → leaky_relu"),
+    rule!("leaky-where-less", reassociating, "where(less(x, 0), mul(x, #a), x)" => with leaky,
+        "a·x where x < 0, else x → leaky_relu: ONNX's own function"),
     rule!("leaky-parts", reassociating, "sub(relu(x), mul(relu(neg(x)), #a))" => with leaky, "relu(x) - a · relu(-x) → leaky_relu"),
     rule!("prelu-parts", reassociating, "sub(relu(x), mul(relu(neg(x)), $a))" => "prelu(x, a)", if parameter,
         "relu(x) - a · relu(-x) → prelu"),
@@ -57,14 +57,16 @@ pub(super) const RULES: &[Rule] = &[
         "relu(x) + a · (-relu(-x)) → prelu"),
     rule!("prelu-scaled-negative", reassociating, "add(relu(x), mul(relu(neg(x)), $a))" => with prelu_negative,
         "relu(x) + a · relu(-x) → prelu with -a"),
-    rule!("prelu-abs", reassociating, "add(relu(x), mul(mul(sub(x, abs(x)), $a), 0.5))" => "prelu(x, a)", if parameter,
-        "relu(x) + a · (x - |x|) · ½ → prelu"),
-    rule!("prelu-where", reassociating, "where(greater(x, 0), x, mul(x, $a))" => "prelu(x, a)", if parameter,
-        "x where x > 0, else a·x → prelu"),
-    rule!("elu-where", reassociating, "where(greater(x, 0), x, add(exp(x), -1))" => "elu{alpha=1.0}(x)", if same,
-        "x where x > 0, else e^x - 1 → elu"),
+    rule!("prelu-abs", reassociating, "add(relu(x), mul(sub(x, abs(x)), $a))" => with prelu_abs,
+        "relu(x) + a · (x - |x|) → prelu with 2a"),
+    rule!("prelu-where", reassociating, "where(less(x, 0), mul(x, a), x)" => "prelu(x, a)", if parameter,
+        "a·x where x < 0, else x → prelu: ONNX's own function"),
+    rule!("elu-where", reassociating, "where(less(x, 0), sub(exp(x), 1), x)" => "elu{alpha=1.0}(x)", if same,
+        "e^x - 1 where x < 0, else x → elu: ONNX's own function"),
     rule!("elu-where-scaled", reassociating, "where(greater(x, 0), x, mul(add(exp(x), -1), #a))" => with elu,
         "x where x > 0, else a · (e^x - 1) → elu"),
+    rule!("elu-where-less", reassociating, "where(less(x, 0), mul(sub(exp(x), 1), #a), x)" => with elu,
+        "a · (e^x - 1) where x < 0, else x → elu: ONNX's own function"),
 ];
 
 /// `x` has the shape of the whole: the numbers have no axes that it lacks.
@@ -153,6 +155,13 @@ fn leaky_max(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
 fn prelu_negative(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     parameter(cx, m)?;
     let a = cx.named("neg", &[m.value("a")])?;
+    cx.named("prelu", &[m.value("x"), a])
+}
+
+fn prelu_abs(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
+    parameter(cx, m)?;
+    let two = cx.scalar(cx.dtype(m.root)?, 2.0);
+    let a = cx.named("mul", &[m.value("a"), two])?;
     cx.named("prelu", &[m.value("x"), a])
 }
 

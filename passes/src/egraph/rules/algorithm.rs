@@ -10,12 +10,9 @@ use tenon_ir::ops::conv::Layout;
 use tenon_ir::ops::matmul::MatMul;
 
 /// The rules of this file.
-pub(super) const RULES: &[Rule] = &[
-    rule!("conv-as-product", reassociating, "conv@k(x, w, ..b)" => with conv_as_product,
-        "1×1 convolution, channels last → matrix product of the pixels"),
-    rule!("conv-of-point", reassociating, "conv@k(x, $w, ..b)" => with conv_of_point,
-        "convolution of a plane of one pixel, without padding → matrix product"),
-];
+pub(super) const RULES: &[Rule] =
+    &[rule!("conv-as-product", reassociating, "conv@k(x, w, ..b)" => with conv_as_product,
+        "1×1 convolution, channels last → matrix product of the pixels")];
 
 fn product(cx: &mut Cx<'_>, m: &Match, rows: usize, inner: usize) -> Result<Id, Why> {
     let dims = cx.dims(m.root)?;
@@ -40,14 +37,4 @@ fn conv_as_product(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let inner = dims.last().copied().unwrap_or(1);
     ensure!(inner > 0, "no channels");
     product(cx, m, dims.iter().product::<usize>() / inner, inner)
-}
-
-fn conv_of_point(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let k = super::bound!(cx, m, "k", Conv)?;
-    let dims = cx.dims(m.value("x"))?;
-    let plane = k.layout.spatial(&dims);
-    ensure!(k.group == 1 && plane.iter().all(|&d| d == 1) && k.pads.iter().all(|&p| p == 0), "more than one pixel");
-    ensure!(k.kernel.iter().all(|&n| n == 1) && cx.dtype(m.root)?.is_float(), "a window, or integers");
-    let inner = dims[k.layout.channel_axis(dims.len())];
-    product(cx, m, dims[0], inner)
 }

@@ -24,8 +24,6 @@ pub(super) const RULES: &[Rule] = &[
         "conv_transpose(x, w, b) · s, s per channel → conv_transpose(x, w · s, b · s)"),
     rule!("conv-transpose-shifted", reassociating, "add(conv_transpose@k(x, $w, ..b), $s)" => with transposed_shifted,
         "conv_transpose(x, w, b) + s, s per channel → conv_transpose(x, w, b + s)"),
-    rule!("pad-conv", exact, "conv@k(pad[constant]@p(x), w, ..b)" => with pad_conv,
-        "conv(pad with zeros) → conv with larger pads"),
     rule!("conv-conv-points", reassociating, "conv@k(conv@l(x, $u, ..c), $w, ..b)" => with points_of_points,
         "1×1 conv of 1×1 conv → one, where that is less work"),
     rule!("conv-parallel", reassociating, "add(conv@k(x, $u, ..b), conv@l(x, $w, ..c))" => with parallel,
@@ -196,24 +194,6 @@ fn transposed_shifted(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
         None => s,
     };
     cx.add(k, &[m.value("x"), m.value("w"), b])
-}
-
-fn pad_conv(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let (k, p): (Conv, Pad) = (super::bound!(cx, m, "k", Conv)?, super::bound!(cx, m, "p", Pad)?);
-    ensure!(p.mode == Mode::Constant && p.value == Real(0.0) && k.fill.is_none(), "not padded with zeros");
-    ensure!(p.pads.iter().all(|&v| v >= 0), "the padding crops");
-    let (rank, spatial) = (p.pads.len() / 2, k.kernel.len());
-    let axes: Vec<usize> = (0..spatial).map(|i| k.layout.spatial_axis(i)).collect();
-    let others = (0..rank).filter(|a| !axes.contains(a));
-    ensure!(others.clone().all(|a| p.pads[a] == 0 && p.pads[a + rank] == 0), "other axes are padded, too");
-    let mut pads = k.pads.clone();
-    for (i, &a) in axes.iter().enumerate() {
-        pads[i] += p.pads[a] as usize;
-        pads[i + spatial] += p.pads[a + rank] as usize;
-    }
-    let mut args = vec![m.value("x"), m.value("w")];
-    args.extend(m.list("b"));
-    cx.add(Conv { pads, ..k }, &args)
 }
 
 fn is_points(k: &Conv) -> bool {

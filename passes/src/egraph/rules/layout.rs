@@ -1,4 +1,5 @@
-//! Channels last, and transposes that sink towards the outputs until they meet their inverses.
+//! Transposes that sink towards the outputs until they meet their inverses. What puts channels last is a pass before
+//! (`crate::layout`).
 //!
 //! Layout is part of a value's type: the two layouts of a value are two classes with transposes between them, and the
 //! extraction pays for those that stay.
@@ -10,29 +11,13 @@ use tenon_base::Fact;
 use tenon_ir::{Op, OpClass, Operator};
 
 /// The rules of this file.
-pub(super) const RULES: &[Rule] = &[
-    rule!("channels-last", exact, "_@f(..xs)" => with channels_last, "a convolution or pooling → the same channels last between two transposes"),
-    rule!("transpose-sinks", exact, "_@f(..xs)" => with sink, "f(T(x), T(y), c) → T(f'(x, y, T⁻¹(c)))"),
-];
+pub(super) const RULES: &[Rule] =
+    &[rule!("transpose-sinks", exact, "_@f(..xs)" => with sink, "f(T(x), T(y), c) → T(f'(x, y, T⁻¹(c)))")];
 
 fn inverse(perm: &[usize]) -> Vec<usize> {
     let mut inv = vec![0; perm.len()];
     perm.iter().enumerate().for_each(|(i, &p)| inv[p] = i);
     inv
-}
-
-fn channels_last(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let f = m.op("f").ok_or("no operator")?;
-    let op = cx.op(f).channels_last().ok_or("channels do not matter to it")?;
-    let mut xs = m.list("xs").to_vec();
-    let rank = xs.first().map(|x| cx.dims(*x)).transpose()?.map_or(0, |d| d.len());
-    ensure!(rank >= 3 && cx.fact(m.root).is_ok(), "no spatial axes, or several results");
-    let mut perm = vec![0];
-    perm.extend(2..rank);
-    perm.push(1);
-    xs[0] = cx.transpose(xs[0], &perm)?;
-    let y = cx.add(op, &xs)?;
-    cx.transpose(y, &inverse(&perm))
 }
 
 /// The permutations by which a class is transposed, with what is transposed.

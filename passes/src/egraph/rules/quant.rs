@@ -1,20 +1,13 @@
-//! Quantise and dequantise: pairs that cancel, and what commutes with them.
+//! Quantise and dequantise: what commutes with them. Pairs that cancel are the integer pass's work (`crate::quantize`).
 
 use super::{Rule, Why, ensure, rule};
 use crate::egraph::matching::{Cx, Match};
 use egg::Id;
-use tenon_ir::Op;
-use tenon_ir::ops::pool::{Pool, PoolKind};
 use tenon_ir::ops::quantize::Quantize;
 
 /// The rules of this file.
 pub(super) const RULES: &[Rule] = &[
-    rule!("quantize-dequantized", exact, "quantize@q(dequantize(x, $s, ..z), $s, ..z)" => with quantize_dequantized,
-        "quantize(dequantize(x)) with the same scale and zero point → x"),
-    rule!("quantize-view", exact, "quantize@q(reshape@v(x), #s, ..z)" => with under_view, "quantize(view(x)) → view(quantize(x))"),
     rule!("dequantize-view", exact, "dequantize@q(reshape@v(x), #s, ..z)" => with under_view, "dequantize(view(x)) → view(dequantize(x))"),
-    rule!("dequantize-pool", exact, "pool[max]@p(dequantize@q(x, #s, ..z))" => with pool_of_dequantized,
-        "max pooling of dequantised integers → of the integers, where the scale is positive"),
     rule!("quantize-relu", exact, "quantize@q(relu(x), #s, ..z)" => with quantize_relu,
         "quantize(relu(x)) → quantize(x), where the zero point is the smallest integer"),
     rule!("quantize-clip", exact, "quantize@q(clip@k(x), #s, ..z)" => with quantize_clip,
@@ -28,17 +21,6 @@ fn zero(cx: &Cx<'_>, m: &Match) -> Result<f64, Why> {
         [z] => cx.number(*z),
         _ => Err("more than one zero point".into()),
     }
-}
-
-fn quantize_dequantized(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let q = super::bound!(cx, m, "q", Quantize)?;
-    let x = m.value("x");
-    ensure!(cx.dtype(x)? == q.to, "another dtype");
-    ensure!(
-        cx.data(m.value("s")).is_some_and(|s| s.to_f64().iter().all(|s| s.is_normal() && *s > 0.0)),
-        "a scale that is 0"
-    );
-    Ok(x)
 }
 
 fn under_view(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
@@ -55,23 +37,6 @@ fn under_view(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     }
     let y = cx.add(q, &args)?;
     cx.add(v, &[y])
-}
-
-fn pool_of_dequantized(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let (p, q) = (super::bound!(cx, m, "p", Pool)?, super::bound!(cx, m, "q", Dequantize)?);
-    ensure!(cx.number(m.value("s"))? > 0.0, "the scale is not positive");
-    ensure!(p.kind == PoolKind::Max && p.indices.is_none(), "positions are asked for");
-    // The border of float pooling is below every number; that of integers is their least, which a window in the
-    // padding alone would show.
-    ensure!(
-        p.pads.iter().zip(p.kernel.iter().chain(&p.kernel)).all(|(&pad, &k)| pad < k),
-        "a window of padding alone"
-    );
-    ensure!(!p.ceil, "the last window may lie in the padding");
-    let y = cx.add(Op::Pool(Pool { ..p }), &[m.value("x")])?;
-    let mut args = vec![y, m.value("s")];
-    args.extend(m.list("z"));
-    cx.add(q, &args)
 }
 
 /// Whether `quantize` saturates for every number beyond the bounds.

@@ -4,7 +4,6 @@ use super::{Rule, Why, ensure, rule};
 use crate::egraph::matching::{Cx, Match};
 use egg::Id;
 use tenon_base::Shape;
-use tenon_ir::ops::pad::{Mode, Pad};
 use tenon_ir::ops::slice::Slice;
 use tenon_ir::ops::transpose::Transpose;
 use tenon_ir::{Op, OpClass, Operator};
@@ -29,11 +28,9 @@ pub(super) const RULES: &[Rule] = &[
     rule!("gather-one", exact, "gather@g(x, $i)" => with gather_one, "gather with one constant index → slice"),
     rule!("gather-range", exact, "gather@g(x, $i)" => with gather_range, "gather with constant indices at one distance → slice"),
     rule!("expand-nothing", exact, "expand@e(x)" => with expand_nothing, "expand to its own shape → x"),
-    rule!("expand-expand", exact, "expand@e(expand@d(x))" => "e(x)", "expand of an expand → one"),
     rule!("expand-into-operand", exact, "_@f(..xs)" => with expand_into_operand,
         "f(x, expand(y)) → f(x, y), where the operator broadcasts itself"),
     rule!("pad-nothing", exact, "pad@p(x)" => with pad_nothing, "no padding → x"),
-    rule!("pad-pad", exact, "pad[constant]@p(pad[constant]@q(x))" => with pad_pad, "two paddings with one value → one"),
 ];
 
 fn view_view(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
@@ -248,12 +245,4 @@ fn pad_nothing(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let p = super::bound!(cx, m, "p", Pad)?;
     ensure!(p.pads.iter().all(|&v| v == 0), "elements are added");
     Ok(m.value("x"))
-}
-
-fn pad_pad(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let (p, q) = (super::bound!(cx, m, "p", Pad)?, super::bound!(cx, m, "q", Pad)?);
-    ensure!(p.value == q.value, "two values");
-    ensure!(p.pads.iter().chain(&q.pads).all(|&v| v >= 0), "one crops");
-    let pads = p.pads.iter().zip(&q.pads).map(|(a, b)| a + b).collect();
-    cx.add(Pad { mode: Mode::Constant, pads, value: p.value }, &[m.value("x")])
 }
