@@ -181,7 +181,13 @@ impl Compiler {
         let folder = path.parent().and_then(Path::file_name).and_then(|s| s.to_str());
         let stem = if stem == "model" { folder.unwrap_or(stem) } else { stem };
         let name = self.options.name.clone().unwrap_or_else(|| stem.to_string());
-        self.compile(imported.graph, &name, imported.warnings, Some(imported.info), read)
+        let mut compiled = self.compile(imported.graph, &name, imported.warnings, Some(imported.info), read)?;
+        for (name, v) in imported.required {
+            if let Some(k) = compiled.program.inputs.iter().position(|i| i.name == name) {
+                compiled.program.bounded.insert(k, (v, v));
+            }
+        }
+        Ok(compiled)
     }
 
     /// Compiles an imported graph.

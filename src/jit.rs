@@ -205,7 +205,10 @@ pub(crate) fn check_inputs(program: &Program, inputs: &[Tensor]) -> Result<(), E
             (program.inputs.get(*k), inputs.get(*k).and_then(|t| t.to_i64().first().copied()))
             && !(*least..=*most).contains(&n)
         {
-            return Err(Error::Input(format!("size \"{}\": expected {least} to {most}, found {n}", io.name)));
+            return Err(Error::Input(match least == most {
+                true => format!("input \"{}\": expected {least}, found {n}", io.name),
+                false => format!("size \"{}\": expected {least} to {most}, found {n}", io.name),
+            }));
         }
     }
     Ok(())

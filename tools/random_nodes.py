@@ -110,6 +110,8 @@ def unary(g):
     if op == "HardSwish" and a.dtype == F64:  # whether its sixth is one of `f32` is not stated
         op = "Softsign"
     attributes = {"approximate": "tanh"} if op == "Gelu" and g.chance(0.5) else {}
+    if a.dtype == F64:  # ONNX Runtime has its constants as `f32`
+        attributes = {}
     g.add(op, [x], exact=op in EXACT, **attributes)
 
 

@@ -129,6 +129,8 @@ pub(crate) struct Session<'p> {
     pub(crate) outer: Vec<Level>,
     /// All sequences.
     pub(crate) lists: Vec<Vec<Slot<'p>>>,
+    /// Inputs of one integer that must have this value: for another one the model cannot be computed.
+    pub(crate) required: BTreeMap<String, i64>,
     /// What has gone wrong.
     pub(crate) report: Report,
     pub(crate) files: DataFiles,
@@ -154,6 +156,7 @@ impl<'p> Session<'p> {
     pub(crate) fn new(model: &'p ModelProto, folder: Option<&Path>) -> Session<'p> {
         let mut session = Session {
             top: Level::default(),
+            required: BTreeMap::new(),
             outer: vec![],
             lists: vec![],
             report: Report::default(),

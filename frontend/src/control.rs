@@ -10,10 +10,10 @@ use crate::proto::{FunctionProto, GraphProto, NodeProto, ValueInfoProto};
 use crate::report::shortened;
 use crate::types::declared;
 use std::rc::Rc;
-use tenon_base::{DType, Shape};
+use tenon_base::{DType, Fact, Shape};
 use tenon_ir::ops::branch::Branch;
 use tenon_ir::ops::reshape::Reshape;
-use tenon_ir::{ImportError, Importer, ValueId};
+use tenon_ir::{ImportError, Importer, NodeKind, Op, Operator, ValueId};
 
 /// Operators of `ai.onnx` that are imported here and not by a file of `tenon_ir::ops`.
 pub(crate) const BUILT_IN: [&str; 16] = [
@@ -70,9 +70,21 @@ impl<'p> Session<'p> {
             Err(e) => e,
         };
         let branches = [branch(0)?, branch(1)?];
-        let [then, otherwise] = [0, 1].map(|k| self.inline(branches[k], vec![], names[k], &inner));
+        let then = self.inline(branches[0], vec![], names[0], &inner);
+        let told = self.report.clone();
+        let otherwise = self.inline(branches[1], vec![], names[1], &inner);
         let (then, otherwise) = match (then, otherwise) {
             (Ok(Some(a)), Ok(Some(b))) => (a, b),
+            (Ok(Some(a)), _) if let Some((name, v)) = self.equality(condition) => {
+                // Nobody can compute the other branch for these shapes: the entry point refuses what leads there.
+                self.report = told;
+                let message = format!(
+                    "`else_branch` cannot be computed for these shapes: runs must have {v} in input `{name}`, others are refused"
+                );
+                self.report.warning(loc, "If", ImportError::new(message));
+                self.required.insert(name, v);
+                return Ok(Some(a));
+            }
             (a, b) => {
                 // Perhaps only one of them cannot be, and the condition would tell that it is not needed.
                 for e in [a, b].into_iter().filter_map(Result::err) {
@@ -100,6 +112,24 @@ impl<'p> Session<'p> {
             made = self.importer(loc).ops(Branch {}, &operands)?;
         }
         Ok(Some(merged.into_iter().map(|m| self.resolve(m, &made)).collect()))
+    }
+
+    /// An input of the model, one `i64`, and the value that `condition` compares it with.
+    fn equality(&self, condition: ValueId) -> Option<(String, i64)> {
+        let mut v = condition;
+        let graph = &self.top.graph;
+        while let Some(Op::Reshape(_)) = graph.op(v.node) {
+            v = graph.operands(v.node)[0];
+        }
+        let equal = self.outer.is_empty() && graph.op(v.node).is_some_and(|op| op.name() == "equal");
+        let ins = if equal { graph.operands(v.node) } else { vec![] };
+        let input = |v: ValueId| match &graph.node(v.node).kind {
+            NodeKind::Input(name) if *graph.fact(v) == Fact::of(DType::I64, &[]) => Some(name.clone()),
+            _ => None,
+        };
+        let value = |v: ValueId| graph.weight(v).filter(|t| t.len() == 1).and_then(|t| t.to_i64().first().copied());
+        let (a, b) = (*ins.first()?, *ins.get(1)?);
+        input(a).zip(value(b)).or_else(|| input(b).zip(value(a)))
     }
 
     /// One result of both branches; what has to be chosen at run time is added to `pairs`.

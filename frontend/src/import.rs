@@ -62,6 +62,9 @@ pub struct Imported {
     pub warnings: Diagnostics,
     /// What the file says of itself.
     pub info: ModelInfo,
+    /// Inputs of one `i64` that must have this value in every run, by name: for other values the model takes a branch that cannot
+    /// be computed for its shapes.
+    pub required: BTreeMap<String, i64>,
     /// Inputs that had to be set from [`ImportOptions::data`].
     pub set_from_data: Vec<String>,
 }
@@ -95,6 +98,17 @@ pub fn import_bytes(data: &Bytes, folder: Option<&Path>, options: &ImportOptions
     loop {
         match import_model(&model, folder, &options) {
             Ok(mut done) => {
+                // Data of another value need the other branch; why it cannot be is what there is to tell.
+                let other = |(n, v): (&String, &i64)| {
+                    options.data.get(n).is_some_and(|t| t.to_i64() != [*v]).then(|| n.clone())
+                };
+                if let Some(name) = done.required.iter().find_map(other)
+                    && let Some(value) = options.data.remove(&name)
+                {
+                    options.set.insert(name.clone(), value);
+                    set_from_data.push(name);
+                    continue;
+                }
                 done.set_from_data = set_from_data;
                 return Ok(done);
             }
@@ -135,7 +149,8 @@ fn import_model(
     }
     let needs = std::mem::take(&mut session.report.needs);
     let warnings = session.report.finish().map_err(|problems| (problems, needs))?;
-    let mut out = Imported { graph: session.top.graph, warnings, info: info(model), set_from_data: vec![] };
+    let (graph, required) = (session.top.graph, session.required);
+    let mut out = Imported { graph, warnings, info: info(model), required, set_from_data: vec![] };
     // Constants that served only to compute shapes.
     out.graph.remove_dead();
     Ok(out)

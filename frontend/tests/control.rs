@@ -67,6 +67,26 @@ fn a_condition_that_is_not_known_chooses_at_run_time() {
     }
 }
 
+#[test]
+fn a_branch_that_no_run_can_take_is_left_out_where_the_value_that_leads_there_can_be_refused() {
+    let then = subgraph(&[], vec![node("Neg", &["x"], &["t"])], &[("t", F32, &["2", "3"])]);
+    let otherwise = subgraph(&[], vec![node("MatMul", &["x", "x"], &["e"])], &[("e", F32, &["2", "3"])]);
+    let n = with(node("If", &["c"], &["y"]), "then_branch", graph_attr(then));
+    let n = with(n, "else_branch", graph_attr(otherwise));
+    let nodes = vec![node("Equal", &["rate", "k"], &["c"]), n];
+    let m = with_io(nodes, &[("x", F32, &["2", "3"]), ("rate", I64, &[])], &[("y", F32, &["2", "3"])]);
+    let m = edit(m, |g| g.initializer = vec![integers("k", &[], &[16])]);
+    let done = imported(&m);
+    assert_eq!(done.required.get("rate"), Some(&16));
+    assert!(done.warnings.to_string().contains("runs must have 16 in input `rate`"), "{}", done.warnings);
+    assert_eq!(run(&done, &[x(), Tensor::scalar(16i64)])[0][4], -4.0);
+    // Data that lead into the branch get its problem.
+    let mut options = ImportOptions::default();
+    options.data.insert("rate".into(), Tensor::scalar(8i64));
+    let e = import(&m, &options).expect_err("the branch is wrong").to_string();
+    assert!(e.contains("MatMul"), "{e}");
+}
+
 /// `v = v + x[i]` over the rows of `x` seen from outside, every `v` a row of the second result.
 fn summing(trip: &str, cond: &str) -> NodeProto {
     let body = subgraph(

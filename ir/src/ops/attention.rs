@@ -12,7 +12,9 @@ use super::reshape::Reshape;
 use super::softmax::Softmax;
 use super::transpose::Transpose;
 use super::unary::Unary;
+use super::util::cast;
 use crate::import::dtype_of_code;
+use crate::lower::wide;
 use crate::ops::*;
 use tenon_base::{Scalar, Shape};
 
@@ -40,7 +42,10 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
     }
     let (present_k, present_v) = (k, v);
     let (k, v) = (repeat_heads(cx, k, &hq, &hk)?, repeat_heads(cx, v, &hq, &hk)?);
-    let dtype = cx.dtype(q);
+    // Half floats are rounded once, in the end: exact to the last place of the results whatever the order of the steps.
+    let narrow = cx.dtype(q);
+    let dtype = if narrow.is_float() { wide(narrow) } else { narrow };
+    let (q, k, v) = (cast(cx, q, dtype)?, cast(cx, k, dtype)?, cast(cx, v, dtype)?);
     let size = cx.shape(q).0[3].as_usize().ok_or_else(|| ImportError::new("the head size must be known"))?;
     let scale = node.opt_float("scale")?.map_or(1.0 / (size as f64).sqrt(), f64::from);
     // As the specification has it: √scale on both factors, for the range of f16.
@@ -68,11 +73,13 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
     if mode == 2 {
         wanted = scores;
     }
-    let wide = match node.opt_int("softmax_precision")? {
+    let within = match node.opt_int("softmax_precision")? {
         Some(code) => dtype_of_code(code)?,
         None => dtype,
     };
-    let mut weights = softmax_in(cx, scores, wide, dtype)?;
+    // Never in fewer bits than the rest.
+    let within = if within.size() > dtype.size() { within } else { dtype };
+    let mut weights = softmax_in(cx, scores, within, dtype)?;
     if let Some(b) = bias {
         // A query that may attend to nothing has weights of 0, where a softmax of -∞ alone would be NaN.
         let last = cx.rank(b).checked_sub(1).ok_or_else(|| ImportError::new("attn_mask: expected a matrix"))?;
@@ -91,7 +98,7 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
         let to = Shape(vec![s[0].clone(), s[2].clone(), s[1].mul(&s[3])]);
         y = cx.op(Reshape { to }, &[y])?;
     }
-    Ok(vec![y, present_k, present_v, wanted])
+    Ok(vec![cast(cx, y, narrow)?, present_k, present_v, cast(cx, wanted, narrow)?])
 }
 
 fn named(name: &str) -> Result<Binary, ImportError> {
@@ -156,6 +163,7 @@ fn mask(
         } else {
             m
         };
+        let m = cast(cx, m, fact.dtype)?;
         bias = Some(lengthened(cx, m, fact.shape.0.get(3))?);
     }
     let bound = |name: &str| -> Result<Option<i64>, ImportError> { Ok(node.opt_int(name)?.filter(|w| *w >= 0)) };

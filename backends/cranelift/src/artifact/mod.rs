@@ -71,7 +71,10 @@ fn fields(program: &Program, keywords: &[&str], shapes: &BTreeMap<String, String
                 what: comment(&match (by, shapes.get(&io.name)) {
                     (None, _) if size.is_some() => {
                         let (least, most) = size.copied().unwrap_or_default();
-                        format!("{}, the size `{}` of this run: {least} to {most}", io.fact, io.name)
+                        match least == most {
+                            true => format!("{}, `{}`: {most}, others are refused", io.fact, io.name),
+                            false => format!("{}, the size `{}` of this run: {least} to {most}", io.fact, io.name),
+                        }
                     }
                     (None, None) => format!("{}, `{}`", io.fact, io.name),
                     (None, Some(shape)) => format!("{}, `{}`; {shape} of it in a run", io.fact, io.name),
