@@ -5,6 +5,8 @@
 //! graph's borders. With channels contiguous, a convolution is a GEMM over rows of pixels, and depthwise
 //! convolutions and poolings vectorise over channels.
 
+mod views;
+
 use crate::PassError;
 use tenon_base::{Loc, Shape};
 use tenon_ir::ops::reshape::Reshape;
@@ -100,8 +102,10 @@ fn perm_of(graph: &Graph, v: ValueId) -> Option<Vec<usize>> {
 /// Moves the transposes of `id`'s operands behind it; gives the values that replace its results.
 fn sink(graph: &mut Graph, id: NodeId) -> Option<Vec<ValueId>> {
     let op = graph.op(id)?.clone();
-    if matches!(op, Op::Transpose(_)) {
-        return None;
+    match &op {
+        Op::Transpose(t) => return views::behind_shuffle(graph, id, &t.perm).map(|v| vec![v]),
+        Op::Reshape(_) => return views::behind_reshape(graph, id).map(|v| vec![v]),
+        _ => {}
     }
     let operands = graph.operands(id);
     // Constants are folded later, transposed or not.
