@@ -281,6 +281,34 @@ fn sums_products_means_and_joins() {
 }
 
 #[test]
+fn averages_of_windows_are_sums_of_bytes() {
+    for (dtype, zero, pads, count_pad, stride) in [
+        (DType::U8, 90, [0; 4], false, 2),
+        (DType::U8, 90, [1, 0, 1, 1], true, 2),
+        (DType::I8, -7, [1, 1, 0, 1], false, 1),
+        (DType::U8, 0, [1; 4], false, 3),
+    ] {
+        let mut n = Net::new();
+        let x = n.input(dtype, &[1, 20, 7, 6], 0.03, zero);
+        let op = Pool { pads: pads.to_vec(), count_pad, strides: vec![stride; 2], ..pool(PoolKind::Average, 3) };
+        let y = n.op(op, &[x]);
+        let y = n.q(y, 0.015, 128, DType::U8);
+        let (fired, g) = check(n, y, 1.0);
+        assert!(fired.contains("integer-average"), "{fired:?}");
+        in_integers(&g);
+    }
+    // One that reaches beyond the padding has no form as a convolution, and what is not quantised stays exact.
+    for (ceil, quantised) in [(true, true), (false, false)] {
+        let mut n = Net::new();
+        let x = n.input(DType::U8, &[1, 20, 8, 8], 0.03, 90);
+        let y = n.op(Pool { ceil, strides: vec![2; 2], ..pool(PoolKind::Average, 3) }, &[x]);
+        let y = if quantised { n.q(y, 0.015, 128, DType::U8) } else { y };
+        let (fired, _) = check(n, y, if quantised { 1.0 } else { 1e-5 });
+        assert!(!fired.contains("integer-average"), "{fired:?}");
+    }
+}
+
+#[test]
 fn moves_carry_integers_up_and_down() {
     let mut n = Net::new();
     let x = n.input(DType::U8, &[1, 4, 6, 6], 0.02, 100);

@@ -6,7 +6,7 @@
 //! The rules are local and run to a fixpoint:
 //!
 //! - [`product`]: `conv(DQ x, DQ w, b) → DQ(conv of bytes)`, zero points folded into the bias; the same for matrix products;
-//! - [`pointwise`]: `Q(clip(DQ x)) → requantize`, sums of two, products, means;
+//! - [`pointwise`]: `Q(clip(DQ x)) → requantize`, sums of two, products, means of all and of windows;
 //! - [`moves`]: `f(DQ x) → DQ(f x)` for what only moves elements or picks the largest, and `Q(f x) → f(Q x)`;
 //! - [`table`]: `Q(f(DQ x)) →` 256 entries, for any other function of one element;
 //! - [`weights`]: constant bytes that floats are multiplied by stay bytes.
@@ -38,6 +38,7 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("integer-bias", product::bias),
     ("scale-of-scale", product::scale),
     ("pooled-mean", pointwise::pooled_mean),
+    ("integer-average", pointwise::average),
     ("integer-mean", pointwise::mean),
     ("integer-mul", pointwise::multiply),
     ("requantize", pointwise::requantize),

@@ -5,7 +5,8 @@ use crate::normalize::Rewrite;
 use tenon_base::{DType, Scalar, Tensor};
 use tenon_ir::ops::binary::Binary;
 use tenon_ir::ops::cast::Cast;
-use tenon_ir::ops::pool::PoolKind;
+use tenon_ir::ops::conv::Conv;
+use tenon_ir::ops::pool::{Pool, PoolKind};
 use tenon_ir::ops::reduce::{Kind, Reduce};
 use tenon_ir::ops::requantize::Requantize;
 use tenon_ir::{NodeId, Op, Operator, ValueId};
@@ -108,6 +109,68 @@ pub(super) fn pooled_mean(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     }
     let axes = (0..op.kernel.len()).map(|i| op.layout.spatial_axis(i)).collect();
     cx.op(Reduce { kind: Kind::Mean, axes }, &ins)
+}
+
+/// `average(DQ x) → DQ(conv(x, ones) - n·z)` for windows of a plane: a depthwise convolution of bytes, padded with the zero point, sums
+/// what is in the window; the count of what is averaged, which at the border may be less, goes into the scale.
+pub(super) fn average(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
+    let v = ValueId { node: id, port: 0 };
+    let (op, ins) = cx.operands_if(v, |op| if let Op::Pool(p) = op { Some(p.clone()) } else { None })?;
+    let x = Quantised::of(cx, ins[0])?;
+    let (scale, zero) = x.per_tensor()?;
+    let (dims, out) = (cx.graph.fact(ins[0]).dims()?, cx.graph.fact(v).dims()?);
+    let window: usize = op.kernel.iter().product();
+    let channels = *dims.get(op.layout.channel_axis(dims.len()))?;
+    if op.kind != PoolKind::Average || !x.is_bytes(cx) || scale <= 0.0 || !is_quantised(cx, v) {
+        return None;
+    }
+    if channels == 0 || window == 0 || window > 1 << 15 {
+        return None;
+    }
+    let padded = op.pads.iter().any(|p| *p != 0);
+    let conv = Conv {
+        kernel: op.kernel.clone(),
+        strides: op.strides.clone(),
+        dilations: op.dilations.clone(),
+        pads: op.pads.clone(),
+        group: channels,
+        layout: op.layout,
+        fill: Some(zero).filter(|z| padded && *z != 0),
+    };
+    let mut shape = vec![channels, 1];
+    shape.extend(&op.kernel);
+    let ones = cx.graph.add_weight("", Tensor::new(&shape, &vec![1i8; channels * window]));
+    let bias = i32::try_from(-zero * window as i64).ok()?;
+    let bias = cx.graph.add_weight("", Tensor::new(&[channels], &vec![bias; channels]));
+    let y = cx.op(conv, &[x.q, ones, bias])?;
+    // Windows that reach beyond the padding have no place in a convolution.
+    if cx.graph.fact(y).dims()? != out {
+        return None;
+    }
+    let scale = if padded && !op.count_pad {
+        let counts = (0..op.kernel.len()).map(|i| counts(&op, i, &dims, &out)).collect::<Vec<_>>();
+        let mut plane = vec![1; out.len()];
+        (0..counts.len()).for_each(|i| plane[op.layout.spatial_axis(i)] = counts[i].len());
+        let all = counts
+            .iter()
+            .fold(vec![1usize], |all, axis| all.iter().flat_map(|n| axis.iter().map(move |m| n * m)).collect());
+        if all.contains(&0) {
+            return None;
+        }
+        Tensor::new(&plane, &all.iter().map(|n| scale / *n as f32).collect::<Vec<f32>>())
+    } else {
+        Tensor::new(&[], &[scale / window as f32])
+    };
+    dequantize(cx, y, scale, 0)
+}
+
+/// For every place of spatial axis `i`, how many elements of a window lie in the operand.
+fn counts(op: &Pool, i: usize, dims: &[usize], out: &[usize]) -> Vec<usize> {
+    let axis = op.layout.spatial_axis(i);
+    let inside = |place: usize, tap: usize| {
+        (place * op.strides[i] + tap * op.dilations[i]).checked_sub(op.pads[i]).is_some_and(|at| at < dims[axis])
+    };
+    (0..out[axis]).map(|place| (0..op.kernel[i]).filter(|tap| inside(place, *tap)).count()).collect()
 }
 
 /// `mean(DQ x) → DQ(Σ x)`: the count goes into scale and zero point. The largest and smallest are those of the integers.
