@@ -1,6 +1,6 @@
 //! What things cost on a target, in cycles of one core: a roofline.
 //!
-//! `t(kernel) = call + max(operations / (peak · efficiency), bytes / bandwidth of the level they come from)`. The numbers
+//! `t(kernel) = call + max(operations / (peak · efficiency), Σ bytes / bandwidth of the level each value comes from)`. The numbers
 //! serve to compare alternatives, not to predict. An alternative algorithm is an operator, so its price is one arm of
 //! [`Cost::operations`].
 
@@ -40,19 +40,21 @@ impl<'t> Cost<'t> {
         Cost { target }
     }
 
-    /// Cycles to call a kernel that computes for `compute` cycles on `operands` and `results`.
-    pub fn kernel(&self, compute: f64, moved: f64) -> f64 {
-        CALL + compute.max(moved / self.bandwidth(moved))
+    /// Cycles to call a kernel that computes for `compute` cycles and waits for `moving` of its operands and results.
+    pub fn kernel(&self, compute: f64, moving: f64) -> f64 {
+        CALL + compute.max(moving)
     }
 
-    /// Bytes a cycle for a kernel that touches `moved` bytes in all.
-    fn bandwidth(&self, moved: f64) -> f64 {
+    /// Cycles to read or write a value of `bytes`, which lies in the smallest level that holds it. By its own size, not that of all
+    /// that a kernel touches: a bias is no dearer beside large weights than in a kernel of its own.
+    pub fn moving(&self, bytes: f64) -> f64 {
         let c = &self.target.caches;
-        match moved {
-            m if m <= c.l2 as f64 => BANDWIDTH[0],
-            m if m <= c.l3 as f64 => BANDWIDTH[1],
+        let per_cycle = match bytes {
+            b if b <= c.l2 as f64 => BANDWIDTH[0],
+            b if b <= c.l3 as f64 => BANDWIDTH[1],
             _ => BANDWIDTH[2],
-        }
+        };
+        bytes / per_cycle
     }
 
     /// Lanes that work at once.

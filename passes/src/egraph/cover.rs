@@ -271,8 +271,9 @@ impl<'s, 'e> Cover<'s, 'e> {
             let len = self.space.classes[at.0 as usize].len.max(1) as f64;
             compute += self.work[at.0 as usize][at.1 as usize] * (n / len).max(1.0);
         }
-        let written: f64 = self.space.classes[root as usize].facts.iter().map(bytes).sum();
-        let cost = self.cost.kernel(compute, written + cone.read());
+        let written = self.space.classes[root as usize].facts.iter().map(bytes);
+        let moving: f64 = written.chain(cone.read()).map(|bytes| self.cost.moving(bytes)).sum();
+        let cost = self.cost.kernel(compute, moving);
         let mut nodes = cone.order;
         nodes.sort_unstable();
         Some(Cut { nodes, leaves: cone.leaves, anchor: shape.anchor, cost })
@@ -549,9 +550,9 @@ impl<'s, 'e> Cone<'s, 'e> {
         Some(count)
     }
 
-    /// Bytes read: every leaf and constant once, of slices what is taken.
-    fn read(&self) -> f64 {
-        let mut sum = 0.0;
+    /// Bytes read of each value: every leaf and constant once, of slices what is taken.
+    fn read(&self) -> Vec<f64> {
+        let mut all = vec![];
         let mut seen: Vec<Arg> = vec![];
         for at in &self.order {
             let item = self.space.item(*at);
@@ -564,9 +565,9 @@ impl<'s, 'e> Cone<'s, 'e> {
                 seen.push(*a);
                 let whole = bytes(&self.space.arg_fact(*a));
                 let taken: f64 = self.space.classes[at.0 as usize].facts.iter().map(bytes).sum();
-                sum += if sliced && k == 0 { whole.min(taken) } else { whole };
+                all.push(if sliced && k == 0 { whole.min(taken) } else { whole });
             }
         }
-        sum
+        all
     }
 }
