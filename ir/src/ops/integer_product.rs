@@ -139,7 +139,7 @@ fn signed(cx: &mut Importer<'_>, b: ValueId, zero: Option<ValueId>) -> Result<Op
 /// The sums of `x` along an axis, which stays, in `i32`.
 fn sums(cx: &mut Importer<'_>, x: ValueId, axis: usize) -> Result<ValueId, ImportError> {
     let wide = cast(cx, x, DType::I32)?;
-    Ok(cx.op(Reduce { kind: Kind::Sum, axes: vec![axis] }, &[wide])?)
+    cx.op(Reduce { kind: Kind::Sum, axes: vec![axis] }, &[wide])
 }
 
 /// `Σ_k (a - za)(b - zb)` in `i32`.

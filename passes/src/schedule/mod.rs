@@ -12,6 +12,7 @@ mod lanes;
 mod link;
 mod math;
 mod pack;
+mod rounding;
 mod scope;
 mod sums;
 mod vectorize;
@@ -74,6 +75,7 @@ pub(crate) type Pass = fn(&mut Unit, &ScheduleCx<'_>);
 /// All passes in order: name and function.
 pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
     ("simplify", simplify),
+    ("rounding", rounding::run),
     ("collapse", collapse::run),
     ("contract", contract::run),
     ("sums", sums::run),

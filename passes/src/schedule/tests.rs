@@ -128,3 +128,29 @@ fn constant_operands_are_packed_and_agree() {
         }
     }
 }
+
+#[test]
+fn halves_are_converted_before_the_loops() {
+    use tenon_ir::ops::matmul::MatMul;
+    let op = MatMul { trans_a: false, trans_b: false };
+    // The number of conversions from `f16` per multiplication of the innermost loop.
+    let conversions = |rows: usize| {
+        let sample = Sample::new(op.clone(), &[(DType::F16, &[rows, 64]), (DType::F16, &[64, 48])]);
+        let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
+        let target = Target::parse("x86_64-linux/x86-64-v3").expect("a target");
+        let done = schedule_program(program, &ScheduleCx { target: &target, reassociate: true }).expect("scheduled");
+        let mut n = 0;
+        visit_stmts(&done.kernels[0].body, &mut |s| {
+            if let Stmt::Set { value, .. } = s {
+                value.visit(&mut |e| n += usize::from(matches!(e, Expr::Cast(..))));
+            }
+            if let Stmt::Let { value, .. } = s {
+                value.visit(&mut |e| n += usize::from(matches!(e, Expr::Cast(..))));
+            }
+        });
+        n
+    };
+    assert_eq!(conversions(30), 0);
+    // One row reads its constants once: they stay small.
+    assert!(conversions(1) > 0);
+}

@@ -5,6 +5,7 @@
 
 mod dot;
 mod fold;
+mod halves;
 mod nest;
 mod plan;
 mod scalar;
@@ -32,10 +33,16 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
             {
                 return loops;
             }
-            match plan::plan(&c, unit, cx) {
-                Some(p) => nest::lower(&c, p, &mut unit.kernel),
+            let mut loops = halves::widen(&mut c, unit, cx, &mut widened);
+            let known = unit.packs.len();
+            loops.extend(match plan::plan(&c, unit, cx) {
+                Some(mut p) => {
+                    halves::constants(&mut p, known, unit, cx);
+                    nest::lower(&c, p, &mut unit.kernel)
+                }
                 None => fold::lower(&c, unit, cx).unwrap_or_else(|| scalar::lower(*c, &mut unit.kernel)),
-            }
+            });
+            loops
         }
         s => vec![s],
     });

@@ -1,9 +1,8 @@
 //! Sums of products of bytes in `f32`, where no partial sum leaves the integers that `f32` holds.
 
 use super::super::super::{ScheduleCx, Unit};
-use super::super::{nest, plan};
+use super::super::{halves, nest, plan};
 use super::{Widened, factor};
-use crate::schedule::pack::Arrangement;
 use tenon_base::{DType, Scalar};
 use tenon_kernel::{Contract, Expr, Stmt, Type, Var};
 
@@ -79,18 +78,6 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
         return Some(super::super::scalar::lower(floats, &mut unit.kernel));
     };
     // Constants are converted when they are packed, where they stay in the first cache: they take four times the room.
-    let small = |len: usize| len * DType::F32.size() <= cx.target.caches.l1d / 2;
-    for pack in &mut unit.packs[known..] {
-        if !small(unit.kernel.buffers[pack.packed.0 as usize].len) {
-            continue;
-        }
-        for f in [&mut p.a, &mut p.b].into_iter().filter(|f| f.buf == pack.packed) {
-            if let Arrangement::Panels(layout) = &pack.layout {
-                pack.layout = Arrangement::Floats(layout.clone());
-                unit.kernel.buffers[pack.packed.0 as usize].dtype = DType::F32;
-                f.casts.clear();
-            }
-        }
-    }
+    halves::in_floats(&mut p, known, unit, |_, _, bytes| bytes <= cx.target.caches.l1d / 2);
     Some(nest::lower(&floats, p, &mut unit.kernel))
 }

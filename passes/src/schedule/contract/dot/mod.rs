@@ -42,7 +42,7 @@ impl Widened {
     }
 
     /// Makes `buf`, which one contraction alone reads, hold `dtype`; whether that is possible.
-    fn widen(&mut self, buf: Buf, dtype: DType, unit: &mut Unit) -> bool {
+    pub(super) fn widen(&mut self, buf: Buf, dtype: DType, unit: &mut Unit) -> bool {
         let decl = &mut unit.kernel.buffers[buf.0 as usize];
         if decl.access != Access::Scratch || self.loads.get(&buf) != Some(&1) || self.to.contains_key(&buf) {
             return false;
