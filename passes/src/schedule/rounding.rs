@@ -105,7 +105,9 @@ mod tests {
 
     #[test]
     fn what_wraps_or_is_not_clamped_to_integers_stays_bytes() {
-        for (bounds, zero) in [(["-107.0", "149.0"], "106i32"), (["-106.0", "150.0"], "106i32"), (["-0.5", "149.0"], "106i32")] {
+        for (bounds, zero) in
+            [(["-107.0", "149.0"], "106i32"), (["-106.0", "150.0"], "106i32"), (["-0.5", "149.0"], "106i32")]
+        {
             let out = floats(&text(bounds, zero));
             assert!(out.contains("u8("), "{out}");
         }
