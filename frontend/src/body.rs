@@ -1,7 +1,7 @@
 //! The nodes of a graph, in order: names become values, nodes become operators.
 
 use crate::attr::{self, Passed, domain, resolved};
-use crate::control::BUILT_IN;
+use crate::control::built_in;
 use crate::files::DataFiles;
 use crate::import::{op_label, opsets};
 use crate::info::{Known, Table};
@@ -112,7 +112,7 @@ pub(crate) enum Meaning<'p> {
     Import(ImportFn),
     /// `Constant`
     Constant,
-    /// One of [`BUILT_IN`].
+    /// What [`built_in`] knows, but for `Constant`.
     Control,
     /// A function of the model.
     Function(&'p FunctionProto),
@@ -371,7 +371,7 @@ impl<'p> Session<'p> {
                 "convert the model to a newer opset with onnx.version_converter",
             ),
             ("", "Constant", _) => Meaning::Constant,
-            ("", op, _) if BUILT_IN.contains(&op) => Meaning::Control,
+            _ if built_in(d, op) => Meaning::Control,
             ("", "", _) => Meaning::Unsupported("the node has no operator".to_string(), export),
             _ => Meaning::Unsupported("the operator is not supported".to_string(), export),
         }

@@ -16,7 +16,7 @@ use tenon_ir::ops::reshape::Reshape;
 use tenon_ir::{ImportError, Importer, NodeKind, Op, Operator, ValueId};
 
 /// Operators of `ai.onnx` that are imported here and not by a file of `tenon_ir::ops`.
-pub(crate) const BUILT_IN: [&str; 16] = [
+const BUILT_IN: [&str; 16] = [
     "Constant",
     "If",
     "Loop",
@@ -35,6 +35,11 @@ pub(crate) const BUILT_IN: [&str; 16] = [
     "OptionalGetElement",
 ];
 
+/// Whether operator `op` of `domain` is imported here: one of [`BUILT_IN`], or FlexAttention.
+pub(crate) fn built_in(domain: &str, op: &str) -> bool {
+    (domain.is_empty() && BUILT_IN.contains(&op)) || (domain, op) == ("ai.onnx.preview", "FlexAttention")
+}
+
 impl<'p> Session<'p> {
     /// An operator of [`BUILT_IN`], but for `Constant`.
     pub(crate) fn control(&mut self, site: Site<'_, 'p>) -> Made<'p> {
@@ -42,6 +47,7 @@ impl<'p> Session<'p> {
             "If" => self.import_if(site),
             "Loop" => self.import_loop(site),
             "Scan" => self.import_scan(site),
+            "FlexAttention" => self.flex_attention(site),
             _ => self.list_operator(site),
         }
     }

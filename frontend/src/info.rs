@@ -1,7 +1,7 @@
 //! What a model file says of itself, without importing it; and which operators can be imported.
 
 use crate::attr::domain;
-use crate::control::BUILT_IN;
+use crate::control::built_in;
 use crate::import::{Source, decode, op_label, opsets};
 use crate::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use crate::types::{declared, input_fact, names, type_name};
@@ -121,8 +121,7 @@ pub(crate) fn info(model: &ModelProto) -> ModelInfo {
     let mut count = |n: &NodeProto, opsets: &BTreeMap<&str, i64>| {
         let d = domain(&n.domain);
         let opset = opsets.get(d).copied().unwrap_or(1);
-        let built_in = d.is_empty() && BUILT_IN.contains(&n.op_type.as_str());
-        let supported = built_in
+        let supported = built_in(d, &n.op_type)
             || matches!(table.get(d, &n.op_type, opset), Known::Yes(_))
             || local.contains(&(d, n.op_type.as_str()));
         out.node_count += 1;

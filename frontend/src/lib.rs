@@ -10,6 +10,7 @@ mod body;
 mod control;
 mod dims;
 mod files;
+mod flex;
 mod import;
 mod info;
 mod level;

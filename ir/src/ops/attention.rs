@@ -134,7 +134,7 @@ fn to_heads(cx: &mut Importer<'_>, x: ValueId, heads: &Dim) -> Result<ValueId, I
 }
 
 /// Every key head serves `hq / hk` query heads in a row.
-pub(super) fn repeat_heads(cx: &mut Importer<'_>, x: ValueId, hq: &Dim, hk: &Dim) -> Result<ValueId, ImportError> {
+pub fn repeat_heads(cx: &mut Importer<'_>, x: ValueId, hq: &Dim, hk: &Dim) -> Result<ValueId, ImportError> {
     if hq == hk {
         return Ok(x);
     }
