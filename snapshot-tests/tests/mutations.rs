@@ -197,6 +197,11 @@ fn depth_and_declared_sizes_are_harmless() {
         format!("graph g(%x: f32[{}", "1,".repeat(n)),
         format!("graph g(%x: f32[{0},{0},{0}]) -> (\"y\": %1) {{ %1 = relu(%x) }}", i64::MAX),
         format!("graph g() -> () {{ %1 = weight : f64[{0},{0}] = [] }}", i64::MAX),
+        format!(
+            "graph g(%x: f32[1,2,8], %w: f32[3,2,3]) -> (\"y\": %0) {{ %0 = conv(%x, %w) {{dilations=[{}], group=1, kernel=[3], \
+             layout=\"nchw\", pads=[1,1], strides=[2]}} }}",
+            i64::MAX
+        ),
         format!("graph g() -> () {{ %1 = weight : u8[3] = hex\"{}", "0".repeat(n)),
     ] {
         try_all(&text);

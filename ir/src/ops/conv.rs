@@ -203,7 +203,10 @@ impl Window {
         let r = self.rank();
         let ok = self.strides.len() == r && self.dilations.len() == r && self.pads.len() == 2 * r;
         let positive = [&self.kernel, &self.strides, &self.dilations].iter().all(|v| !v.contains(&0));
-        if ok && positive {
+        // Products of two fit, and sums of a few of them.
+        let lists = [&self.kernel, &self.strides, &self.dilations, &self.pads];
+        let small = lists.iter().all(|v| v.iter().all(|n| *n < 1 << 30));
+        if ok && positive && small {
             return Ok(());
         }
         Err(InferError::new("kernel, strides, dilations and pads do not fit each other"))

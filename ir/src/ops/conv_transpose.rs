@@ -306,7 +306,7 @@ impl Operator for ConvTranspose {
         window.check()?;
         let (x, w) = (&ins[0].shape, &ins[1].shape);
         let rank = self.kernel.len() + 2;
-        if x.rank() != rank || w.rank() != rank || self.output_padding.len() + 2 != rank || self.group == 0 {
+        if x.rank() != rank || w.rank() != rank || self.output_padding.len() + 2 != rank || self.output_padding.iter().any(|p| *p >= 1 << 30) || self.group == 0 {
             return Err(InferError::new(format!("expected operands of rank {rank}, found {x} and {w}")));
         }
         window.check_weights(w)?;

@@ -75,7 +75,7 @@ fn run_set(case: &Path, set: &Path, engine: Engine) -> Result<f64, Status> {
             let why = if random {
                 "drawn numbers, for which ONNX prescribes no generator: "
             } else if matches!(y.dtype(), DType::BF16 | DType::F16) {
-                "the case was rounded after every step, Tenon rounds once and is nearer to the exact result: "
+                "halves, which the case's generator rounds after other steps: "
             } else if info.ops.contains_key("DFT") {
                 "what the rounding of another algorithm leaves of zeros: "
             } else {
