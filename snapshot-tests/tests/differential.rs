@@ -25,7 +25,8 @@ fn check(seed: u64) -> Result<(), String> {
         for ((name, _), (x, y)) in case.graph.outputs().iter().zip(found.iter().zip(&case.expected)) {
             let c = compare(x, y, case.tolerance, case.scale);
             if !c.ok() {
-                return Err(format!("{engine}, output {name} ({}): {c}", y.fact()));
+                let text = tenon_ir::text::print(&case.graph, &tenon_ir::text::PrintOptions::for_reading());
+                return Err(format!("{engine}, output {name} ({}): {c}\n{text}", y.fact()));
             }
         }
     }
