@@ -107,20 +107,33 @@ impl Operator for Softmax {
             let (b, i, value) = cx.write(0, crate::lower::flatten(&at(Expr::Var(kv)), &dims), Expr::Var(v));
             (b, i, (v, value))
         };
-        let loop_over = |body| tenon_kernel::Stmt::For {
+        let over = |parallel, body| tenon_kernel::Stmt::For {
             var: kv,
             lo: Expr::int(0),
             hi: n.into(),
             step: 1,
-            parallel: false,
+            parallel,
             body,
         };
+        let loop_over = |body| over(false, body);
+        // The exponentials of a row (or of neighbouring ones, whose elements lie between its own) are computed once.
+        let inner: usize = dims[axis + 1..].iter().product();
+        let exps = (!log).then(|| cx.scratch("exps", d, (n * inner).max(1)));
+        let place = Expr::Var(kv) * inner + crate::lower::flatten(&row[axis + 1..], &dims[axis + 1..]);
         let mut body = cx.k.block(|kb| {
             let max = kb.declare("max", Expr::constant(d, f64::NEG_INFINITY));
             let inner = kb.block(|kb| kb.set(max, Expr::Var(max).max(x.clone())));
             kb.push(loop_over(inner));
             let sum = kb.declare("sum", Expr::constant(d, 0.0));
             let e = (x.clone() - Expr::Var(max)).math(MathFn::Exp);
+            let e = match exps {
+                Some(buf) => {
+                    let inner = kb.block(|kb| kb.store(buf, place.clone(), e));
+                    kb.push(over(true, inner));
+                    Expr::load(buf, place)
+                }
+                None => e,
+            };
             let inner = kb.block(|kb| kb.set(sum, Expr::Var(sum) + e.clone()));
             kb.push(loop_over(inner));
             let scale = if log {

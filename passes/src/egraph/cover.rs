@@ -97,7 +97,7 @@ pub struct Cover<'s, 'e> {
     work: Vec<Vec<f64>>,
     /// Distance of each class from the inputs, by tree price: children lie below their users.
     rank: Vec<f64>,
-    /// Classes that use each, by the cheapest node alone; an output has itself.
+    /// Classes that use each, as far as can be told before the choice; an output has itself.
     users: Vec<BTreeSet<u32>>,
 }
 
@@ -113,15 +113,7 @@ impl<'s, 'e> Cover<'s, 'e> {
             c.cuts[class as usize] = alone.filter_map(|i| c.finish(class, &[(class, i)])).collect();
         }
         c.rank = c.ranks();
-        for class in 0..n {
-            let cheapest = c.cuts[class].iter().min_by(|a, b| a.cost.total_cmp(&b.cost));
-            for leaf in cheapest.map_or(vec![], |k| k.leaves.clone()) {
-                c.users[leaf as usize].insert(class as u32);
-            }
-        }
-        for r in &space.roots {
-            c.users[*r as usize].insert(*r);
-        }
+        c.users = c.likely_users();
         let mut order: Vec<u32> = (0..n as u32).collect();
         order.sort_by(|a, b| c.rank[*a as usize].total_cmp(&c.rank[*b as usize]).then(a.cmp(b)));
         for class in order {
@@ -173,6 +165,53 @@ impl<'s, 'e> Cover<'s, 'e> {
             }
         }
         best
+    }
+
+    /// Classes that use each, if every class is made in the cheapest way without any fusion: alternatives that nobody will choose, and what
+    /// only those need, use nothing. The price of a way is that of its longest chain; sums would count what is shared again and again.
+    fn likely_users(&self) -> Vec<BTreeSet<u32>> {
+        let n = self.cuts.len();
+        let mut users = vec![BTreeSet::new(); n];
+        let mut readers = vec![vec![]; n];
+        for (c, cuts) in self.cuts.iter().enumerate() {
+            cuts.iter().flat_map(|k| &k.leaves).for_each(|l| readers[*l as usize].push(c as u32));
+        }
+        let mut price = vec![f64::INFINITY; n];
+        let chain = |k: &Cut, price: &[f64]| k.cost + k.leaves.iter().map(|l| price[*l as usize]).fold(0.0, f64::max);
+        let mut queue: VecDeque<u32> = (0..n as u32).collect();
+        let mut left = 200 * n + 1000;
+        while let Some(c) = queue.pop_front().filter(|_| left > 0) {
+            left -= 1;
+            let p = self.cuts[c as usize].iter().map(|k| chain(k, &price)).fold(f64::INFINITY, f64::min);
+            if p < price[c as usize] {
+                price[c as usize] = p;
+                queue.extend(&readers[c as usize]);
+            }
+        }
+        let mut needed: Vec<u32> = self.space.roots.clone();
+        let mut seen: BTreeSet<u32> = needed.iter().copied().collect();
+        for r in &needed {
+            users[*r as usize].insert(*r);
+        }
+        while let Some(class) = needed.pop() {
+            let cheapest = self.cuts[class as usize].iter().min_by(|a, b| chain(a, &price).total_cmp(&chain(b, &price)));
+            for leaf in cheapest.map_or(&[][..], |k| &k.leaves) {
+                users[*leaf as usize].insert(class);
+                if seen.insert(*leaf) {
+                    needed.push(*leaf);
+                }
+            }
+        }
+        // What is not needed then may be after all.
+        for c in 0..n as u32 {
+            let cheapest = self.cuts[c as usize].iter().min_by(|a, b| a.cost.total_cmp(&b.cost));
+            for leaf in cheapest.map_or(&[][..], |k| &k.leaves) {
+                if !seen.contains(leaf) {
+                    users[*leaf as usize].insert(c);
+                }
+            }
+        }
+        users
     }
 
     /// Adds the best merged cuts of `class`.
