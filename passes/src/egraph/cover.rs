@@ -194,7 +194,8 @@ impl<'s, 'e> Cover<'s, 'e> {
             users[*r as usize].insert(*r);
         }
         while let Some(class) = needed.pop() {
-            let cheapest = self.cuts[class as usize].iter().min_by(|a, b| chain(a, &price).total_cmp(&chain(b, &price)));
+            let cheapest =
+                self.cuts[class as usize].iter().min_by(|a, b| chain(a, &price).total_cmp(&chain(b, &price)));
             for leaf in cheapest.map_or(&[][..], |k| &k.leaves) {
                 users[*leaf as usize].insert(class);
                 if seen.insert(*leaf) {
