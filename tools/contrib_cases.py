@@ -127,6 +127,11 @@ def quantized(c):
     c.add("nbits4", "MatMulNBits", MS, {"a": r(3, 40), "b": bytes_(6, 3, 8), "s": r(18)}, constants=fixed, K=40, N=6, bits=4, block_size=16)
     c.add("nbits4_zeros", "MatMulNBits", MS, {"a": r(3, 40), "b": bytes_(6, 3, 8), "s": r(18), "z": bytes_(12)}, constants=fixed, K=40, N=6, bits=4, block_size=16)
     c.add("nbits8", "MatMulNBits", MS, {"a": r(3, 32), "b": bytes_(5, 1, 32), "s": r(5)}, constants=fixed, K=32, N=5, bits=8, block_size=32)
+    for name, bits, width, zeros, shape in [("4", 4, 20, None, (2, 3)), ("4_zeros", 4, 20, 2, (3,)), ("8", 8, 40, None, (2,)), ("8_zeros", 8, 40, 3, ())]:
+        z = None if zeros is None else bytes_(7, zeros)
+        i = np.random.default_rng(3).integers(0, 7, shape).astype(np.int64)
+        operands = {"b": bytes_(7, width), "i": i, "s": r(7, 3), "z": z}
+        c.add(f"rows{name}", "GatherBlockQuantized", MS, operands, constants=fixed, bits=bits, block_size=16, gather_axis=0, quantize_axis=1)
 
 
 def linear(c):

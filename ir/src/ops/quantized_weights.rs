@@ -1,25 +1,31 @@
 //! Operators of com.microsoft with weights of 8 bits or less.
 //!
-//! [MatMulNBits, DynamicQuantizeLSTM](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). MatMulNBits is computed on
+//! [MatMulNBits, GatherBlockQuantized, DynamicQuantizeLSTM](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). MatMulNBits is computed on
 //! the numbers that the weights stand for; DynamicQuantizeLSTM in integers as ONNX Runtime does it: the input of all steps is quantised by its
 //! range, and the state before each step by its own.
 
 use super::expand::Expand;
+use super::gather::Gather;
 use super::integer_product::{dynamic_product, narrow_difference};
 use super::matmul::MatMul;
 use super::recurrent_layer::direction;
 use super::reduce::{Kind, Reduce};
 use super::transpose::Transpose;
 use super::util::{apply, cast, number, part, reshape, with_constant};
+use crate::op::resolve_axis;
 use crate::ops::*;
 use tenon_base::{Scalar, Shape};
 
 pub(super) fn onnx() -> Vec<OnnxName> {
-    ["MatMulNBits", "DynamicQuantizeLSTM"].map(|name| OnnxName { domain: "com.microsoft", name, versions: &[1] }).to_vec()
+    ["MatMulNBits", "GatherBlockQuantized", "DynamicQuantizeLSTM"].map(|name| OnnxName { domain: "com.microsoft", name, versions: &[1] }).to_vec()
 }
 
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    if node.op_type() == "MatMulNBits" { matmul(node, cx) } else { lstm(node, cx) }
+    match node.op_type() {
+        "MatMulNBits" => matmul(node, cx),
+        "GatherBlockQuantized" => rows(node, cx),
+        _ => lstm(node, cx),
+    }
 }
 
 /// The `bits`-wide elements of bytes, low bits first, as `u8`: a last axis of `n` becomes one of `n·8/bits`.
@@ -89,6 +95,66 @@ fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, Im
         Some(bias) => apply(cx, "add", &[y, bias])?,
         None => y,
     }])
+}
+
+/// `(data[indices] - zero) · scale`, scales by blocks along an axis: rows are chosen before they are unpacked, so that a table stays as
+/// small as it is.
+fn rows(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+    let (data, indices, scales) = (node.input(0)?, node.input(1)?, node.input(2)?);
+    let rank = cx.rank(data);
+    let gathered = resolve_axis(node.int("gather_axis", 0)?, rank)?;
+    let quantized = resolve_axis(node.int("quantize_axis", 1)?, rank)?;
+    let (block, bits) = (node.int("block_size", 128)?, node.int("bits", 4)?);
+    let block = usize::try_from(block).ok().filter(|b| (1..1 << 30).contains(b));
+    let block = block.ok_or_else(|| ImportError::new("block_size: expected a positive integer"))?;
+    let packed = cx.dtype(data) == DType::U8 && bits == 4;
+    if gathered == quantized || packed && (gathered + 1 == rank || quantized + 1 != rank) {
+        return Err(ImportError::new(format!("axis {gathered} cannot be chosen along where axis {quantized} is quantised")));
+    }
+    if cx.rank(scales) != rank || ![4, 8].contains(&bits) {
+        let found = cx.shape(scales);
+        return Err(ImportError::new(format!("expected 4 or 8 bits and scales of rank {rank}, found {bits} and {found}")));
+    }
+    let axis = if gathered < quantized { quantized + cx.rank(indices) - 1 } else { quantized };
+    let dtype = cx.dtype(scales);
+    let gather = Gather { axis: gathered };
+    let chosen = |cx: &mut Importer<'_>, v: ValueId| -> Result<ValueId, ImportError> {
+        let v = cx.op(gather.clone(), &[v, indices])?;
+        if packed { unpacked(cx, v, 4) } else { Ok(v) }
+    };
+    let q = chosen(cx, data)?;
+    let extent = cx.shape(q).0[axis].clone();
+    let extent = extent.as_usize().ok_or_else(|| ImportError::new(format!("an axis of blocks has {extent} elements")))?;
+    let blocks = extent.div_ceil(block);
+    // One number a block, as often as it has elements.
+    let spread = |cx: &mut Importer<'_>, v: ValueId| -> Result<ValueId, ImportError> {
+        let v = part(cx, v, axis, 0, blocks)?;
+        let mut to = cx.shape(v).clone();
+        to.0.insert(axis + 1, Dim::Const(1));
+        let v = reshape(cx, v, to.clone())?;
+        to.0[axis + 1] = Dim::from(block);
+        let v = cx.op(Expand { to: to.clone() }, &[v])?;
+        to.0.remove(axis + 1);
+        to.0[axis] = Dim::from(blocks * block);
+        let v = reshape(cx, v, to)?;
+        part(cx, v, axis, 0, extent)
+    };
+    let mut y = cast(cx, q, dtype)?;
+    let zero = match node.opt_input(3) {
+        Some(z) => {
+            let z = chosen(cx, z)?;
+            let z = cast(cx, z, dtype)?;
+            Some(spread(cx, z)?)
+        }
+        None if cx.dtype(data) == DType::U8 => Some(number(cx, dtype, f64::from(1u32 << (bits - 1)))),
+        None => None,
+    };
+    if let Some(z) = zero {
+        y = apply(cx, "sub", &[y, z])?;
+    }
+    let s = cx.op(gather.clone(), &[scales, indices])?;
+    let s = spread(cx, s)?;
+    Ok(vec![apply(cx, "mul", &[y, s])?])
 }
 
 /// An LSTM with weights of bytes: computed in integers if they are known, else dequantised first.
