@@ -42,6 +42,8 @@ fn one_number(cx: &Cx<'_>, m: &Match) -> Result<(), Why> {
 
 fn scale_side(cx: &mut Cx<'_>, m: &Match, side: &str) -> Result<Id, Why> {
     one_number(cx, m)?;
+    // A number of many axes gives the product as many.
+    ensure!(cx.dims(m.root)? == cx.dims(m.inner[1])?, "other extents than the product");
     let op = super::bound!(cx, m, "m", MatMul)?;
     let scaled = m.value(side);
     let c = cx.number(m.value("c"))?;
