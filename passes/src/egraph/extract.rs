@@ -368,26 +368,49 @@ impl<'p> Local<'p> {
     /// Several classes at once to the choices that share a class nobody uses yet, where that pays for it: no single move
     /// does, since the first would pay alone. Gives whether something changed.
     fn share(&mut self, users: &[Vec<(u32, u32)>]) -> bool {
+        let p = self.p;
+        let mut changed = false;
         for (k, users) in users.iter().enumerate() {
             if self.uses[k] > 0 || self.choice[k].is_none() {
                 continue;
             }
-            let mut tried: Option<Solution> = None;
-            let mut sharing = 0;
-            for (c, i) in users {
-                if self.uses[*c as usize] > 0 && self.choice[*c as usize] != Some(*i) {
-                    tried.get_or_insert_with(|| self.choice.clone())[*c as usize] = Some(*i);
-                    sharing += 1;
+            // As if it were there: then every class to the best choice that needs it.
+            let mut price = self.take(k as u32);
+            let mut moved: Vec<(u32, u32)> = vec![];
+            let can_be = price.is_finite();
+            for users in users.chunk_by(|a, b| a.0 == b.0).filter(|_| can_be) {
+                let c = users[0].0;
+                let (Some(now), true) = (self.choice[c as usize], self.uses[c as usize] > 0) else { continue };
+                let old = &p.classes[c as usize][now as usize];
+                let mut best = (0.0, now);
+                for &(_, i) in users.iter().filter(|(_, i)| *i != now) {
+                    let new = &p.classes[c as usize][i as usize];
+                    let change = self.change(old, new);
+                    self.undo(old, new);
+                    if change < best.0 - 1e-9 && !self.reaches(&new.needs, c) {
+                        best = (change, i);
+                    }
+                }
+                if best.1 != now {
+                    price += self.change(old, &p.classes[c as usize][best.1 as usize]);
+                    self.choice[c as usize] = Some(best.1);
+                    moved.push((c, now));
                 }
             }
-            if let Some(tried) = tried.filter(|_| sharing > 1)
-                && self.p.cost(&tried).is_some_and(|cost| cost < self.total - 1e-9)
-            {
-                *self = Local::new(self.p, tried);
-                return true;
+            if price < -1e-9 {
+                self.total += price;
+                changed = true;
+            } else {
+                for &(c, before) in moved.iter().rev() {
+                    if let Some(new) = self.chosen(c) {
+                        self.undo(&p.classes[c as usize][before as usize], new);
+                    }
+                    self.choice[c as usize] = Some(before);
+                }
             }
+            self.drop(k as u32);
         }
-        false
+        changed
     }
 
     fn run(mut self) -> (Solution, f64) {
