@@ -136,6 +136,14 @@ fn every_rule_is_seen_somewhere() {
     let settings = Settings { target, math: Math::Fast, threads: 1, name: "case".into(), states: vec![] };
     let mut failures = vec![];
     for case in cases() {
+        // Of rules that others need.
+        let needing = seen.iter().filter(|s| s.origin == Origin::Rule && s.model == case.rule);
+        for s in needing {
+            let (_, fired) = saturated(&case.fires, &up_to(Class::Reassociating));
+            if !fired.contains(s.rule) {
+                failures.push(format!("`{}` does not fire on what `{}` makes; these do: {fired:?}", s.rule, s.model));
+            }
+        }
         let times = seen.iter().find(|s| s.origin == Origin::Exporter && s.rule == case.rule).map_or(0, |s| s.times);
         let state = tenon_passes::run(case.fires, &settings, Phase::Grouped, &mut |_, _, _| {}).expect("compiles");
         let found = state.decisions.fired.iter().find(|f| f.rule == case.rule).map_or(0, |f| f.at.len());

@@ -99,6 +99,8 @@ pub enum Origin {
     Zoo,
     /// One of ONNX's operator cases; most are the bodies of the standard's own functions.
     Onnx,
+    /// What another rule makes of its case.
+    Rule,
     /// What an exporter writes, in words; the graph is the rule's case in `passes/tests/rules`.
     Exporter,
 }
@@ -124,6 +126,7 @@ pub fn seen() -> Option<Vec<Seen>> {
         let origin = match origin {
             "zoo" => Origin::Zoo,
             "onnx" => Origin::Onnx,
+            "rule" => Origin::Rule,
             "exporter" => Origin::Exporter,
             _ => return None,
         };
@@ -140,6 +143,7 @@ pub fn markdown() -> String {
     let place = |rule: &str| match seen.iter().find(|s| s.rule == rule) {
         Some(Seen { origin: Origin::Zoo, model, times, .. }) => format!("{model}, {times}"),
         Some(Seen { origin: Origin::Onnx, model, times, .. }) => format!("ONNX's `{model}`, {times}"),
+        Some(Seen { origin: Origin::Rule, model, .. }) => format!("what `{model}` makes"),
         Some(Seen { origin: Origin::Exporter, model, .. }) => format!("exporters: {model}"),
         None => String::new(),
     };
@@ -149,7 +153,7 @@ pub fn markdown() -> String {
          (`--math default`); *approximating* takes another formula within a stated bound (`--math fast`). The normaliser applies \
          what is always good; the e-graph what has a trade-off. *Seen in* names a model in which a rule of the e-graph applies, and in \
          how many places: one of the zoo, else one of ONNX's operator cases (most are bodies of the standard's functions), else what \
-         writes such models, none of which is at hand: there the rule's own case goes through all passes.\n",
+         another rule makes of its case, else what writes such models, none of which is at hand: there the rule's own case goes through all passes.\n",
     );
     for stage in [Stage::Normalizer, Stage::Egraph] {
         let rules: Vec<&Info> = all.iter().filter(|r| r.stage == stage).collect();
