@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use tenon_base::{DType, Fact, Loc, Shape, Tensor};
 use tenon_ir::ops::binary::Binary;
 use tenon_ir::ops::cast::Cast;
+use tenon_ir::ops::concat::Concat;
 use tenon_ir::ops::conv::{Conv, Layout};
 use tenon_ir::ops::matmul::MatMul;
 use tenon_ir::ops::reshape::Reshape;
@@ -125,6 +126,21 @@ const CASES: &[Case] = &[
             let x = n.input(&[2, 3, 4]);
             let y = n.transpose(x, &[2, 0, 1]);
             let y = n.bin("add", y, x_like(y));
+            n.transpose(y, &[0, 2, 1])
+        },
+    },
+    Case {
+        rule: "shuffle-concat",
+        fires: |n| {
+            let x = n.input(&[2, 3]);
+            let y = n.op(Concat { axis: 1 }, &[x, x_like(x)]);
+            let y = n.reshape(y, &[2, 2, 3]);
+            n.transpose(y, &[0, 2, 1])
+        },
+        near_miss: |n| {
+            let x = n.input(&[2, 3]);
+            let y = n.op(Concat { axis: 1 }, &[x, x_like(x)]);
+            let y = n.reshape(y, &[2, 3, 2]);
             n.transpose(y, &[0, 2, 1])
         },
     },

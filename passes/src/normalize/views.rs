@@ -1,6 +1,7 @@
 //! Views and moves: what cancels, merges, or moves nothing.
 
 use super::{Class, Rewrite, Rule};
+use tenon_ir::ops::concat::Concat;
 use tenon_ir::ops::reshape::Reshape;
 use tenon_ir::ops::transpose::Transpose;
 use tenon_ir::{NodeId, Op, ValueId};
@@ -30,6 +31,12 @@ pub(super) const RULES: &[Rule] = &[
         class: Class::Exact,
         doc: "transpose(transpose(x)) → transpose(x)",
         apply: transpose_transpose,
+    },
+    Rule {
+        name: "shuffle-concat",
+        class: Class::Exact,
+        doc: "concat of rows that a transpose then interleaves → concat along an axis behind",
+        apply: shuffle_concat,
     },
 ];
 
@@ -75,4 +82,27 @@ fn transpose_transpose(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
         return Some(from[0]);
     }
     cx.op(Transpose { perm }, &[from[0]])
+}
+
+/// Rows joined one behind the other, split again and transposed: element `i` of each follows element `i` of the one before.
+fn shuffle_concat(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
+    let (t, ins) = cx.operands_if(result(id), as_transpose)?;
+    let (_, joined) = cx.operands_if(ins[0], as_reshape)?;
+    let (c, parts) = cx.operands_if(joined[0], |op| if let Op::Concat(c) = op { Some(c.clone()) } else { None })?;
+    let (whole, split) = (cx.graph.fact(joined[0]).dims()?, cx.graph.fact(ins[0]).dims()?);
+    // Only rows: channels that are not last yet are for the layout first.
+    let (a, rank) = (c.axis, split.len());
+    if a + 1 != whole.len() || rank != whole.len() + 1 || !t.perm[..a].is_sorted() || t.perm[a..] != [a + 1, a] {
+        return None;
+    }
+    let n = split[a + 1];
+    let alike = parts.iter().all(|p| cx.graph.fact(*p).dims().is_some_and(|d| d[a] == n));
+    if !alike || split[a] != parts.len() || split[..a] != whole[..a] {
+        return None;
+    }
+    let mut to = cx.graph.fact(result(id)).shape.clone();
+    to.0[a + 1] = 1_usize.into();
+    let columns: Vec<ValueId> =
+        parts.iter().map(|p| cx.op(Reshape { to: to.clone() }, &[*p])).collect::<Option<_>>()?;
+    cx.op(Concat { axis: a + 1 }, &columns)
 }
