@@ -89,16 +89,24 @@ impl Operator for Concat {
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         let to = cx.out_dims(0);
+        let all: Vec<Vec<usize>> = (0..cx.in_count()).map(|i| cx.in_dims(i)).collect();
+        // Parts of one element each are interleaved: all of them in one loop, so that every line of the result is written once.
+        let interleaves = self.axis + 1 == to.len() && all.iter().all(|d| d[self.axis] == 1);
+        let together = if interleaves { all.len() } else { 1 };
         let mut before = 0;
-        for i in 0..cx.in_count() {
-            let dims = cx.in_dims(i);
+        for (n, parts) in all.chunks(together).enumerate() {
+            let dims = &parts[0];
             let vars: Vec<_> = dims.iter().map(|_| cx.k.fresh("i", tenon_kernel::Type::INDEX)).collect();
             let from: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
-            let mut at = from.clone();
-            at[self.axis] = at[self.axis].clone() + before;
-            let (buf, index, value) = cx.write(0, flatten(&at, &to), cx.load(i, &from));
-            let mut body = vec![tenon_kernel::Stmt::Store { buf, index, value }];
-            for (&var, &n) in vars.iter().zip(&dims).rev() {
+            let mut body = vec![];
+            for (i, part) in parts.iter().enumerate() {
+                let mut at = from.clone();
+                at[self.axis] = at[self.axis].clone() + before;
+                let (buf, index, value) = cx.write(0, flatten(&at, &to), cx.load(n * together + i, &from));
+                body.push(tenon_kernel::Stmt::Store { buf, index, value });
+                before += part[self.axis];
+            }
+            for (&var, &n) in vars.iter().zip(dims).rev() {
                 body = vec![tenon_kernel::Stmt::For {
                     var,
                     lo: Expr::int(0),
@@ -109,7 +117,6 @@ impl Operator for Concat {
                 }];
             }
             body.into_iter().for_each(|s| cx.k.push(s));
-            before += dims[self.axis];
         }
         Ok(())
     }
@@ -122,6 +129,7 @@ impl Operator for Concat {
             Sample::new(c(0), &[(DType::I64, &[3]), (DType::I64, &[0]), (DType::I64, &[2])]),
             Sample::new(c(2), &[(DType::U8, &[2, 1, 17]), (DType::U8, &[2, 1, 16])]),
             Sample::new(c(0), &[(DType::F16, &[3, 2])]),
+            Sample::new(c(2), &[(f, &[2, 9, 1]), (f, &[2, 9, 1]), (f, &[2, 9, 1])]),
         ]
     }
 }
