@@ -350,6 +350,9 @@ def step_zoo(args):
         engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
         say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
         report(f"zoo: {c['name']}", c["status"] == "pass", c["message"] or "")
+    # How many kernels they become, and where each rule of the optimiser is seen.
+    test = ["cargo", "test", "-q", "--release", "--workspace", "--test", "zoo", "real_models"]  # as built before
+    run("zoo: kernels and rules", test, env={"TENON_ZOO": str(TARGET / "zoo")})
 
 
 # What takes the optimiser longest, with its free dimensions, and the seconds that it may take between import and kernels.
