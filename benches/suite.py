@@ -99,6 +99,10 @@ def docs(path):
         " multiply-adds reach when measured in the same run. *Difference* is the largest one between the two engines' outputs, as a part of"
         " the output's largest magnitude.",
         "",
+        "Outputs of integer models may disagree on CPUs without VNNI: there ONNX Runtime adds products of bytes in 16 bits that saturate, unless"
+        " `session.x64quantprecision` is set, which is not its default and not measured here. `tenon verify` says which of the two agrees with"
+        " recorded outputs.",
+        "",
         "| model | multiply-adds | ratio | middle half | part of peak | difference | weights | arena |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
