@@ -168,31 +168,26 @@ impl Dim {
     /// Replaces symbols by `value`; those it does not know stay.
     #[must_use]
     pub fn substitute(&self, value: &dyn Fn(&str) -> Option<i64>) -> Dim {
-        match self {
-            Dim::Const(_) => self.clone(),
-            Dim::Sym(n) => value(n).map_or_else(|| self.clone(), Dim::Const),
-            Dim::Sum(t) => t.iter().fold(Dim::Const(0), |acc, (k, c)| {
-                let product = k.iter().fold(Dim::Const(*c), |p, a| p.mul(&a.substitute(value)));
-                acc.add(&product)
-            }),
-            Dim::Div(p) => p.0.substitute(value).div(&p.1.substitute(value)),
-            Dim::Min(p) => p.0.substitute(value).smaller(&p.1.substitute(value)),
-            Dim::Max(p) => p.0.substitute(value).larger(&p.1.substitute(value)),
-        }
+        self.replaced(&|n| value(n).map(Dim::Const))
     }
 
     /// The same with other names for its symbols; those that `name` does not know stay.
     #[must_use]
     pub fn renamed(&self, name: &dyn Fn(&str) -> Option<String>) -> Dim {
+        self.replaced(&|n| name(n).map(Dim::sym))
+    }
+
+    /// The same with `with` in the place of symbols; those that it does not know stay.
+    fn replaced(&self, with: &dyn Fn(&str) -> Option<Dim>) -> Dim {
         match self {
             Dim::Const(_) => self.clone(),
-            Dim::Sym(n) => name(n).map_or_else(|| self.clone(), Dim::sym),
+            Dim::Sym(n) => with(n).unwrap_or_else(|| self.clone()),
             Dim::Sum(t) => t.iter().fold(Dim::Const(0), |acc, (k, c)| {
-                acc.add(&k.iter().fold(Dim::Const(*c), |p, a| p.mul(&a.renamed(name))))
+                acc.add(&k.iter().fold(Dim::Const(*c), |p, a| p.mul(&a.replaced(with))))
             }),
-            Dim::Div(p) => p.0.renamed(name).div(&p.1.renamed(name)),
-            Dim::Min(p) => p.0.renamed(name).smaller(&p.1.renamed(name)),
-            Dim::Max(p) => p.0.renamed(name).larger(&p.1.renamed(name)),
+            Dim::Div(p) => p.0.replaced(with).div(&p.1.replaced(with)),
+            Dim::Min(p) => p.0.replaced(with).smaller(&p.1.replaced(with)),
+            Dim::Max(p) => p.0.replaced(with).larger(&p.1.replaced(with)),
         }
     }
 

@@ -2,12 +2,11 @@
 //! [`super::resize`].
 
 use super::cast::Cast;
-use super::cumulate::Cumulate;
 use super::expand::Expand;
 use super::gather::Gather;
 use super::reshape::Reshape;
 use super::resize::{Coordinates, Late, Method, Mode, Rounding, SNAP};
-use super::util::{apply, cast, number, with_constant};
+use super::util::{apply, cast, number, positions, with_constant};
 use super::where_::Where;
 use crate::lower::wide;
 use crate::ops::*;
@@ -109,10 +108,7 @@ fn inside(cx: &mut Importer<'_>, at: ValueId, last: ValueId) -> Result<ValueId, 
 
 /// The positions in the operand of all elements of the result: `f64[to]`.
 fn position(cx: &mut Importer<'_>, m: &Method, a: &Late) -> Result<ValueId, ImportError> {
-    let unit = number(cx, DType::I64, 1.0);
-    let ones = cx.op(Expand { to: Shape(vec![a.to.clone()]) }, &[unit])?;
-    let count = Cumulate { axis: 0, product: false, exclusive: true, reverse: false };
-    let o = cx.op(count, &[ones])?;
+    let o = positions(cx, &a.to)?;
     let o = cast(cx, o, DType::F64)?;
     let (from, whole) = (scalar(cx, &a.from)?, scalar(cx, &a.to)?);
     let scale = match a.scale {

@@ -5,13 +5,11 @@
 //! operand becomes one that has its padding already: element `i` is element `i - before` of `x`, by positions computed in a run.
 
 use super::conv::Window;
-use super::cumulate::Cumulate;
-use super::expand::Expand;
 use super::gather::Gather;
 use super::pad::{Mode, Pad};
-use super::util::{apply, number};
+use super::util::{apply, positions};
 use crate::ops::*;
-use tenon_base::{Real, Shape};
+use tenon_base::Real;
 
 /// `x`, whose spatial axes begin at 2, with the padding of the spatial axes `late` in it; `fill` is what the padding holds.
 pub(super) fn fitted(
@@ -41,10 +39,7 @@ pub(super) fn fitted(
         let total = length.sub(d).larger(&Dim::Const(0));
         let half = total.div(&Dim::Const(2));
         let before = if node.str("auto_pad", "")? == "SAME_UPPER" { half } else { total.sub(&half) };
-        let unit = number(cx, DType::I64, 1.0);
-        let ones = cx.op(Expand { to: Shape(vec![length]) }, &[unit])?;
-        let count = Cumulate { axis: 0, product: false, exclusive: true, reverse: false };
-        let at = cx.op(count, &[ones])?;
+        let at = positions(cx, &length)?;
         let skip = cx.symbolic(vec![span.sub(&before)], &[]);
         let at = apply(cx, "add", &[at, skip])?;
         y = cx.op(Gather { axis: i + 2 }, &[y, at])?;

@@ -6,7 +6,6 @@
 
 use super::cast::convert;
 use super::concat::Concat;
-use super::cumulate::Cumulate;
 use super::expand::Expand;
 use super::util;
 use crate::ops::*;
@@ -103,10 +102,7 @@ fn symbolic_range(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Option<V
     if delta.as_const() != Some(1) || length.as_const().is_some() || cx.dtype(node.input(0)?) != DType::I64 {
         return Ok(None);
     }
-    let unit = cx.weight(Tensor::full(&[], Scalar::of_int(DType::I64, 1)));
-    let ones = cx.op(Expand { to: Shape(vec![length]) }, &[unit])?;
-    let count = Cumulate { axis: 0, product: false, exclusive: true, reverse: false };
-    let all = cx.op(count, &[ones])?;
+    let all = util::positions(cx, &length)?;
     if start == Dim::Const(0) {
         return Ok(Some(vec![all]));
     }

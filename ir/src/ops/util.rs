@@ -1,6 +1,8 @@
 //! What several operators share: reference evaluation, composition at import, loops.
 
-use super::{binary::Binary, cast::Cast, reshape::Reshape, slice::Slice, unary::Unary};
+use super::{
+    binary::Binary, cast::Cast, cumulate::Cumulate, expand::Expand, reshape::Reshape, slice::Slice, unary::Unary,
+};
 use crate::import::{ImportError, Importer};
 use crate::lower::LowerCx;
 use crate::{Op, ValueId};
@@ -130,6 +132,13 @@ pub(crate) fn apply(cx: &mut Importer<'_>, name: &str, operands: &[ValueId]) -> 
 /// The constant `v` of `dtype`, of rank 0.
 pub(crate) fn number(cx: &mut Importer<'_>, dtype: DType, v: f64) -> ValueId {
     cx.weight(Tensor::full(&[], Scalar::of_f64(dtype, v)))
+}
+
+/// The numbers `0, 1, …`, as many as `length` says in a run: `i64[length]`.
+pub(crate) fn positions(cx: &mut Importer<'_>, length: &Dim) -> Result<ValueId, ImportError> {
+    let one = number(cx, DType::I64, 1.0);
+    let ones = cx.op(Expand { to: Shape(vec![length.clone()]) }, &[one])?;
+    cx.op(Cumulate { axis: 0, product: false, exclusive: true, reverse: false }, &[ones])
 }
 
 /// `v` converted to `dtype`; itself where it is of it.

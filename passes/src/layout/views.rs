@@ -7,7 +7,7 @@
 //! reshape(transpose(x: [1,H,W,C]) : [1,C,H,W]) : [1,g,C/g,H,W]  →  transpose(reshape(x) : [1,H,W,g,C/g])
 //! ```
 
-use super::{inverse, loc_of, perm_of};
+use super::{inverse, loc_of, perm_of, transposed};
 use std::ops::Range;
 use tenon_base::{Dim, Shape};
 use tenon_ir::ops::reshape::Reshape;
@@ -41,7 +41,7 @@ pub(super) fn behind_reshape(graph: &mut Graph, id: NodeId) -> Option<ValueId> {
     if perm.is_sorted() {
         return Some(y);
     }
-    graph.add_op(Transpose { perm }, &[y], loc).ok().map(|v| v[0])
+    transposed(graph, y, &perm, &loc)
 }
 
 /// `transpose(transpose(x))` with the outer one first, if the axes that it exchanges lie together in `x` as well as in what
