@@ -145,11 +145,12 @@ pub fn evaluate(
     compiler: &Compiler,
     graph: &Graph,
     recipe: &Recipe,
-    samples: &[Vec<Tensor>],
+    samples: impl ExactSizeIterator<Item = Vec<Tensor>>,
     labels: Option<&[i64]>,
 ) -> Result<Evaluated, Error> {
-    if let Some(l) = labels.filter(|l| l.len() != samples.len()) {
-        return Err(Error::Input(format!("expected {} labels, one a sample, found {}", samples.len(), l.len())));
+    let count = samples.len();
+    if let Some(l) = labels.filter(|l| l.len() != count) {
+        return Err(Error::Input(format!("expected {count} labels, one a sample, found {}", l.len())));
     }
     let float = compiler.compile_graph(graph.clone())?.jit()?;
     let mut options = compiler.options().clone();
@@ -162,17 +163,17 @@ pub fn evaluate(
         best.map_or(-1, |b| b.0 as i64)
     };
     let (mut same, mut right) = (0, (0, 0));
-    for (i, sample) in samples.iter().enumerate() {
-        let (x, y) = (class(&a.run(sample)?), class(&b.run(sample)?));
+    for (i, sample) in samples.enumerate() {
+        let (x, y) = (class(&a.run(&sample)?), class(&b.run(&sample)?));
         same += usize::from(x == y);
         if let Some(l) = labels {
             right.0 += usize::from(x == l[i]);
             right.1 += usize::from(y == l[i]);
         }
     }
-    let part = |n: usize| n as f64 / samples.len().max(1) as f64;
+    let part = |n: usize| n as f64 / count.max(1) as f64;
     Ok(Evaluated {
-        samples: samples.len(),
+        samples: count,
         agreement: part(same),
         accuracy: labels.map(|_| (part(right.0), part(right.1))),
     })

@@ -27,6 +27,7 @@ pub mod jit;
 pub mod profile;
 pub mod recipe;
 mod report;
+mod text;
 
 pub use artifact::{Artifact, ArtifactOptions, Emit, File, write_file};
 pub use budget::Budget;
@@ -34,6 +35,7 @@ pub use compiler::{Compiled, Compiler, Options, PassTiming};
 pub use error::Error;
 pub use recipe::Recipe;
 pub use report::Report;
+pub use text::read_text;
 
 pub use tenon_base::{DType, Diagnostic, Diagnostics, Dim, Fact, Loc, Scalar, Severity, Shape, Tensor};
 pub use tenon_cranelift as backend;

@@ -117,11 +117,7 @@ impl Recipe {
     pub fn read(path: &Path) -> Result<Recipe, RecipeError> {
         let bad = |e: &dyn fmt::Display| RecipeError(format!("cannot read recipe {}: {e}", path.display()));
         // A recipe is small: what is not is something else.
-        let size = std::fs::metadata(path).map_err(|e| bad(&e))?.len();
-        if size > 64 << 20 {
-            return Err(bad(&"it is larger than 64 MiB"));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| bad(&e))?;
+        let text = crate::read_text(path, 64 << 20).map_err(|e| bad(&e))?;
         Recipe::parse(&text).map_err(|e| bad(&e))
     }
 

@@ -172,6 +172,48 @@ def write_npz(path, **arrays):
             z.writestr(f"{name}.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head + data)
 
 
+def big_archives(out):
+    """Archives of 2 MB that unpack to 2 GB, in 4 GB of memory: what does not fit the model is not unpacked, of what fits no more
+    than is used. Texts without an end are not read to it."""
+    if os.name != "posix":
+        return
+    import resource
+
+    def little_memory():
+        resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+
+    def told(name, command, code, text):
+        done = subprocess.run([TENON, *command], cwd=ROOT, text=True, preexec_fn=little_memory, timeout=300,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+        report(f"much memory: {name}", (done.returncode, text in done.stdout) == (code, True), f"exit code {done.returncode}: {done.stdout[-300:]}")
+
+    size = 2 << 30
+    all = {
+        "fits": ("image", "<f4", f"({size // 256}, 1, 1, 8, 8)", size),
+        "labels": ("y", "|u1", f"({size},)", size),
+        "lies": ("image", "<f4", "(1, 1, 1, 8, 8)", 64 << 20),
+    }
+    for name, (array, descr, shape, size) in all.items():
+        head = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}".encode()
+        with zipfile.ZipFile(out / f"{name}.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as z:
+            with z.open(f"{array}.npy", "w", force_zip64=True) as f:
+                f.write(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(head)) + head)
+                for _ in range(size >> 24):
+                    f.write(bytes(1 << 24))
+    digits, recipe = "examples/digits", out / "big.toml"
+
+    def quantize(npz):
+        return ["quantize", digits, "--calibrate", out / f"{npz}.npz", "-o", recipe]
+
+    told("samples that fit", quantize("fits"), 0, "512 samples")
+    told("samples of another input", quantize("labels"), 2, 'labels.npz: no array for input "image", f32[1,1,8,8]; the file has `y` u8')
+    told("samples of another size", quantize("lies"), 2, f"lies.npz: array `image`: expected 256 bytes of data, as its header says, found {64 << 20}")
+    told("an input", ["run", f"{digits}/model.onnx", "--input", out / "fits.npz"], 2, "expected f32[1,1,8,8] for input `image`")
+    told("labels", ["run", digits, "--labels", out / "labels.npz"], 2, "expected 360 labels")
+    told("a recipe", ["compile", digits, "--recipe", "/dev/zero"], 2, "longer than 65536 KiB")
+    told("a budget", ["compile", digits, "--config", "/dev/zero"], 2, "longer than 1024 KiB")
+
+
 def bad_samples_and_recipes(out):
     """Calibration data, recipes, budgets and targets that cannot be used: each is told, and nothing is written."""
     out.mkdir()
@@ -194,6 +236,7 @@ def bad_samples_and_recipes(out):
         path = out / f"{name.replace(' ', '-')}.npz"
         write_npz(path, **arrays)
         run(f"bad input: samples: {name}", [TENON, "quantize", digits, "--calibrate", path, "-o", made], expect=2, contains=told)
+    big_archives(out)
     write_npz(out / "good.npz", **image(0.5))
     run("bad input: labels", [TENON, "quantize", digits, "--calibrate", out / "good.npz", "-o", made, "--evaluate", out / "good.npz",
         "--labels", "y"], expect=2, contains="y")  # fmt: skip

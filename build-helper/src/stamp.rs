@@ -6,7 +6,11 @@
 
 use std::fmt;
 use std::hash::Hasher;
+use std::io::Read;
 use std::path::Path;
+
+/// Bytes of a file that are looked at at once.
+const PIECE: usize = 1 << 20;
 
 /// FNV-1a of 128 bits over words of 64: fast without optimisation, which build scripts lack by default. It tells contents
 /// apart; nobody gains by forging it.
@@ -55,9 +59,22 @@ impl Digest {
         if !path.is_file() {
             return self.text(&"no file");
         }
-        match std::fs::read(path) {
-            Ok(bytes) => self.write(&bytes),
-            Err(e) => self.text(&e.kind()),
+        if let Err(e) = self.pieces(path) {
+            self.text(&e.kind());
+        }
+    }
+
+    /// Adds a file piece by piece: weights may be larger than memory.
+    fn pieces(&mut self, path: &Path) -> std::io::Result<()> {
+        let mut file = std::fs::File::open(path)?;
+        let mut piece = Vec::with_capacity(PIECE);
+        loop {
+            piece.clear();
+            let n = file.by_ref().take(PIECE as u64).read_to_end(&mut piece)?;
+            self.write(&piece);
+            if n < PIECE {
+                return Ok(());
+            }
         }
     }
 

@@ -27,7 +27,7 @@ impl BudgetArgs {
     /// The limits of the file, replaced by those of the command line.
     pub(crate) fn budget(&self) -> Outcome<Budget> {
         let path = self.config.as_deref().unwrap_or(Path::new(FILE));
-        let mut budget = match std::fs::read_to_string(path) {
+        let mut budget = match tenon::read_text(path, 1 << 20) {
             Ok(text) => {
                 Budget::from_toml(&text).map_err(|e| Failure::bad_input(format!("{}: {e}", path.display())))?
             }

@@ -113,7 +113,7 @@ impl Stated {
 }
 
 fn read_json(path: &Path) -> Outcome<Option<serde_json::Value>> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match tenon::read_text(path, 1 << 20) {
         Ok(t) => t,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(Failure::bad_input(format!("cannot read {}: {e}", path.display()))),

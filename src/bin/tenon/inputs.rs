@@ -1,40 +1,50 @@
 //! Inputs for a run: from files, from the command line, or drawn.
 
 use crate::failure::{Failure, Outcome};
-use crate::tensors;
+use crate::tensors::{Array, Arrays};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tenon::kernel::Io;
 use tenon::{DType, Fact, Scalar, Tensor};
 
 /// Reads `--input` arguments: `NAME=FILE`, `NAME=FILE:ARRAY`, or `FILE` (an .npz gives every array to the input of its
-/// name; another file goes to the model's only input).
-pub(crate) fn read(specs: &[String], names: &[&str]) -> Outcome<BTreeMap<String, Tensor>> {
+/// name; another file goes to the model's only input). What does not fit the `declared` type is not read; with `samples` the first
+/// axis is not the model's.
+pub(crate) fn read(
+    specs: &[String],
+    declared: &[(String, Option<Fact>)],
+    samples: bool,
+) -> Outcome<BTreeMap<String, Tensor>> {
     let mut all = BTreeMap::new();
+    let names = || declared.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ");
     for spec in specs {
         match spec.split_once('=') {
             Some((name, file)) => {
-                if !names.contains(&name) {
-                    let names = names.join(", ");
+                let Some((name, fact)) = declared.iter().find(|(n, _)| n == name) else {
                     return Err(Failure::bad_input(format!(
-                        "--input {spec}: the model has no input `{name}`; it has {names}"
+                        "--input {spec}: the model has no input `{name}`; it has {}",
+                        names()
                     )));
-                }
-                all.insert(name.to_string(), file_or_array(file)?);
+                };
+                let (path, array) = place(file);
+                let arrays = Arrays::open(path)?;
+                all.insert(name.clone(), fitting(&arrays, arrays.one(array)?, name, fact.as_ref(), samples)?);
             }
             None => {
-                for (name, tensor) in tensors::read_all(Path::new(spec))? {
-                    let name = match (names.contains(&name.as_str()), names) {
-                        (true, _) => name,
-                        (false, [only]) => only.to_string(),
-                        (false, _) => {
-                            let names = names.join(", ");
+                let arrays = Arrays::open(Path::new(spec))?;
+                for array in arrays.list() {
+                    let (name, fact) = match (declared.iter().find(|(n, _)| *n == array.name), declared) {
+                        (Some(named), _) => named,
+                        (None, [only]) => only,
+                        (None, _) => {
                             return Err(Failure::bad_input(format!(
-                                "{spec}: `{name}` is no input of the model ({names}); write --input NAME={spec}"
+                                "{spec}: `{}` is no input of the model ({}); write --input NAME={spec}",
+                                array.name,
+                                names()
                             )));
                         }
                     };
-                    all.insert(name, tensor);
+                    all.insert(name.clone(), fitting(&arrays, array, name, fact.as_ref(), samples)?);
                 }
             }
         }
@@ -42,12 +52,44 @@ pub(crate) fn read(specs: &[String], names: &[&str]) -> Outcome<BTreeMap<String,
     Ok(all)
 }
 
-/// The tensor written `FILE` or `FILE:ARRAY`.
-pub(crate) fn file_or_array(spec: &str) -> Outcome<Tensor> {
+/// The file and the array of `FILE` or `FILE:ARRAY`.
+fn place(spec: &str) -> (&Path, Option<&str>) {
     match spec.rsplit_once(':') {
-        Some((file, array)) if !Path::new(spec).exists() => tensors::read_one(Path::new(file), Some(array)),
-        _ => tensors::read_one(Path::new(spec), None),
+        Some((file, array)) if !Path::new(spec).exists() => (Path::new(file), Some(array)),
+        _ => (Path::new(spec), None),
     }
+}
+
+/// The elements of `array`, if it can be a value of type `fact`.
+pub(crate) fn fitting(
+    arrays: &Arrays,
+    array: &Array,
+    input: &str,
+    fact: Option<&Fact>,
+    samples: bool,
+) -> Outcome<Tensor> {
+    let can = |fact: &Fact| {
+        let axes = fact.shape.0.iter().zip(&array.fact.shape.0).skip(usize::from(samples));
+        fact.dtype == array.fact.dtype
+            && fact.shape.rank() == array.fact.shape.rank()
+            && axes.into_iter().all(|(a, b)| a.as_const().is_none() || a == b)
+    };
+    if let Some(fact) = fact.filter(|f| !can(f)) {
+        let first = if samples { ", the first axis for samples," } else { "" };
+        return Err(arrays.misfit(array, &format_args!("{fact}{first} for input `{input}`")));
+    }
+    arrays.read(array, None)
+}
+
+/// The labels written `FILE` or `FILE:ARRAY`: one whole number for each of the `samples`.
+pub(crate) fn labels(spec: &str, samples: usize) -> Outcome<Vec<i64>> {
+    let (path, name) = place(spec);
+    let arrays = Arrays::open(path)?;
+    let array = arrays.one(name)?;
+    if !array.fact.dtype.is_int() || array.fact.dims().is_none_or(|d| d != [samples]) {
+        return Err(arrays.misfit(array, &format_args!("{samples} labels, one whole number a sample")));
+    }
+    Ok(arrays.read(array, None)?.to_i64())
 }
 
 /// The inputs in the model's order; all of them must be there.
@@ -67,8 +109,14 @@ pub(crate) fn in_order(inputs: &[Io], data: &BTreeMap<String, Tensor>) -> Outcom
 /// The value written on the command line for a declared input: a file, a number, or numbers separated by commas.
 pub(crate) fn value(text: &str, fact: &Fact) -> Result<Tensor, String> {
     if [".npy", ".npz", ".pb"].iter().any(|e| text.ends_with(e)) || text.contains(".npz:") {
-        let t = file_or_array(text).map_err(|e| e.message)?;
-        return if t.dtype() == fact.dtype { Ok(t) } else { Err(format!("expected {fact}, found {}", t.fact())) };
+        let (path, name) = place(text);
+        let arrays = Arrays::open(path).map_err(|e| e.message)?;
+        let array = arrays.one(name).map_err(|e| e.message)?;
+        let len = |f: &Fact| f.dims().map(|d| d.iter().product::<usize>());
+        if array.fact.dtype != fact.dtype || len(fact).is_some_and(|n| len(&array.fact) != Some(n)) {
+            return Err(format!("expected {fact}, found {}", array.fact));
+        }
+        return arrays.read(array, None).map_err(|e| e.message);
     }
     let text = text.trim().trim_start_matches('[').trim_end_matches(']');
     let values = text.split(',').map(|v| scalar(v.trim(), fact.dtype)).collect::<Result<Vec<_>, _>>()?;

@@ -4,12 +4,13 @@ use crate::args::CompileArgs;
 use crate::case::Case;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Table, say};
-use crate::{progress, tensors};
+use crate::{inputs, progress};
+use crate::tensors::{Array, Arrays};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use tenon::calibrate::{Calibrated, Evaluated, Method, calibrate, evaluate};
-use tenon::{Compiler, Tensor};
+use tenon::{Compiler, Fact, Tensor};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
@@ -75,7 +76,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let spinner = progress::spinner(format!("calibrating {}", case.model.display()));
     let imported = compiler.import_file(&case.model)?;
     let model = tenon::recipe::hash_file(&case.model)?;
-    let inputs: Vec<(String, tenon::Fact)> = imported
+    let inputs: Vec<(String, Fact)> = imported
         .graph
         .inputs()
         .iter()
@@ -84,7 +85,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
             _ => None,
         })
         .collect();
-    let samples = samples(&args.calibrate, &inputs, args.samples as usize)?;
+    let samples: Vec<_> = Samples::read(&args.calibrate, &inputs, args.samples as usize)?.iter().collect();
     let method = match args.method {
         MethodArg::Minmax => Method::MinMax,
         MethodArg::Percentile => Method::Percentile(args.percentile),
@@ -96,31 +97,20 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let held = match &args.evaluate {
         None => None,
         Some(path) => {
-            let held = self::samples(path, &inputs, usize::MAX)?;
-            Some((held, args.labels.as_ref().map(|name| labels(path, name)).transpose()?))
+            let held = Samples::read(path, &inputs, usize::MAX)?;
+            let labels = args.labels.as_ref().map(|name| inputs::labels(&format!("{}:{name}", path.display()), held.count));
+            let labels = labels.transpose()?;
+            Some((held, labels))
         }
     };
     let made = calibrate(&compiler, imported.graph, model, &samples, method, &float)?;
     let evaluated =
-        held.map(|(held, labels)| evaluate(&compiler, &graph, &made.recipe, &held, labels.as_deref())).transpose()?;
+        held.map(|(held, l)| evaluate(&compiler, &graph, &made.recipe, held.iter(), l.as_deref())).transpose()?;
     let text = made.recipe.to_text().map_err(|e| Failure::internal(e.to_string()))?;
     write(&args.output, &text)?;
     spinner.finish_and_clear();
     report(args, &made, evaluated, samples.len(), json);
     Ok(())
-}
-
-/// The right classes.
-fn labels(path: &Path, name: &str) -> Outcome<Vec<i64>> {
-    let t = tensors::read_one(path, Some(name))?;
-    if !t.dtype().is_int() || t.shape().len() != 1 {
-        return Err(Failure::bad_input(format!(
-            "{}: array `{name}`: expected one integer a sample, found {}",
-            path.display(),
-            t.fact()
-        )));
-    }
-    Ok(t.scalars().map(|s| s.as_int() as i64).collect())
 }
 
 fn write(path: &Path, text: &str) -> Outcome {
@@ -192,70 +182,84 @@ fn finite(v: f64) -> Option<f64> {
     v.is_finite().then_some(v)
 }
 
-/// The samples in `path` as inputs in the model's order.
-pub(crate) fn samples(path: &Path, inputs: &[(String, tenon::Fact)], most: usize) -> Outcome<Vec<Vec<Tensor>>> {
-    let bad = |m: String| Failure::bad_input(format!("{}: {m}", path.display()));
-    let arrays = tensors::read_all(path)?;
-    let names = || arrays.iter().map(|(n, t)| format!("`{n}` {}", t.fact())).collect::<Vec<_>>().join(", ");
-    let mut chosen: Vec<(&String, Vec<usize>, &Tensor)> = vec![];
-    for (name, fact) in inputs {
-        let dims = fact
-            .dims()
-            .ok_or_else(|| bad(format!("the shape of input \"{name}\", {fact}, is not known; pin it with --dim")))?;
-        let fits = |t: &Tensor| t.dtype() == fact.dtype && split(t.shape(), &dims).is_some();
-        let named = arrays.iter().find(|(n, _)| n == name);
-        let alone: Vec<_> = arrays.iter().filter(|(_, t)| fits(t)).collect();
-        let found = match (named, &alone[..]) {
-            (Some(a), _) => Some(a),
-            (None, [one]) if inputs.len() == 1 => Some(*one),
-            _ => None,
+/// Samples of what a model is given.
+pub(crate) struct Samples {
+    /// How many.
+    count: usize,
+    /// For each input, in the model's order: the extents of one sample, and all of them.
+    inputs: Vec<(Vec<usize>, Tensor)>,
+}
+
+impl Samples {
+    /// The first `most` samples in the file `path`. Whether its arrays fit is known from their headers: only what does, and is
+    /// asked for, is read.
+    pub(crate) fn read(path: &Path, inputs: &[(String, Fact)], most: usize) -> Outcome<Samples> {
+        let bad = |m: String| Failure::bad_input(format!("{}: {m}", path.display()));
+        let arrays = Arrays::open(path)?;
+        let names = || arrays.list().iter().map(|a| format!("`{}` {}", a.name, a.fact)).collect::<Vec<_>>().join(", ");
+        let shape = |a: &Array| a.fact.dims().unwrap_or_default();
+        let mut chosen: Vec<(&Array, Vec<usize>, usize)> = vec![];
+        for (name, fact) in inputs {
+            let dims = fact
+                .dims()
+                .ok_or_else(|| bad(format!("the shape of input \"{name}\", {fact}, is not known; pin it with --dim")))?;
+            let fits = |a: &Array| a.fact.dtype == fact.dtype && split(&shape(a), &dims).is_some();
+            let named = arrays.list().iter().find(|a| a.name == *name);
+            let alone: Vec<_> = arrays.list().iter().filter(|a| fits(a)).collect();
+            let found = match (named, &alone[..]) {
+                (Some(a), _) => Some(a),
+                (None, [one]) if inputs.len() == 1 => Some(*one),
+                _ => None,
+            };
+            let Some(array) = found else {
+                let held = if arrays.list().is_empty() { "none".into() } else { names() };
+                return Err(bad(format!("no array for input \"{name}\", {fact}; the file has {held}")));
+            };
+            if array.fact.dtype != fact.dtype {
+                return Err(arrays.misfit(array, &format_args!("{} for input \"{name}\"", fact.dtype)));
+            }
+            let Some(count) = split(&shape(array), &dims) else {
+                let (first, rest) = (dims.first().copied().unwrap_or(1), dims.get(1..).unwrap_or_default());
+                return Err(bad(format!(
+                    "array `{}`: expected samples of {dims:?} for input \"{name}\" (shape [N, {dims:?}…], or [N·{first}, {rest:?}…]), found {:?}",
+                    array.name,
+                    shape(array)
+                )));
+            };
+            chosen.push((array, dims, count));
+        }
+        let n = chosen.first().map_or(0, |c| c.2);
+        if let Some((array, _, count)) = chosen.iter().find(|c| c.2 != n) {
+            let first = &chosen[0].0.name;
+            return Err(bad(format!("array `{}` has {count} samples, but `{first}` has {n}", array.name)));
+        }
+        if n == 0 {
+            return Err(bad("there is no sample in it".into()));
+        }
+        let count = n.min(most);
+        let read = |(array, dims, _): (&Array, Vec<usize>, usize)| {
+            let rows = shape(array).first().map_or(1, |all| all / n * count);
+            let t = arrays.read(array, Some(rows))?;
+            let finite = |v: &f64| !v.is_finite();
+            if let Some(v) = t.dtype().is_float().then(|| t.scalars().map(tenon::Scalar::as_f64).find(finite)).flatten() {
+                let name = &array.name;
+                return Err(bad(format!("array `{name}` has an element {v}; calibration needs finite samples")));
+            }
+            Ok((dims, t))
         };
-        let Some((array, t)) = found else {
-            return Err(bad(format!(
-                "no array for input \"{name}\", {fact}; the file has {}",
-                if arrays.is_empty() { "none".into() } else { names() }
-            )));
-        };
-        if t.dtype() != fact.dtype {
-            return Err(bad(format!(
-                "array `{array}`: expected {} for input \"{name}\", found {}",
-                fact.dtype,
-                t.dtype()
-            )));
-        }
-        if split(t.shape(), &dims).is_none() {
-            let (first, rest) = (dims.first().copied().unwrap_or(1), dims.get(1..).unwrap_or_default());
-            return Err(bad(format!(
-                "array `{array}`: expected samples of {dims:?} for input \"{name}\" (shape [N, {dims:?}…], or [N·{first}, {rest:?}…]), found {:?}",
-                t.shape()
-            )));
-        }
-        if let Some(v) = t.dtype().is_float().then(|| t.to_f64()).and_then(|v| v.into_iter().find(|v| !v.is_finite()))
-        {
-            return Err(bad(format!("array `{array}` has an element {v}; calibration needs finite samples")));
-        }
-        chosen.push((array, dims, t));
+        Ok(Samples { count, inputs: chosen.into_iter().map(read).collect::<Outcome<_>>()? })
     }
-    let counts: Vec<usize> = chosen.iter().map(|(_, d, t)| split(t.shape(), d).unwrap_or(0)).collect();
-    let n = counts.first().copied().unwrap_or(0);
-    if let Some(i) = counts.iter().position(|c| *c != n) {
-        return Err(bad(format!("array `{}` has {} samples, but `{}` has {n}", chosen[i].0, counts[i], chosen[0].0)));
-    }
-    if n == 0 {
-        return Err(bad("there is no sample in it".into()));
-    }
-    (0..n.min(most))
-        .map(|i| {
-            chosen
-                .iter()
-                .map(|(_, dims, t)| {
-                    let size = dims.iter().product::<usize>() * t.dtype().size();
-                    Tensor::from_bytes(t.dtype(), dims, t.bytes().slice(i * size..(i + 1) * size))
-                        .map_err(|e| bad(e.to_string()))
-                })
-                .collect()
+
+    /// Every sample as inputs in the model's order.
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = Vec<Tensor>> + '_ {
+        (0..self.count).map(|i| {
+            let one = |(dims, t): &(Vec<usize>, Tensor)| {
+                let size = dims.iter().product::<usize>() * t.dtype().size();
+                Tensor::from_bytes(t.dtype(), dims, t.bytes().slice(i * size..(i + 1) * size)).ok()
+            };
+            self.inputs.iter().filter_map(one).collect()
         })
-        .collect()
+    }
 }
 
 /// How many samples of `dims` an array of `shape` has: `[N, dims…]`, or the first axis of `dims` times N.

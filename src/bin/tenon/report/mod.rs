@@ -87,7 +87,7 @@ fn errors(
     let facts: Vec<(String, Fact)> =
         compiled.program.inputs.iter().map(|i| (i.name.clone(), i.fact.clone())).collect();
     let samples = match &args.samples {
-        Some(path) => quantize::samples(path, &facts, MOST_SAMPLES)?,
+        Some(path) => quantize::Samples::read(path, &facts, MOST_SAMPLES)?.iter().collect(),
         None if !quantised => vec![],
         None => {
             let declared = model::declared(&case.model)?;

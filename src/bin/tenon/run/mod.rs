@@ -6,6 +6,7 @@ use crate::args::CompileArgs;
 use crate::case::Case;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, say, time};
+use crate::tensors::Arrays;
 use crate::{inputs, model, progress, tensors};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -98,26 +99,29 @@ fn what(engine: Engine) -> &'static str {
 fn find_data(args: &Args, case: &Case) -> Outcome<Data> {
     let declared = model::declared(&case.model)?;
     let mut given = BTreeMap::new();
-    let names: Vec<&str> = declared.inputs.iter().map(|(n, _)| n.as_str()).collect();
-    let mut tensors = inputs::read(&args.inputs, &names)?;
-    let mut labels = args.labels.as_deref().map(inputs::file_or_array).transpose()?;
+    let mut tensors = inputs::read(&args.inputs, &declared.inputs, args.labels.is_some())?;
+    let mut given_labels = args.labels.clone();
     if let (true, true, Some(folder)) = (tensors.is_empty(), args.draw.is_none(), &case.folder) {
         let heldout = folder.join("heldout.npz");
-        if heldout.is_file() && names.len() == 1 {
-            tensors.insert(names[0].to_string(), tensors::read_one(&heldout, Some("x"))?);
-            labels.get_or_insert(tensors::read_one(&heldout, Some("y"))?);
+        if let (true, [(name, fact)]) = (heldout.is_file(), &declared.inputs[..]) {
+            let arrays = Arrays::open(&heldout)?;
+            let x = inputs::fitting(&arrays, arrays.one(Some("x"))?, name, fact.as_ref(), true)?;
+            tensors.insert(name.clone(), x);
+            given_labels.get_or_insert(format!("{}:y", heldout.display()));
         } else if let Some(set) = case.sets.first() {
             Inputs { tensors, given } = dataset::inputs(&declared, set)?;
         }
     }
-    let labels = labels.map(|t| {
-        if t.dtype().is_int() && t.shape().len() == 1 {
-            Ok(t.to_i64())
-        } else {
-            Err(Failure::bad_input(format!("labels: expected a list of whole numbers, found {}", t.fact())))
+    let labels = match (given_labels, &tensors.values().collect::<Vec<_>>()[..]) {
+        (None, _) => None,
+        // One label a sample: so many there must be.
+        (Some(spec), [samples]) => Some(inputs::labels(&spec, samples.shape().first().copied().unwrap_or(1))?),
+        (Some(_), all) => {
+            let n = all.len();
+            return Err(Failure::bad_input(format!("labels need samples for one input; there are some for {n}")));
         }
-    });
-    Ok(Data { tensors, given, labels: labels.transpose()? })
+    };
+    Ok(Data { tensors, given, labels })
 }
 
 /// One run: prints (and writes) the outputs.
