@@ -172,11 +172,7 @@ pub fn evaluate(
         }
     }
     let part = |n: usize| n as f64 / count.max(1) as f64;
-    Ok(Evaluated {
-        samples: count,
-        agreement: part(same),
-        accuracy: labels.map(|_| (part(right.0), part(right.1))),
-    })
+    Ok(Evaluated { samples: count, agreement: part(same), accuracy: labels.map(|_| (part(right.0), part(right.1))) })
 }
 
 /// Compiles `graph` with `values` as further outputs.

@@ -4,8 +4,8 @@ use crate::args::CompileArgs;
 use crate::case::Case;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Table, say};
-use crate::{inputs, progress};
 use crate::tensors::{Array, Arrays};
+use crate::{inputs, progress};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -98,7 +98,8 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         None => None,
         Some(path) => {
             let held = Samples::read(path, &inputs, usize::MAX)?;
-            let labels = args.labels.as_ref().map(|name| inputs::labels(&format!("{}:{name}", path.display()), held.count));
+            let labels =
+                args.labels.as_ref().map(|name| inputs::labels(&format!("{}:{name}", path.display()), held.count));
             let labels = labels.transpose()?;
             Some((held, labels))
         }
@@ -196,13 +197,14 @@ impl Samples {
     pub(crate) fn read(path: &Path, inputs: &[(String, Fact)], most: usize) -> Outcome<Samples> {
         let bad = |m: String| Failure::bad_input(format!("{}: {m}", path.display()));
         let arrays = Arrays::open(path)?;
-        let names = || arrays.list().iter().map(|a| format!("`{}` {}", a.name, a.fact)).collect::<Vec<_>>().join(", ");
+        let names =
+            || arrays.list().iter().map(|a| format!("`{}` {}", a.name, a.fact)).collect::<Vec<_>>().join(", ");
         let shape = |a: &Array| a.fact.dims().unwrap_or_default();
         let mut chosen: Vec<(&Array, Vec<usize>, usize)> = vec![];
         for (name, fact) in inputs {
-            let dims = fact
-                .dims()
-                .ok_or_else(|| bad(format!("the shape of input \"{name}\", {fact}, is not known; pin it with --dim")))?;
+            let dims = fact.dims().ok_or_else(|| {
+                bad(format!("the shape of input \"{name}\", {fact}, is not known; pin it with --dim"))
+            })?;
             let fits = |a: &Array| a.fact.dtype == fact.dtype && split(&shape(a), &dims).is_some();
             let named = arrays.list().iter().find(|a| a.name == *name);
             let alone: Vec<_> = arrays.list().iter().filter(|a| fits(a)).collect();
@@ -241,7 +243,9 @@ impl Samples {
             let rows = shape(array).first().map_or(1, |all| all / n * count);
             let t = arrays.read(array, Some(rows))?;
             let finite = |v: &f64| !v.is_finite();
-            if let Some(v) = t.dtype().is_float().then(|| t.scalars().map(tenon::Scalar::as_f64).find(finite)).flatten() {
+            if let Some(v) =
+                t.dtype().is_float().then(|| t.scalars().map(tenon::Scalar::as_f64).find(finite)).flatten()
+            {
                 let name = &array.name;
                 return Err(bad(format!("array `{name}` has an element {v}; calibration needs finite samples")));
             }
