@@ -154,3 +154,36 @@ fn halves_are_converted_before_the_loops() {
     // One row reads its constants once: they stay small.
     assert!(conversions(1) > 0);
 }
+
+#[test]
+fn depthwise_tiles_follow_the_caches() {
+    use tenon_ir::ops::conv::{Conv, Layout};
+    // The step of the outermost loop around the products: 1 for rows of the result, the width of a tile for columns.
+    let outermost = |channels: usize, size: usize, window: usize| {
+        let op = Conv {
+            kernel: vec![window; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            pads: vec![0; 4],
+            group: channels,
+            layout: Layout::ChannelsLast,
+            fill: None,
+        };
+        let f = DType::F32;
+        let sample = Sample::new(op, &[(f, &[1, size, size, channels]), (f, &[channels, 1, window, window])]);
+        let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
+        let target = Target::parse("x86_64-linux/zen3").expect("a target");
+        let done = schedule_program(program, &ScheduleCx { target: &target, reassociate: true }).expect("scheduled");
+        match &done.kernels[0].body[0] {
+            Stmt::For { step, .. } => *step,
+            s => panic!("a loop, found {s:?}"),
+        }
+    };
+    // Rows of many places do not stay in the first cache until the next window meets them.
+    assert_eq!(outermost(96, 114, 3), 1);
+    // Small planes do, and then what is wide need not come again and again, nor all its taps.
+    assert!(outermost(960, 9, 3) > 1);
+    assert!(outermost(672, 18, 5) > 1);
+    // Places so many lines apart that they fall into few sets do not.
+    assert_eq!(outermost(1024, 9, 3), 1);
+}

@@ -1,12 +1,13 @@
 //! Contractions become loops.
 //!
-//! [`plan`] decides with [`shape`], [`tile`] writes one register tile (its sum by [`window`] where both factors are
+//! [`plan`] decides with [`shape`] and [`order`], [`tile`] writes one register tile (its sum by [`window`] where both factors are
 //! vectors), [`nest`] the loops around it; what has no row of results is summed in lanes ([`fold`]), what fits no plan is [`scalar`].
 
 mod dot;
 mod fold;
 mod halves;
 mod nest;
+mod order;
 mod plan;
 mod scalar;
 mod shape;

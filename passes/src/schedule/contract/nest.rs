@@ -1,6 +1,7 @@
 //! The loops around register tiles.
 
-use super::plan::{Along, Factor, Order, Plan};
+use super::order::Order;
+use super::plan::{Along, Factor, Plan};
 use super::shape::Rows;
 use super::tile::{Part, Tile, tile};
 use crate::schedule::pack::Layout;
@@ -100,9 +101,11 @@ fn tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
                 }))
             })
         }),
-        Order::Lines => within(columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
-            along_rows(p, rows, kernel, &mut |m0, mr, kernel| tile(c, p, &Tile { m0, mr, ..at.clone() }, kernel))
-        })),
+        Order::ColumnsOutside => columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
+            within(along_rows(p, rows, kernel, &mut |m0, mr, kernel| {
+                tile(c, p, &Tile { m0, mr, ..at.clone() }, kernel)
+            }))
+        }),
         Order::ColumnsInside => within(along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
             columns(p, c, kernel, Columns::All, &mut |at, _, kernel| {
                 tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel)

@@ -4,6 +4,7 @@
 //! all lanes, consecutive elements, or else packed so that it is: constants when compiling, other data in a scratch
 //! buffer inside the kernel. A second output loop, `m`, that shares what is loaded along `v`, is unrolled beside it.
 
+use super::order::{Lines, Order};
 use super::shape::{Budget, Cover};
 use crate::schedule::pack::{Arrangement, Layout};
 use crate::schedule::{ScheduleCx, Unit};
@@ -107,17 +108,6 @@ pub(super) struct Parts {
     pub(super) count: usize,
 }
 
-/// The order of loops over tiles, outermost first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Along `v`, `middle`, along `m`: what is loaded along `v` stays in the first cache.
-    RowsInside,
-    /// `middle`, along `m`, along `v`: rows are read once, all that is loaded along `v` stays in the first cache.
-    ColumnsInside,
-    /// `middle`, along `v`, along `m`: neighbouring rows share what they read.
-    Lines,
-}
-
 /// Taps of a line at most, so that they and what they are multiplied with stay in registers.
 const MAX_TAPS: usize = 16;
 
@@ -169,14 +159,15 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
     };
     // What loops over rows and what loops over columns would read again.
     let (rows, columns) = if a.along == Along::Splat { (bytes(&a), bytes(&b)) } else { (bytes(&b), bytes(&a)) };
-    let (l1, l2) = (cx.target.caches.l1d, cx.target.caches.l2);
-    let order = match both {
-        true => Order::Lines,
-        false if columns <= l1 / 2 && rows > l2 / 2 => Order::ColumnsInside,
-        false => Order::RowsInside,
-    };
+    let mut order = if both { Order::ColumnsInside } else { Order::of_product(rows, columns, &cx.target.caches) };
     let shaper = Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, both, order, cx };
     let (m, cover) = shaper.rows(&others, [&a, &b]);
+    if let (true, Some(m)) = (both, &m) {
+        let middle: usize = others.iter().filter(|d| d.var != m.var).map(|d| d.extent).product();
+        let tiles = middle * cover.full.iter().map(|r| r.count).sum::<usize>();
+        let lines = Lines { v: &v, m, reduce: &reduce, middle, tiles, width: cover.nv * lanes };
+        order = lines.order([&a, &b], &unit.kernel, &cx.target.caches);
+    }
     for f in [&mut a, &mut b] {
         let constant = unit.constant.get(f.buf.0 as usize) == Some(&true);
         if f.along == Along::Pack && both && !constant {
@@ -219,7 +210,7 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
         budget,
         partial,
         reassociate,
-        l2,
+        l2: cx.target.caches.l2,
         row_bytes: rows,
         column_bytes: columns,
         parts: None,

@@ -1,0 +1,124 @@
+//! Which loops over tiles are inside which.
+//!
+//! A product reads its rows and its columns again and again; what is read more often should come from the nearer cache. Where both
+//! factors are vectors (depthwise convolutions) every element is multiplied a few times only, so the time goes by what comes from the
+//! second cache: see [`Lines`].
+
+use super::plan::Factor;
+use std::collections::BTreeSet;
+use tenon_kernel::{ContractDim, Kernel};
+use tenon_target::Caches;
+
+/// The order of loops over tiles, outermost first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Along `v`, `middle`, along `m`, of a product: what is loaded along `v` stays in the first cache.
+    RowsInside,
+    /// `middle`, along `m`, along `v`: rows are read once, all that is loaded along `v` stays in the first cache.
+    ColumnsInside,
+    /// Along `v`, `middle`, along `m`, where both factors are vectors: what neighbouring rows share stays in the first cache.
+    ColumnsOutside,
+}
+
+/// Lines of a set of the first cache, in most processors.
+const WAYS: usize = 8;
+/// What a byte costs that comes from beyond the second cache, where one from there costs 1.
+const FAR: f64 = 3.0;
+/// Products for one point of the loops between that are looked at one by one.
+const MOST: usize = 1 << 14;
+
+impl Order {
+    /// Of a product whose loops over rows read `columns` bytes again, and whose loops over columns read `rows` bytes.
+    pub(super) fn of_product(rows: usize, columns: usize, caches: &Caches) -> Order {
+        if columns <= caches.l1d / 2 && rows > caches.l2 / 2 { Order::ColumnsInside } else { Order::RowsInside }
+    }
+}
+
+/// A contraction both of whose factors are vectors.
+pub(super) struct Lines<'a> {
+    /// The loop that becomes lanes.
+    pub(super) v: &'a ContractDim,
+    /// The loop over rows.
+    pub(super) m: &'a ContractDim,
+    /// The loops summed over.
+    pub(super) reduce: &'a [ContractDim],
+    /// Points of all other loops.
+    pub(super) middle: usize,
+    /// Tiles that are computed for every column.
+    pub(super) tiles: usize,
+    /// Elements along `v` of a tile.
+    pub(super) width: usize,
+}
+
+impl Lines<'_> {
+    /// The order in which less comes from the second cache and from beyond it.
+    ///
+    /// With the columns inside, memory is read as it lies, but a row comes from the second cache as often as a window meets it, and so
+    /// do the taps, if they are too many. With a column at a time, all windows that meet a row may find it in the first cache, if its
+    /// places do not fall into the same few sets; but a tile that is narrower than a line has fetched it for nothing in part.
+    pub(super) fn order(&self, factors: [&Factor; 2], kernel: &Kernel, caches: &Caches) -> Order {
+        let [a, b] = factors;
+        let (x, taps) = if a.uses(self.m) { (a, b) } else { (b, a) };
+        let decl = kernel.buffer(x.buf);
+        let size = decl.dtype.size();
+        let Some(places) = self.places(x).filter(|p| fits(p, size, caches)) else { return Order::ColumnsInside };
+        let bytes = (decl.len * size) as f64;
+        let first = if decl.len * size <= caches.l2 { bytes } else { FAR * bytes };
+        let partial = caches.line.div_ceil(self.width * size).max(1);
+        let outside = first * partial as f64;
+        let again = (self.middle * places.len() * self.v.extent * size) as f64 - bytes;
+        let steps: usize = self.reduce.iter().filter(|d| taps.uses(d)).map(|d| d.extent).product();
+        let taps = steps * self.v.extent * kernel.buffer(taps.buf).dtype.size();
+        let taps = if taps <= caches.l1d / 2 { 0.0 } else { (taps * self.tiles) as f64 };
+        let inside = first + again.max(0.0) + taps;
+        if outside < inside { Order::ColumnsOutside } else { Order::ColumnsInside }
+    }
+
+    /// Where the elements of one column are that the rows read for one point of the other loops; `None` if they are very many.
+    fn places(&self, x: &Factor) -> Option<BTreeSet<i64>> {
+        let mut all = BTreeSet::from([0]);
+        for d in self.reduce.iter().chain([self.m]) {
+            let by = x.index.coefficient(d.var);
+            if by != 0 {
+                if all.len().saturating_mul(d.extent) > MOST {
+                    return None;
+                }
+                all = all.iter().flat_map(|at| (0..d.extent as i64).map(move |i| at + i * by)).collect();
+            }
+        }
+        Some(all)
+    }
+}
+
+/// Whether the lines of elements `places`, of `size` bytes each, fill no set of the first cache by more than a half: the other one is for
+/// what is read and written beside them.
+fn fits(places: &BTreeSet<i64>, size: usize, caches: &Caches) -> bool {
+    let line = caches.line.max(1);
+    let sets = (caches.l1d / (line * WAYS)).max(1);
+    let lines: BTreeSet<i64> = places.iter().map(|at| (at * size as i64).div_euclid(line as i64)).collect();
+    let mut full = vec![0; sets];
+    lines.iter().all(|line| {
+        let set = &mut full[line.rem_euclid(sets as i64) as usize];
+        *set += 1;
+        *set <= WAYS / 2
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(rows: i64, columns: i64, channels: i64) -> BTreeSet<i64> {
+        (0..rows).flat_map(|r| (0..columns).map(move |c| (r * columns + c) * channels)).collect()
+    }
+
+    #[test]
+    fn places_far_apart_share_sets() {
+        // Three rows of 16 places: an odd number of lines from place to place goes through all sets, 24 through eight of them.
+        let caches = |l1d: usize| Caches { l1d: l1d << 10, l2: 512 << 10, l3: 0, line: 64 };
+        assert!(fits(&places(3, 16, 400), 4, &caches(32)));
+        assert!(!fits(&places(3, 16, 384), 4, &caches(32)));
+        assert!(fits(&places(3, 16, 384), 4, &caches(64)));
+        assert!(!fits(&places(3, 114, 96), 4, &caches(32)));
+    }
+}
