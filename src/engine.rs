@@ -75,15 +75,19 @@ impl<'a> Session<'a> {
     /// Prepares `engine`; for machine code this compiles (and links).
     ///
     /// # Errors
-    /// If the target is not this machine (but for [`Engine::Object`]), has features that this machine lacks, or there is no
-    /// linker or emulator.
+    /// If the target is not this machine or has features that this machine lacks (but for [`Engine::Object`] with an
+    /// emulator), or there is no linker or emulator.
     pub fn new(engine: Engine, compiled: &'a Compiled) -> Result<Session<'a>, Error> {
         let kind = match engine {
             Engine::Reference => Kind::Reference,
             Engine::Kernel => Kind::Kernel,
             Engine::Jit => Kind::Jit(Box::new(compiled.jit()?)),
-            Engine::Object if runs_here(&compiled.target)? => Kind::Object(object::Linked::new(compiled)?),
-            Engine::Object => Kind::Emulated(foreign::Emulated::new(compiled)?),
+            Engine::Object => match runs_here(&compiled.target) {
+                Ok(true) => Kind::Object(object::Linked::new(compiled)?),
+                // What this machine lacks an emulator may have, if one is named.
+                Err(e) if !link::has_emulator(&compiled.target) => return Err(e),
+                _ => Kind::Emulated(foreign::Emulated::new(compiled)?),
+            },
         };
         Ok(Session { compiled, kind, states: RefCell::new(compiled.program.initial_states()) })
     }

@@ -337,13 +337,38 @@ def step_foreign(args):
         if missing:
             notes.append(f"{' and '.join(missing)} could not be had: objects for {target} were not run")
             continue
-        cases = [ROOT / "examples/digits/model.onnx", *(made or [])]
-        flags = ["--engine", "object", "--target", target, "--math", "strict"]
-        # A model without data is compared with the reference interpreter; those of the zoo with their recorded outputs.
-        for c in verify(f"objects for {target}", cases, *flags, "--bits", minutes=6, case_seconds=120) or []:
-            engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
-            say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
-            report(f"{target}: {c['name']}", c["status"] == "pass", c["message"] or "")
+        emulated(target, [ROOT / "examples/digits/model.onnx", *(made or [])])
+
+
+def emulated(target, cases):
+    """Objects for `target` on its emulator. A model without data is compared with the reference interpreter; those of the zoo
+    with their recorded outputs; and both with the kernel interpreter, bit for bit."""
+    flags = ["--engine", "object", "--target", target, "--math", "strict"]
+    for c in verify(f"objects for {target}", cases, *flags, "--bits", minutes=6, case_seconds=120) or []:
+        engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
+        say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
+        report(f"{target}: {c['name']}", c["status"] == "pass", c["message"] or "")
+
+
+# A package with an emulated x86 CPU, and the CPU for each target: the one with that target's vectors and no more.
+EMULATOR = "bochscpu-python==0.3.1"
+AVX512 = {"x86-64-v4": "corei7_skylake_x", "icelake-server": "tigerlake"}
+
+
+def step_avx512(args):
+    """Code with AVX-512 and its dot products, on an emulated CPU: what CI's machine may lack."""
+    pip = [python(), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--only-binary=:all:", EMULATOR]
+    there = subprocess.run(pip, timeout=300, check=False, stderr=subprocess.DEVNULL).returncode == 0
+    if not there or subprocess.run([python(), "-c", "import bochscpu"], check=False, stderr=subprocess.DEVNULL).returncode:
+        notes.append(f"{EMULATOR} does not run here: code with AVX-512 was not run, unless this machine has it")
+        return
+    made = zoo_models(args, FOREIGN)
+    variable = "TENON_EMULATOR_x86_64"
+    for target, cpu in AVX512.items():
+        os.environ[variable] = f"{PYTHON} {ROOT / 'tools/emulate.py'} --cpu {cpu}"
+        emulated(target, [ROOT / "examples/digits/model.onnx", *(made or [])])
+    run("kernels with AVX-512", ["cargo", "test", "-q", "--workspace", "--release", "--test", "emulated"])
+    del os.environ[variable]
 
 
 def step_examples(_):
@@ -507,6 +532,7 @@ STEPS = {
     "bad-input": step_bad_input,
     "examples": step_examples,
     "foreign": step_foreign,
+    "avx512": step_avx512,
     "zoo": step_zoo,
     "optimise": step_optimise,
     "node": step_node,
@@ -514,7 +540,7 @@ STEPS = {
     "bounded": step_bounded,
     "random": step_random,
 }
-NEED_TENON = {"digits", "bad-input", "examples", "foreign", "zoo", "optimise", "node", "contrib", "bounded", "random"}
+NEED_TENON = {"digits", "bad-input", "examples", "foreign", "avx512", "zoo", "optimise", "node", "contrib", "bounded", "random"}
 
 
 def main():

@@ -21,11 +21,22 @@ pub(super) fn compiler(target: &Target, native: bool) -> OsString {
         .unwrap_or_else(|| if native { "cc".into() } else { format!("{}-linux-gnu-gcc", target.arch).into() })
 }
 
-/// The command that runs a program of `target` on this machine: `TENON_EMULATOR_<arch>` (words separated by blanks), else
-/// qemu's user emulation of a CPU that has every feature of the target.
-pub(super) fn emulator(target: &Target) -> Vec<OsString> {
-    if let Some(given) = variable(&format!("TENON_EMULATOR_{}", target.arch)) {
-        return given.to_string_lossy().split_whitespace().map(OsString::from).collect();
+/// The command that `TENON_EMULATOR_<arch>` names (words separated by blanks).
+fn named_emulator(target: &Target) -> Option<Vec<OsString>> {
+    let given = variable(&format!("TENON_EMULATOR_{}", target.arch))?;
+    Some(given.to_string_lossy().split_whitespace().map(OsString::from).collect())
+}
+
+/// Whether an emulator is named for machines like `target`.
+pub(super) fn has_emulator(target: &Target) -> bool {
+    named_emulator(target).is_some()
+}
+
+/// The command that runs a program of `target` on this machine: the one that is named, else qemu's user emulation of a CPU
+/// that has every feature of the target.
+fn emulator(target: &Target) -> Vec<OsString> {
+    if let Some(command) = named_emulator(target) {
+        return command;
     }
     let mut command = vec![OsString::from(format!("qemu-{}", target.arch))];
     if target.arch == Arch::Riscv64 {

@@ -1,7 +1,8 @@
 //! Vector instructions: one row each, a column for each width and encoding.
 //!
 //! Names are those of the packed form in Intel's manuals without the leading `V`. Scalar forms (`ss`, `sd`) are the first
-//! column of the same row. With AVX-512 the VEX form is still used where it exists and all registers are below 16: it is shorter.
+//! column of the same row. With AVX-512 the VEX form is still used where it exists and all registers are below 16, as it is
+//! shorter; but for the one that is a feature apart ([`V::vex_is_apart`]).
 
 use crate::lir::Width;
 use iced_x86::Code;
@@ -261,6 +262,12 @@ impl V {
             (w, true) => 3 + w as usize,
         };
         (row[at] != Code::INVALID).then_some(row[at])
+    }
+
+    /// Whether the VEX form belongs to a feature that a machine with the EVEX form may lack: AVX-VNNI came after AVX512-VNNI,
+    /// and Zen 4 has only the latter.
+    pub(crate) fn vex_is_apart(self) -> bool {
+        self == V::Pdpbusd
     }
 
     /// The width of the vector register that is operand `i` of this instruction at width `w`.

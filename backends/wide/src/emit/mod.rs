@@ -302,8 +302,9 @@ impl Emitter {
             Place::Memory(m, _) => m.is_broadcast,
             _ => false,
         });
+        let long = far || self.isa.avx512 && op.vex_is_apart();
         let code = match (op.code(w, false), op.code(w, true)) {
-            (Some(code), _) if !far => code,
+            (Some(code), _) if !long => code,
             (_, Some(code)) if self.isa.avx512 => code,
             _ => {
                 self.error.get_or_insert_with(|| format!("{op:?} has no form of width {w:?}"));

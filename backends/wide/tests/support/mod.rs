@@ -3,6 +3,7 @@
 
 #[path = "../../../cranelift/tests/support/cases.rs"]
 pub(crate) mod cases;
+pub(crate) mod emulated;
 
 use memmap2::MmapMut;
 use tenon_base::{DType, Scalar};
@@ -31,28 +32,31 @@ pub(crate) fn levels() -> Vec<Target> {
     ["x86-64-v3", "x86-64-v4", "zen4", "x86-64-v3+avx-vnni"].iter().map(|t| Target::parse(t).unwrap()).collect()
 }
 
+/// The bytes of `memory` between guards, and where they begin: the element size is all the alignment there is, one element past
+/// a line of the machine that the bytes will lie in at `address`.
+fn guarded(memory: &Memory, address: impl Fn(&[u8]) -> usize) -> (Vec<u8>, usize) {
+    let mut c = vec![0xa5; GUARD + 64 + memory.bytes.len() + GUARD];
+    let at = address(&c) + GUARD;
+    let start = (GUARD + at.next_multiple_of(64) - at + memory.dtype.size()).min(GUARD + 64);
+    c[start..start + memory.bytes.len()].copy_from_slice(&memory.bytes);
+    (c, start)
+}
+
+/// Takes the bytes back from between their guards, which must be whole.
+fn unguard(memory: &mut Memory, c: &[u8], start: usize) {
+    let end = start + memory.bytes.len();
+    memory.bytes.copy_from_slice(&c[start..end]);
+    let outside = c[..start].iter().chain(&c[end..]).all(|b| *b == 0xa5);
+    assert!(outside, "a byte outside a buffer was written");
+}
+
 /// Calls `code`, which is for this machine, with a pointer to each of `memories`; says which neighbour was touched.
 pub(crate) fn call(code: &Code, memories: &mut [Memory]) {
     let mut map = MmapMut::map_anon(code.bytes.len()).unwrap();
     map[..code.bytes.len()].copy_from_slice(&code.bytes);
     let map = map.make_exec().unwrap();
-    let mut copies: Vec<Vec<u8>> =
-        memories.iter().map(|m| [vec![0xa5; GUARD + 64], m.bytes.clone(), vec![0xa5; GUARD]].concat()).collect();
-    // The element size is all the alignment there is: one element past a line.
-    let starts: Vec<usize> = memories
-        .iter()
-        .zip(&copies)
-        .map(|(m, c)| {
-            let at = c.as_ptr() as usize + GUARD;
-            GUARD + at.next_multiple_of(64) - at + m.dtype.size()
-        })
-        .map(|at| at.min(GUARD + 64))
-        .collect();
-    for ((m, c), at) in memories.iter().zip(&mut copies).zip(&starts) {
-        c[*at..].fill(0xa5);
-        c[..*at].fill(0xa5);
-        c[*at..*at + m.bytes.len()].copy_from_slice(&m.bytes);
-    }
+    let (mut copies, starts): (Vec<Vec<u8>>, Vec<usize>) =
+        memories.iter().map(|m| guarded(m, |c| c.as_ptr() as usize)).unzip();
     let mut p: Vec<*mut u8> =
         copies.iter_mut().zip(&starts).map(|(c, at)| c.as_mut_ptr().wrapping_add(*at)).collect();
     assert!(p.len() <= 12, "the call below passes at most 12 pointers");
@@ -65,24 +69,29 @@ pub(crate) fn call(code: &Code, memories: &mut [Memory]) {
         f(p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11]);
     }
     for ((m, c), at) in memories.iter_mut().zip(&copies).zip(&starts) {
-        let end = at + m.bytes.len();
-        m.bytes.copy_from_slice(&c[*at..end]);
-        let outside = c[..*at].iter().chain(&c[end..]).all(|b| *b == 0xa5);
-        assert!(outside, "a byte outside a buffer was written");
+        unguard(m, c, *at);
     }
 }
 
 /// What the interpreter makes of `k`, and what is wrong with the code's result: (buffer, element, expected, found).
 pub(crate) fn differences(k: &Kernel, code: &Code, inputs: &[Memory]) -> Vec<(usize, usize, String, String)> {
-    let mut expected = inputs.to_vec();
-    let options = Options { fused_multiply_add: true, ..Options::default() };
-    if run_kernel(k, &mut expected, &options).is_err() {
-        return vec![];
-    }
+    let Some(expected) = interpreted(k, inputs) else { return vec![] };
     let mut found = inputs.to_vec();
     call(code, &mut found);
+    unequal(k, &expected, &found)
+}
+
+/// What the interpreter makes of `k`; nothing where that is an error, such as a division by zero.
+pub(crate) fn interpreted(k: &Kernel, inputs: &[Memory]) -> Option<Vec<Memory>> {
+    let mut expected = inputs.to_vec();
+    let options = Options { fused_multiply_add: true, ..Options::default() };
+    run_kernel(k, &mut expected, &options).ok().map(|_| expected)
+}
+
+/// Where `found` is not `expected`: (buffer, element, expected, found).
+pub(crate) fn unequal(k: &Kernel, expected: &[Memory], found: &[Memory]) -> Vec<(usize, usize, String, String)> {
     let mut out = vec![];
-    for (n, (b, (e, f))) in k.buffers.iter().zip(expected.iter().zip(&found)).enumerate() {
+    for (n, (b, (e, f))) in k.buffers.iter().zip(expected.iter().zip(found)).enumerate() {
         if b.access == Access::Scratch {
             continue;
         }
