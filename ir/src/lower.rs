@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::rc::Rc;
 use tenon_base::{DType, Fact, Scalar};
-use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, KernelBuilder, Var};
+use tenon_kernel::simplify::simplify_index;
+use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, KernelBuilder, Type, Var};
 
 /// Why an operator could not be lowered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,6 +230,19 @@ impl<'a> LowerCx<'a> {
         self.k.push(tenon_kernel::Stmt::For { var, lo, hi, step: 1, parallel, body });
     }
 
+    /// Variables for a nest of loops over `0..n` for each of `dims`, which the caller makes; what reads operands meanwhile
+    /// knows how far they go.
+    pub fn nest(&mut self, name: &str, dims: &[usize]) -> Vec<Var> {
+        let vars: Vec<Var> = (0..dims.len()).map(|i| self.k.fresh(&format!("{name}{i}"), Type::INDEX)).collect();
+        self.ranges.borrow_mut().extend(vars.iter().zip(dims).map(|(v, &n)| (*v, (0, (n as i64 - 1).max(0)))));
+        vars
+    }
+
+    /// `index` in canonical form, with what is known of the variables of loops.
+    pub fn simplified(&self, index: Expr) -> Expr {
+        simplify_index(index, &|v| self.ranges.borrow().get(&v).copied())
+    }
+
     /// A buffer whose contents live only during the kernel.
     pub fn scratch(&mut self, name: &str, dtype: DType, len: usize) -> Buf {
         self.k.buffer(name, dtype, len, Access::Scratch)
@@ -332,10 +346,8 @@ pub fn move_element(op: &Op, ins: &[Fact], out: &Fact, index: &[Expr], load: &dy
 pub fn lower_by_element(cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
     let (op, ins, out) = (cx.op, cx.in_facts(), cx.out_fact(0));
     let dims = cx.out_dims(0);
-    let vars: Vec<tenon_kernel::Var> =
-        (0..dims.len()).map(|i| cx.k.fresh(&format!("i{i}"), tenon_kernel::Type::INDEX)).collect();
+    let vars = cx.nest("i", &dims);
     let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
-    cx.ranges.borrow_mut().extend(vars.iter().zip(&dims).map(|(v, &n)| (*v, (0, (n as i64 - 1).max(0)))));
     let value = match op.class() {
         OpClass::Pointwise => pointwise_element(op, &ins, &out, &index, &|i, at| cx.load_flat(i, at)),
         OpClass::Move => move_element(op, &ins, &out, &index, &|at| cx.load_flat(0, at)),

@@ -145,6 +145,43 @@ fn scales_residuals_and_activations_are_fused() {
 }
 
 #[test]
+fn planes_of_an_image_are_padded_as_they_lie() {
+    // Whether the rows of the operand, in `layout`, are copied whole into the padded buffer.
+    let rows = |channels: usize, group: usize, layout: Layout, dtype: DType| {
+        let mut n = Net(Graph::new("image"));
+        let shape = match layout {
+            Layout::ChannelsFirst => [1, channels, 9, 10],
+            Layout::ChannelsLast => [1, 9, 10, channels],
+        };
+        let x = n.0.add_input("x", Fact::of(dtype, &shape));
+        let w = Tensor::from_f64(dtype, &[8 * group, channels / group, 3, 3], &vec![0.5; 72 * channels]);
+        let w = n.0.add_weight("", w);
+        let op = Conv {
+            kernel: vec![3; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            pads: vec![1; 4],
+            group,
+            layout,
+            fill: None,
+        };
+        let y = n.op(op, &[x, w]);
+        n.0.add_output("y", y);
+        let state =
+            tenon_passes::run(n.0, &settings("x86-64-v3"), Phase::Lowered, &mut |_, _, _| {}).expect("lowers");
+        let text = state.print(Phase::Lowered, true);
+        // Planes of 11 by 12.
+        text.contains("store %padded[%p3 * 132 + %p1 * 12 + %p2 + 13] = load")
+    };
+    use Layout::{ChannelsFirst as First, ChannelsLast as Last};
+    assert!(rows(3, 1, First, DType::F32));
+    assert!(!rows(3, 1, Last, DType::F32), "they lie woven");
+    assert!(!rows(8, 1, First, DType::F32), "a vector takes them as they are to be");
+    assert!(!rows(3, 3, First, DType::F32), "channels do not mix: they are lanes");
+    assert!(!rows(3, 1, First, DType::F16), "converted on the way");
+}
+
+#[test]
 fn free_dimensions_are_reported_with_the_flag_that_pins_them() {
     let mut g = Graph::new("free");
     let shape = tenon_base::Shape(vec![tenon_base::Dim::sym("batch"), tenon_base::Dim::from(3usize)]);

@@ -10,7 +10,7 @@ use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
 use crate::ops::*;
 use rayon::prelude::*;
 use tenon_base::{Scalar, Shape};
-use tenon_kernel::{Access, Contract, Stmt, Type};
+use tenon_kernel::{Access, Affine, Contract, Stmt, Type, Var};
 
 crate::attr_enum! {
     /// Where the channel axis of activations is.
@@ -395,17 +395,16 @@ impl Operator for Conv {
         let l = self.layout;
         let rank = yd.len();
         let wanted = self.halo(&cx.in_facts());
-        // The buffer with a border, its extents, and where in it the first window begins.
-        let (source, xd, first) = match (wanted, cx.halo(0)) {
-            (None, _) => (None, cx.in_dims(0), vec![0; self.kernel.len()]),
+        // The buffer with a border, its extents and layout, and where in it the first window begins.
+        let (source, xd, from, first) = match (wanted, cx.halo(0)) {
+            (None, _) => (None, cx.in_dims(0), l, vec![0; self.kernel.len()]),
             (Some(wanted), Some(halo)) if halo.covers(&wanted) => {
                 let first = (0..self.kernel.len()).map(|i| halo.before[l.spatial_axis(i)] - self.pads[i]).collect();
-                (Some(halo.buf), halo.dims.clone(), first)
+                (Some(halo.buf), halo.dims.clone(), l, first)
             }
             (Some(_), _) => {
-                let fill = Expr::constant(cx.in_dtype(0), self.fill.unwrap_or(0) as f64);
-                let (buf, dims) = pad_input_with(cx, l, &self.pads, fill);
-                (Some(buf), dims, vec![0; self.kernel.len()])
+                let (buf, dims, from) = self.pad(cx);
+                (Some(buf), dims, from, vec![0; self.kernel.len()])
             }
         };
         let (c_group, o_group) = (wd[1], wd[0] / self.group);
@@ -435,7 +434,7 @@ impl Operator for Conv {
             .collect();
         let channel = g.clone() * c_group + c.clone();
         let out_channel = g * o_group + o;
-        let x_index = l.assemble(n.clone(), channel, &at);
+        let x_index = from.assemble(n.clone(), channel, &at);
         let mut w_index = vec![out_channel.clone(), c];
         w_index.extend(taps);
         let y_index = l.assemble(n, out_channel.clone(), &spatial);
@@ -568,18 +567,58 @@ pub(super) fn as_dtype(e: Expr, from: DType, to: DType) -> Expr {
 /// Copies operand 0 into a buffer with zeros around its spatial axes (`pads`: before, then after, every one), and gives
 /// the buffer and its extents.
 pub(super) fn pad_input(cx: &mut LowerCx<'_>, layout: Layout, pads: &[usize]) -> (tenon_kernel::Buf, Vec<usize>) {
+    let vars = cx.nest("p", &cx.in_dims(0));
+    let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
+    let value = cx.load(0, &index);
     let zero = Expr::constant(cx.in_dtype(0), 0.0);
-    pad_input_with(cx, layout, pads, zero)
+    pad_value(cx, [layout, layout], pads, zero, &vars, value)
 }
 
-/// The same with `fill` around them.
-fn pad_input_with(
+/// Channels up to which their planes are padded one by one where they lie so: fewer than a vector has lanes.
+const FEW: usize = 7;
+
+impl Conv {
+    /// The activations with their padding in a buffer of its own: that, its extents, and its layout.
+    ///
+    /// An image comes as planes of few channels. To weave them costs several times what it costs to copy their rows; and a convolution
+    /// that mixes all channels reads one scalar at a time, wherever it is.
+    fn pad(&self, cx: &mut LowerCx<'_>) -> (tenon_kernel::Buf, Vec<usize>, Layout) {
+        let dims = cx.in_dims(0);
+        let vars = cx.nest("p", &dims);
+        let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
+        let value = cx.load(0, &index);
+        let channels = self.layout.channel_axis(dims.len());
+        let few = (2..=FEW).contains(&dims[channels]) && self.group == 1;
+        let planes = few && matches!(cx.in_dtype(0), DType::F32 | DType::F64) && {
+            let at = match &value {
+                Expr::Load { index, .. } => Affine::of(&cx.simplified((**index).clone())),
+                _ => None,
+            };
+            let row = vars[self.layout.spatial_axis(self.kernel.len() - 1)];
+            at.is_some_and(|at| at.coefficient(row) == 1 && at.coefficient(vars[channels]) != 1)
+        };
+        let to = if planes { Layout::ChannelsFirst } else { self.layout };
+        let fill = Expr::constant(cx.in_dtype(0), self.fill.unwrap_or(0) as f64);
+        let (buf, dims) = pad_value(cx, [self.layout, to], &self.pads, fill, &vars, value);
+        (buf, dims, to)
+    }
+}
+
+/// Operand 0 with `fill` around it, in a scratch buffer of the second of `layouts`: that and its extents. `value` is its element at
+/// `vars`, one an axis of the first layout.
+fn pad_value(
     cx: &mut LowerCx<'_>,
-    layout: Layout,
+    layouts: [Layout; 2],
     pads: &[usize],
     fill: Expr,
+    vars: &[Var],
+    value: Expr,
 ) -> (tenon_kernel::Buf, Vec<usize>) {
+    let [from, layout] = layouts;
     let dims = cx.in_dims(0);
+    let channel = from.channel_axis(dims.len());
+    let vars = layout.assemble(vars[0], vars[channel], &from.spatial(vars));
+    let dims = layout.assemble(dims[0], dims[channel], &from.spatial(&dims));
     let mut before = vec![0; dims.len()];
     let mut to = dims.clone();
     for i in 0..pads.len() / 2 {
@@ -589,10 +628,7 @@ fn pad_input_with(
     }
     let buf = cx.scratch("padded", cx.in_dtype(0), to.iter().product());
     fill_border(&mut cx.k, buf, &to, &before, &dims, &fill);
-    let vars: Vec<_> = (0..dims.len()).map(|i| cx.k.fresh(&format!("p{i}"), Type::INDEX)).collect();
-    let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
-    let shifted: Vec<Expr> = index.iter().zip(&before).map(|(i, &b)| i.clone() + b).collect();
-    let value = cx.load(0, &index);
+    let shifted: Vec<Expr> = vars.iter().zip(&before).map(|(v, &b)| Expr::Var(*v) + b).collect();
     let mut body = vec![Stmt::Store { buf, index: flatten(&shifted, &to), value }];
     for (&var, &n) in vars.iter().zip(&dims).rev() {
         body = vec![Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
