@@ -101,15 +101,16 @@ pub(crate) fn run(command: &[String], cases: &[(&Code, &[Memory])]) -> Vec<Vec<M
     file.extend(&memory);
 
     let after = emulate(command, &file, memory.len());
-    let back = |((_, memories), places): (&(&Code, &[Memory]), &Vec<(usize, usize)>)| {
+    let mut results = vec![];
+    for ((_, memories), places) in cases.iter().zip(&places) {
         let mut memories = memories.to_vec();
         for (m, (begin, start)) in memories.iter_mut().zip(places) {
             let bytes = GUARD + 64 + m.bytes.len() + GUARD;
             unguard(m, &after[*begin..begin + bytes], *start);
         }
-        memories
-    };
-    cases.iter().zip(&places).map(back).collect()
+        results.push(memories);
+    }
+    results
 }
 
 /// An ELF header and one program header: all of the file is one segment that may be read, written and run.
