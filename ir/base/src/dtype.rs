@@ -242,14 +242,17 @@ macro_rules! element {
     ($($t:ty, $d:ident, $wide:ty, $v:ident);* $(;)?) => {$(
         impl Element for $t {
             const DTYPE: DType = DType::$d;
+            #[inline]
             fn read_le(bytes: &[u8]) -> Self {
                 let mut b = [0; size_of::<$t>()];
                 b.copy_from_slice(bytes);
                 <$t>::from_le_bytes(b)
             }
+            #[inline]
             fn write_le(self, bytes: &mut [u8]) {
                 bytes.copy_from_slice(&self.to_le_bytes());
             }
+            #[inline]
             fn to_scalar(self) -> Scalar {
                 Scalar::$v(DType::$d, <$wide>::from(self))
             }
@@ -273,12 +276,15 @@ element! {
 
 impl Element for bool {
     const DTYPE: DType = DType::Bool;
+    #[inline]
     fn read_le(bytes: &[u8]) -> Self {
         bytes[0] != 0
     }
+    #[inline]
     fn write_le(self, bytes: &mut [u8]) {
         bytes[0] = u8::from(self);
     }
+    #[inline]
     fn to_scalar(self) -> Scalar {
         Scalar::Int(DType::Bool, i128::from(self))
     }
@@ -375,14 +381,21 @@ impl Scalar {
 
     /// Little-endian bytes, `dtype().size()` of them.
     pub fn to_le_bytes(self) -> Vec<u8> {
+        let mut bytes = vec![0; self.dtype().size()];
+        self.write_le(&mut bytes);
+        bytes
+    }
+
+    /// Writes its little-endian bytes to exactly `dtype().size()` bytes.
+    pub fn write_le(self, bytes: &mut [u8]) {
         match self {
-            Scalar::Float(DType::F32, v) => (v as f32).to_le_bytes().to_vec(),
-            Scalar::Float(DType::F16, v) => f16::from_f64(v).to_le_bytes().to_vec(),
-            Scalar::Float(DType::BF16, v) => to_bf16(v).to_le_bytes().to_vec(),
-            Scalar::Float(DType::F8E8M0, v) => vec![to_e8m0(v)],
-            Scalar::Float(d, v) if d.is_stored() => vec![SmallFloat::of(d).map_or(0, |f| f.encode(v))],
-            Scalar::Float(_, v) => v.to_le_bytes().to_vec(),
-            Scalar::Int(d, v) => v.to_le_bytes()[..d.size()].to_vec(),
+            Scalar::Float(DType::F32, v) => (v as f32).write_le(bytes),
+            Scalar::Float(DType::F16, v) => f16::from_f64(v).write_le(bytes),
+            Scalar::Float(DType::BF16, v) => to_bf16(v).write_le(bytes),
+            Scalar::Float(DType::F8E8M0, v) => bytes[0] = to_e8m0(v),
+            Scalar::Float(d, v) if d.is_stored() => bytes[0] = SmallFloat::of(d).map_or(0, |f| f.encode(v)),
+            Scalar::Float(_, v) => v.write_le(bytes),
+            Scalar::Int(d, v) => bytes.copy_from_slice(&v.to_le_bytes()[..d.size()]),
         }
     }
 

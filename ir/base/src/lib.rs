@@ -11,6 +11,7 @@ mod loc;
 pub mod narrow;
 mod tensor;
 pub mod text;
+pub mod wide;
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use dim::Dim;

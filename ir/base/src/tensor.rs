@@ -106,10 +106,13 @@ impl Tensor {
 
     /// A tensor from scalars of one dtype.
     pub fn from_scalars(dtype: DType, shape: &[usize], values: impl IntoIterator<Item = Scalar>) -> Tensor {
-        let mut data = Vec::with_capacity(shape.iter().product::<usize>() * dtype.size());
+        let size = dtype.size();
+        let mut data = Vec::with_capacity(shape.iter().product::<usize>() * size);
         for v in values {
             debug_assert_eq!(v.dtype(), dtype);
-            data.extend_from_slice(&v.to_le_bytes());
+            let from = data.len();
+            data.resize(from + size, 0);
+            v.write_le(&mut data[from..]);
         }
         assert_eq!(shape.iter().product::<usize>() * dtype.size(), data.len(), "shape and element count differ");
         Tensor { dtype, shape: shape.to_vec(), data: data.into() }
@@ -117,11 +120,7 @@ impl Tensor {
 
     /// `f64` values rounded (or truncated, saturating, for integers) to `dtype`.
     pub fn from_f64(dtype: DType, shape: &[usize], values: &[f64]) -> Tensor {
-        match dtype {
-            DType::F32 => Tensor::new(shape, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()),
-            DType::F64 => Tensor::new(shape, values),
-            _ => Tensor::from_scalars(dtype, shape, values.iter().map(|&v| Scalar::of_f64(dtype, v))),
-        }
+        Tensor::of_wide(dtype, shape, values)
     }
 
     /// Element type.
@@ -192,17 +191,17 @@ impl Tensor {
 
     /// All elements as `f64`.
     pub fn to_f64(&self) -> Vec<f64> {
-        match self.dtype {
-            DType::F32 => self.to_vec::<f32>().into_iter().map(f64::from).collect(),
-            DType::F64 => self.to_vec(),
-            _ => self.scalars().map(Scalar::as_f64).collect(),
-        }
+        self.to_wide()
     }
 
     /// All elements as `i64` (floats are truncated).
     pub fn to_i64(&self) -> Vec<i64> {
         match self.dtype {
             DType::I64 => self.to_vec(),
+            DType::I32 => self.to_vec::<i32>().into_iter().map(i64::from).collect(),
+            DType::I16 => self.to_vec::<i16>().into_iter().map(i64::from).collect(),
+            DType::I8 => self.to_vec::<i8>().into_iter().map(i64::from).collect(),
+            DType::U8 => self.to_vec::<u8>().into_iter().map(i64::from).collect(),
             _ => self.scalars().map(|s| s.as_int() as i64).collect(),
         }
     }

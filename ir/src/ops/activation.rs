@@ -2,10 +2,10 @@
 //!
 //! ONNX: Elu, Celu, Selu, LeakyRelu, ThresholdedRelu, HardSigmoid, Shrink, Swish.
 
-use super::util::{map_broadcast, scalar};
+use super::util::map_broadcast;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
-use tenon_base::{Real, Scalar};
+use tenon_base::Real;
 use tenon_kernel::{CmpOp, MathFn};
 
 /// Which function, and its parameters.
@@ -189,8 +189,8 @@ impl Operator for Activation {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = ins[0].fact();
-        let f = |x: Scalar| (self.row().float)(x.as_f64(), self.alpha.0, self.beta.0);
-        Ok(vec![map_broadcast(&out, ins, |x| scalar(out.dtype, f(x[0])))?])
+        let f = self.row().float;
+        Ok(vec![map_broadcast(&out, [&ins[0]], |[x]| f(x, self.alpha.0, self.beta.0))?])
     }
 
     fn class(&self) -> OpClass {

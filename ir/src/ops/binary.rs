@@ -4,7 +4,7 @@
 //! GreaterOrEqual; and Max, Min, Sum, Mean, which take any number of operands and become chains.
 
 use super::family::{self, Takes, rows};
-use super::util::{for_each_row, map_broadcast, scalar};
+use super::util::map_broadcast;
 use crate::op::{expect_operands, expect_same_dtype};
 use crate::ops::*;
 use tenon_base::Scalar;
@@ -159,17 +159,6 @@ impl Binary {
     }
 }
 
-/// `f` of all pairs of broadcast elements of `f32`. Millions of weights are scaled this way when compiling.
-fn singles(out: &Fact, a: &Tensor, b: &Tensor, f: fn(f64, f64) -> f64) -> Result<Tensor, String> {
-    let dims = out.dims().ok_or("the shape is not known")?;
-    let (x, y) = (a.to_vec::<f32>(), b.to_vec::<f32>());
-    let mut all: Vec<f32> = Vec::with_capacity(dims.iter().product());
-    for_each_row(&dims, &[a.shape(), b.shape()], |len, [(p, s), (q, t)]| {
-        all.extend((0..len).map(|i| f(x[p + i * s].into(), y[q + i * t].into()) as f32));
-    });
-    Ok(Tensor::new(&dims, &all))
-}
-
 impl Operator for Binary {
     fn names() -> Vec<&'static str> {
         ROWS.iter().map(|r| r.name).collect()
@@ -294,13 +283,11 @@ impl Operator for Binary {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
         let out = self.infer(&facts).map_err(|e| e.message)?.remove(0);
-        if [out.dtype, ins[0].dtype(), ins[1].dtype()] == [DType::F32; 3] {
-            return Ok(vec![singles(&out, &ins[0], &ins[1], self.0.float)?]);
-        }
-        let t = map_broadcast(&out, ins, |x| match (x[0], x[1]) {
-            (Scalar::Int(_, a), Scalar::Int(_, b)) => Scalar::of_int(out.dtype, (self.0.int)(a, b)),
-            (a, b) => scalar(out.dtype, (self.0.float)(a.as_f64(), b.as_f64())),
-        })?;
+        let both = [&ins[0], &ins[1]];
+        let t = match ins[0].dtype().is_float() {
+            true => map_broadcast(&out, both, |[a, b]| (self.0.float)(a, b))?,
+            false => map_broadcast(&out, both, |[a, b]| (self.0.int)(a, b))?,
+        };
         Ok(vec![t])
     }
 

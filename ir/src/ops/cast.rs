@@ -25,6 +25,19 @@ impl Cast {
     pub fn to(to: DType) -> Cast {
         Cast { to, saturate: None }
     }
+
+    /// What is beyond the range of an 8-bit float, as `saturate` says; all else as it is.
+    fn limited(&self, v: f64) -> f64 {
+        let Some(f) = SmallFloat::of(self.to).filter(|f| f.has_nan()) else { return v };
+        let (limit, reached) = f.limit;
+        let beyond = v.abs() > limit || (reached && v.abs() == limit);
+        match self.saturate {
+            Some(false) if beyond => f64::INFINITY.copysign(v),
+            Some(false) => v,
+            _ if v.is_nan() => v,
+            _ => v.clamp(-f.max, f.max),
+        }
+    }
 }
 
 impl Operator for Cast {
@@ -80,23 +93,23 @@ impl Operator for Cast {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = Fact::of(self.to, ins[0].shape());
-        let limited = |x: Scalar| match (x, SmallFloat::of(self.to).filter(|f| f.has_nan())) {
-            (Scalar::Float(d, v), Some(f)) => {
-                let (limit, reached) = f.limit;
-                let beyond = v.abs() > limit || (reached && v.abs() == limit);
-                Scalar::Float(
-                    d,
-                    match self.saturate {
-                        Some(false) if beyond => f64::INFINITY.copysign(v),
-                        Some(false) => v,
-                        _ if v.is_nan() => v,
-                        _ => v.clamp(-f.max, f.max),
-                    },
-                )
+        let x = [&ins[0]];
+        let (from, to) = (ins[0].dtype(), self.to);
+        // Of a conversion between floats and between integers nothing is left but what every result goes through.
+        let t = match (from.is_float(), to.int_range()) {
+            (true, None) => map_broadcast(&out, x, |[v]| self.limited(v))?,
+            (true, Some(_)) if to == DType::Bool => map_broadcast(&out, x, |[v]: [f64; 1]| i128::from(v != 0.0))?,
+            (true, Some((lo, hi))) => {
+                // Less than a byte saturates as a byte and wraps from there.
+                let (lo, hi) = if to.is_stored() { (-128, 127) } else { (lo, hi) };
+                map_broadcast(&out, x, |[v]: [f64; 1]| if v.is_nan() { 0 } else { (v as i128).clamp(lo, hi) })?
             }
-            (x, _) => x,
+            (false, Some(_)) => map_broadcast(&out, x, |[v]: [i128; 1]| v)?,
+            // Integers up to 64 bits round once, directly to the float type.
+            (false, None) if to == DType::F32 => map_broadcast(&out, x, |[v]: [i128; 1]| f64::from(v as f32))?,
+            (false, None) => map_broadcast(&out, x, |[v]: [i128; 1]| v as f64)?,
         };
-        Ok(vec![map_broadcast(&out, ins, |x| convert(limited(x[0]), self.to))?])
+        Ok(vec![t])
     }
 
     fn class(&self) -> OpClass {

@@ -3,7 +3,7 @@
 //! Bounds known at compile time are attributes; others become `max` and `min`.
 
 use super::binary::Binary;
-use super::util::{map_broadcast, scalar};
+use super::util::map_broadcast;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
 use tenon_base::{Real, Scalar};
@@ -15,6 +15,14 @@ crate::attributes! {
         pub min: Option<Real>,
         /// The upper bound, if there is one.
         pub max: Option<Real>,
+    }
+}
+
+/// The nearer bound for what is outside of them; NaN is nowhere outside.
+fn within<T: Copy + PartialOrd>(lo: Option<T>, hi: Option<T>) -> impl Fn([T; 1]) -> T {
+    move |[v]| {
+        let v = lo.filter(|lo| v < *lo).unwrap_or(v);
+        hi.filter(|hi| v > *hi).unwrap_or(v)
     }
 }
 
@@ -75,20 +83,12 @@ impl Operator for Clip {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = ins[0].fact();
-        let bound = |b: Option<Real>| b.map(|b| scalar(out.dtype, b.0));
+        let bound = |b: Option<Real>| b.map(|b| Scalar::of_f64(out.dtype, b.0));
         let (lo, hi) = (bound(self.min), bound(self.max));
-        let t = map_broadcast(&out, ins, |x| {
-            let mut v = x[0];
-            for (b, below) in [(lo, true), (hi, false)] {
-                let Some(b) = b else { continue };
-                let outside = match (v, b) {
-                    (Scalar::Int(_, v), Scalar::Int(_, b)) => if below { v < b } else { v > b },
-                    (v, b) => if below { v.as_f64() < b.as_f64() } else { v.as_f64() > b.as_f64() },
-                };
-                v = if outside { b } else { v };
-            }
-            v
-        })?;
+        let t = match out.dtype.is_float() {
+            true => map_broadcast(&out, [&ins[0]], within(lo.map(Scalar::as_f64), hi.map(Scalar::as_f64)))?,
+            false => map_broadcast(&out, [&ins[0]], within(lo.map(Scalar::as_int), hi.map(Scalar::as_int)))?,
+        };
         Ok(vec![t])
     }
 

@@ -368,8 +368,7 @@ impl Operator for Conv {
         }
         if out_fact.dtype == DType::I32 {
             // Sums of products of integers are exact in `f64`, and wrap.
-            let wrapped = out.into_iter().map(|v| Scalar::of_int(DType::I32, v as i128));
-            return Ok(vec![Tensor::from_scalars(DType::I32, &y, wrapped)]);
+            return Ok(vec![Tensor::of_wide(DType::I32, &y, &out)]);
         }
         Ok(vec![Tensor::from_f64(out_fact.dtype, &y, &out)])
     }

@@ -4,7 +4,7 @@
 //! a channel, or one a block, as for QuantizeLinear.
 
 use super::quantize::{broadcasting, is_narrow, spread};
-use super::util::{broadcast_offsets, cast};
+use super::util::{cast, map_broadcast};
 use crate::lower::wide;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
@@ -78,18 +78,12 @@ impl Operator for Dequantize {
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
-        // Whole networks' weights come through here, so the operands are converted at once.
-        let dims = ins[0].shape();
-        let offsets = |t: &Tensor| (t.len() > 1).then(|| broadcast_offsets(dims, t.shape()));
-        let at = |offsets: &Option<Vec<usize>>, i: usize| offsets.as_ref().map_or(0, |o| o[i]);
-        let (scale, scale_at) = (ins[1].to_f64(), offsets(&ins[1]));
-        let zero = ins.get(2).map(|z| (z.to_i64(), offsets(z)));
-        let value = |(i, x): (usize, i64)| {
-            let zero = zero.as_ref().map_or(0, |(z, o)| z[at(o, i)]);
-            (i128::from(x) - i128::from(zero)) as f64 * scale[at(&scale_at, i)]
-        };
-        let y: Vec<f64> = ins[0].to_i64().into_iter().enumerate().map(value).collect();
-        Ok(vec![Tensor::from_f64(ins[1].dtype(), dims, &y)])
+        let out = Fact::of(ins[1].dtype(), ins[0].shape());
+        // `f64` holds elements of up to 32 bits, and their differences.
+        Ok(vec![match ins.get(2) {
+            Some(zero) => map_broadcast(&out, [&ins[0], &ins[1], zero], |[x, s, z]: [f64; 3]| (x - z) * s)?,
+            None => map_broadcast(&out, [&ins[0], &ins[1]], |[x, s]: [f64; 2]| x * s)?,
+        }])
     }
 
     fn class(&self) -> OpClass {

@@ -4,7 +4,7 @@
 //! [Tile](https://onnx.ai/onnx/operators/onnx__Tile.html) (1, 6, 13), the whole operand again and again: an expansion between two views.
 
 use super::reshape::Reshape;
-use super::util::{broadcast_offset, gather_elements};
+use super::util::{strided_elements, strides};
 use crate::lower::broadcast_index;
 use crate::op::expect_operands;
 use crate::ops::*;
@@ -74,8 +74,10 @@ impl Operator for Expand {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let to = self.to.to_usize().ok_or("the shape is not known")?;
-        let dims = ins[0].shape();
-        Ok(vec![gather_elements(&ins[0], &to, None, |i| Some(broadcast_offset(i, dims)))])
+        let (dims, s) = (ins[0].shape(), strides(ins[0].shape()));
+        let mut along = vec![0; to.len() - dims.len()];
+        along.extend(dims.iter().zip(s).map(|(d, s)| if *d == 1 { 0 } else { s as i64 }));
+        Ok(vec![strided_elements(&ins[0], &to, 0, &along)?])
     }
 
     fn class(&self) -> OpClass {

@@ -3,7 +3,7 @@
 //! ONNX: [GatherElements](https://onnx.ai/onnx/operators/onnx__GatherElements.html) (11, 13).
 //! `out[i, j, k] = data[i, indices[i, j, k], k]` for axis 1. Negative indices count from the end; others out of range are clamped.
 
-use super::util::{for_each_index, wrap, wrap_expr};
+use super::util::{for_each_index, push_elements, wrap, wrap_expr};
 use crate::lower::{flatten, strides};
 use crate::op::{expect_dtype, expect_operands, resolve_axis};
 use crate::ops::*;
@@ -58,12 +58,16 @@ impl Operator for GatherElements {
         let indices = ins[1].to_i64();
         let size = ins[0].dtype().size();
         let mut data = Vec::with_capacity(indices.len() * size);
-        let mut chosen = indices.into_iter();
-        for_each_index(to, |i| {
+        // Row by row of the last axis, along which only one of index and place goes on.
+        let (outer, row) = (&to[..to.len() - 1], to[to.len() - 1]);
+        let step = usize::from(self.axis + 1 != to.len());
+        let mut rows = indices.chunks_exact(row.max(1));
+        for_each_index(outer, |i| {
             let along = |a: usize| if a == self.axis { 0 } else { i[a] * s[a] };
-            let at: usize = (0..i.len()).map(along).sum();
-            let at = at + wrap(chosen.next().unwrap_or(0), dims[self.axis]) * s[self.axis];
-            data.extend_from_slice(&ins[0].bytes()[at * size..(at + 1) * size]);
+            let first: usize = (0..i.len()).map(along).sum();
+            let chosen = rows.next().unwrap_or_default().iter().enumerate();
+            let place = |(j, c): (usize, &i64)| first + j * step + wrap(*c, dims[self.axis]) * s[self.axis];
+            push_elements(&mut data, ins[0].bytes(), size, chosen.map(place));
         });
         Ok(vec![Tensor::from_bytes(ins[0].dtype(), to, data.into()).map_err(|e| e.to_string())?])
     }

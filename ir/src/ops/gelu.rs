@@ -3,7 +3,7 @@
 //! ONNX: [Gelu](https://onnx.ai/onnx/operators/onnx__Gelu.html) (20); com.microsoft Gelu, FastGelu (with its optional bias) and QuickGelu.
 
 use super::binary::Binary;
-use super::util::{map_broadcast, scalar};
+use super::util::map_broadcast;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
 use tenon_base::Real;
@@ -90,7 +90,7 @@ impl Operator for Gelu {
             Form::Tanh => 0.5 * x * (1.0 + (SQRT_2_OVER_PI * (x + CUBIC * x * x * x)).tanh()),
             Form::Quick => x / (1.0 + (-self.alpha.0 * x).exp()),
         };
-        Ok(vec![map_broadcast(&out, ins, |x| scalar(out.dtype, f(x[0].as_f64())))?])
+        Ok(vec![map_broadcast(&out, [&ins[0]], |[x]| f(x))?])
     }
 
     fn class(&self) -> OpClass {

@@ -104,14 +104,11 @@ pub fn narrow_difference(x: &Tensor, zero: &Tensor) -> Result<Tensor, String> {
         return Ok(x.clone());
     }
     let fact = Fact::of(DType::I16, x.shape());
-    let wide = super::util::map_broadcast(&fact, &[x.clone(), zero.clone()], |v| {
-        Scalar::of_int(DType::I16, v[0].as_int() - v[1].as_int())
-    })?;
-    let (lo, hi) = wide.scalars().fold((0, 0), |(lo, hi), v| (v.as_int().min(lo), v.as_int().max(hi)));
+    let wide = super::util::map_broadcast(&fact, [x, zero], |[x, z]: [i128; 2]| x - z)?.to_wide::<i128>();
+    let (lo, hi) = wide.iter().fold((0, 0), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
     let fits = |d: &DType| d.int_range().is_some_and(|(a, b)| a <= lo && hi <= b);
     let to = [DType::I8, DType::U8].into_iter().find(fits).unwrap_or(DType::I16);
-    let values = wide.scalars().map(|v| Scalar::of_int(to, v.as_int()));
-    Ok(Tensor::from_scalars(to, x.shape(), values))
+    Ok(Tensor::of_wide(to, x.shape(), &wide))
 }
 
 /// Both operands as `i16` where one is.

@@ -3,7 +3,6 @@
 use super::util::map_broadcast;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
-use tenon_base::Scalar;
 use tenon_kernel::{BinOp, CmpOp};
 
 crate::attributes! {
@@ -54,7 +53,7 @@ impl Operator for IsInf {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = Fact::of(DType::Bool, ins[0].shape());
         let test = |x: f64| (self.negative && x == f64::NEG_INFINITY) || (self.positive && x == f64::INFINITY);
-        Ok(vec![map_broadcast(&out, ins, |x| Scalar::of_int(DType::Bool, test(x[0].as_f64()).into()))?])
+        Ok(vec![map_broadcast(&out, [&ins[0]], |[x]| i128::from(test(x)))?])
     }
 
     fn class(&self) -> OpClass {

@@ -2,9 +2,10 @@
 //!
 //! Made of any function between two quantised values: 256 operands, so 256 results, the same on every machine.
 
+use super::util::push_elements;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
-use tenon_base::{Scalar, Shape};
+use tenon_base::Shape;
 
 crate::attributes! {
     /// Operands: `u8` or `i8`, and the table, 256 elements in the order of the bytes as unsigned numbers.
@@ -46,9 +47,10 @@ impl Operator for Lookup {
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
-        let values = ins[0].bytes().iter().map(|b| ins[1].get(usize::from(*b)));
-        let values: Vec<Scalar> = values.collect();
-        Ok(vec![Tensor::from_scalars(ins[1].dtype(), ins[0].shape(), values)])
+        let (dtype, n) = (ins[1].dtype(), ins[0].len());
+        let mut data = Vec::with_capacity(n * dtype.size());
+        push_elements(&mut data, ins[1].bytes(), dtype.size(), ins[0].bytes().iter().map(|b| usize::from(*b)));
+        Ok(vec![Tensor::from_bytes(dtype, ins[0].shape(), data.into()).map_err(|e| e.to_string())?])
     }
 
     fn permuted(&self, perm: &[usize], ins: &[Fact]) -> Option<Op> {

@@ -124,20 +124,19 @@ impl Operator for MatMul {
             }
             return Ok(vec![Tensor::from_f64(out.dtype, &y, &v)]);
         }
-        let (a, b): (Vec<i128>, Vec<i128>) =
-            (ins[0].scalars().map(Scalar::as_int).collect(), ins[1].scalars().map(Scalar::as_int).collect());
-        let mut v = Vec::with_capacity(y.iter().product());
+        let (a, b): (Vec<i128>, Vec<i128>) = (ins[0].to_wide(), ins[1].to_wide());
+        let mut v: Vec<i128> = Vec::with_capacity(y.iter().product());
         for (oa, ob) in offsets {
             for m in 0..e.m {
                 for n in 0..e.n {
                     let sum = (0..e.k).fold(0i128, |s, k| {
                         s.wrapping_add(a[oa + m * am + k * ak].wrapping_mul(b[ob + k * bk + n * bn]))
                     });
-                    v.push(Scalar::of_int(out.dtype, sum));
+                    v.push(sum);
                 }
             }
         }
-        Ok(vec![Tensor::from_scalars(out.dtype, &y, v)])
+        Ok(vec![Tensor::of_wide(out.dtype, &y, &v)])
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {

@@ -118,14 +118,15 @@ impl Operator for Quantize {
         let out = Fact::of(self.to, ins[0].shape());
         let (lo, hi) = self.to.int_range().ok_or("the result is not of integers")?;
         let double = computed_in(&[ins[0].dtype(), ins[1].dtype()]) == DType::F64;
-        let t = map_broadcast(&out, ins, |v| {
-            let (x, s) = (v[0].as_f64(), v[1].as_f64());
+        let value = |x: f64, s: f64, zero: f64| {
             // The quotient is rounded as a machine rounds it: a tie is a tie only then.
             let q = if double { x / s } else { f64::from(x as f32 / s as f32) }.round_ties_even();
-            let zero = v.get(2).map_or(0, |z| z.as_int());
-            let q = if q.is_nan() { lo } else { (q as i128).saturating_add(zero).clamp(lo, hi) };
-            Scalar::of_int(self.to, q)
-        })?;
+            if q.is_nan() { lo } else { (q as i128).saturating_add(zero as i128).clamp(lo, hi) }
+        };
+        let t = match ins.get(2) {
+            Some(zero) => map_broadcast(&out, [&ins[0], &ins[1], zero], |[x, s, z]| value(x, s, z))?,
+            None => map_broadcast(&out, [&ins[0], &ins[1]], |[x, s]| value(x, s, 0.0))?,
+        };
         Ok(vec![t])
     }
 

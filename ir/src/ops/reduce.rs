@@ -166,10 +166,15 @@ impl Operator for Reduce {
         let folded: Vec<usize> = self.axes.iter().map(|&a| dims[a]).collect();
         let mut inner = vec![];
         for_each_index(&folded, |i| inner.push(i.iter().zip(&self.axes).map(|(i, &a)| i * s[a]).sum::<usize>()));
+        let (floats, ints): (Vec<f64>, Vec<i128>) =
+            if dtype.is_float() { (x.to_wide(), vec![]) } else { (vec![], x.to_wide()) };
         let mut out = vec![];
         for_each_index(&to, |i| {
             let base: usize = i.iter().zip(&s).map(|(i, s)| i * s).sum();
-            out.push(self.fold(dtype, inner.iter().map(|o| x.get(base + o))));
+            out.push(match dtype.is_float() {
+                true => self.fold(dtype, inner.iter().map(|o| Scalar::Float(dtype, floats[base + o]))),
+                false => self.fold(dtype, inner.iter().map(|o| Scalar::Int(dtype, ints[base + o]))),
+            });
         });
         Ok(vec![Tensor::from_scalars(dtype, &to, out)])
     }

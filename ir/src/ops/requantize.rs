@@ -108,15 +108,22 @@ impl Operator for Requantize {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
         let out = self.infer(&facts).map_err(|e| e.message)?.remove(0);
-        let t = map_broadcast(&out, ins, |v| {
-            let term = |i: usize| {
-                let x = v[2 * i].as_int() as i32;
-                x.wrapping_sub(self.zeros[i] as i32) as f32 * v[2 * i + 1].as_f64() as f32
-            };
-            let sum = (1..self.zeros.len()).fold(term(0), |s, i| s + term(i));
-            let rounded = if sum.is_nan() { f64::NEG_INFINITY } else { f64::from(sum.round_ties_even()) };
+        // Terms one after the other: each is a rounded `f32`, and so is each sum.
+        let mut sum: Option<Tensor> = None;
+        for (pair, zero) in ins.chunks_exact(2).zip(&self.zeros) {
+            let fact = Fact::new(DType::F32, out.shape.clone());
+            // Both as `f64`, which holds an `i32`.
+            let term = |x: f64, m: f64| (x as i32).wrapping_sub(*zero as i32) as f32 * m as f32;
+            sum = Some(match &sum {
+                None => map_broadcast(&fact, [&pair[0], &pair[1]], |[x, m]| f64::from(term(x, m)))?,
+                Some(s) => map_broadcast(&fact, [s, &pair[0], &pair[1]], |[s, x, m]| f64::from(s as f32 + term(x, m)))?,
+            });
+        }
+        let sum = sum.ok_or("there are no operands")?;
+        let t = map_broadcast(&out, [&sum], |[sum]: [f64; 1]| {
+            let rounded = if sum.is_nan() { f64::NEG_INFINITY } else { (sum as f32).round_ties_even().into() };
             let y = (rounded + self.zero as f64).clamp(self.min as f64, self.max as f64);
-            Scalar::of_int(self.to, y as i128)
+            y as i128
         })?;
         Ok(vec![t])
     }

@@ -1,6 +1,6 @@
 //! Slice: every `step`-th element from `start` to `end` along axes. ONNX: [Slice](https://onnx.ai/onnx/operators/onnx__Slice.html) (1, 10, 11, 13).
 
-use super::util::gather_elements;
+use super::util::{gather_elements, strided_elements};
 use crate::op::{expect_operands, resolve_axis};
 use crate::ops::*;
 use tenon_base::Shape;
@@ -122,11 +122,14 @@ impl Operator for Slice {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let s = crate::lower::strides(ins[0].shape());
         let to = self.to.to_usize().ok_or("the shape is not known")?;
-        let at = |i: &[usize]| {
-            let along = |a: usize| (self.starts[a] + i[a] as i64 * self.steps[a]) as usize * s[a];
-            Some((0..i.len()).map(along).sum())
-        };
-        Ok(vec![gather_elements(&ins[0], &to, None, at)])
+        if to.contains(&0) {
+            return Ok(vec![gather_elements(&ins[0], &to, None, |_| None)]);
+        }
+        let first = self.starts.iter().zip(&s).map(|(start, s)| start * *s as i64).sum();
+        // A step that is not taken may have any length.
+        let along = |a: usize| if to[a] == 1 { 0 } else { self.steps[a] * s[a] as i64 };
+        let along: Vec<i64> = (0..to.len()).map(along).collect();
+        Ok(vec![strided_elements(&ins[0], &to, first, &along)?])
     }
 
     fn class(&self) -> OpClass {

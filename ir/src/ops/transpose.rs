@@ -2,7 +2,7 @@
 //!
 //! `out[i_0, …] = in[j]` with `j[perm[a]] = i_a`.
 
-use super::util::{gather_elements, strides};
+use super::util::{strided_elements, strides};
 use crate::op::expect_operands;
 use crate::ops::*;
 use tenon_base::Shape;
@@ -69,8 +69,8 @@ impl Operator for Transpose {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let s = strides(ins[0].shape());
         let out: Vec<usize> = self.perm.iter().map(|&a| ins[0].shape()[a]).collect();
-        let from = |i: &[usize]| Some(i.iter().zip(&self.perm).map(|(&i, &a)| i * s[a]).sum());
-        Ok(vec![gather_elements(&ins[0], &out, None, from)])
+        let along: Vec<i64> = self.perm.iter().map(|&a| s[a] as i64).collect();
+        Ok(vec![strided_elements(&ins[0], &out, 0, &along)?])
     }
 
     fn class(&self) -> OpClass {

@@ -4,10 +4,9 @@
 //! Relu, Round, Sigmoid, Sign, Sin, Sinh, Softplus, Softsign, Sqrt, Tan, Tanh, BitwiseNot, IsNaN.
 
 use super::family::{self, Takes, rows};
-use super::util::{map_broadcast, scalar};
+use super::util::map_broadcast;
 use crate::op::expect_operands;
 use crate::ops::*;
-use tenon_base::Scalar;
 use tenon_kernel::{CmpOp, MathFn, UnOp};
 
 /// Which function.
@@ -125,10 +124,10 @@ impl Operator for Unary {
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let out = Fact::of(self.0.result(ins[0].dtype()), ins[0].shape());
-        let t = map_broadcast(&out, ins, |x| match x[0] {
-            Scalar::Float(_, v) => scalar(out.dtype, (self.0.float)(v)),
-            Scalar::Int(_, v) => Scalar::of_int(out.dtype, (self.0.int)(v)),
-        })?;
+        let t = match ins[0].dtype().is_float() {
+            true => map_broadcast(&out, [&ins[0]], |[x]| (self.0.float)(x))?,
+            false => map_broadcast(&out, [&ins[0]], |[x]| (self.0.int)(x))?,
+        };
         Ok(vec![t])
     }
 

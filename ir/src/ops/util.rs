@@ -6,6 +6,7 @@ use super::{
 use crate::import::{ImportError, Importer};
 use crate::lower::LowerCx;
 use crate::{Op, ValueId};
+use tenon_base::wide::{self, Wide};
 use tenon_base::{DType, Dim, Fact, Scalar, Shape, Tensor};
 use tenon_kernel::{CmpOp, Expr, Stmt, Type, Var};
 
@@ -43,13 +44,6 @@ pub(crate) fn broadcast_offset(index: &[usize], dims: &[usize]) -> usize {
     dims.iter().zip(&index[skip..]).fold(0, |o, (&d, &i)| o * d + if d == 1 { 0 } else { i })
 }
 
-/// For every element of the broadcast shape `out`, the row-major position in an operand of extents `dims`.
-pub(crate) fn broadcast_offsets(out: &[usize], dims: &[usize]) -> Vec<usize> {
-    let mut all = Vec::with_capacity(out.iter().product());
-    for_each_row(out, &[dims], |len, [(first, step)]| all.extend((0..len).map(|i| first + i * step)));
-    all
-}
-
 /// Calls `f` for every row of the broadcast shape `out`, in order: with its length and, for each of `operands`, which broadcast to
 /// `out`, the row-major position at which it begins and the step from element to element, 0 or 1. Rows are as long as can be: axes
 /// along which every operand goes on as before are one.
@@ -82,25 +76,44 @@ pub(crate) fn for_each_row<const N: usize>(
     });
 }
 
-/// Applies `f` to broadcast operands, element by element.
-pub(crate) fn map_broadcast(out: &Fact, ins: &[Tensor], f: impl Fn(&[Scalar]) -> Scalar) -> Result<Tensor, String> {
-    let dims = out.dims().ok_or("the shape is not known")?;
-    let same = ins.iter().all(|t| t.shape() == dims);
-    let offsets: Vec<Vec<usize>> =
-        if same { vec![] } else { ins.iter().map(|t| broadcast_offsets(&dims, t.shape())).collect() };
-    let n: usize = dims.iter().product();
-    let mut args = Vec::with_capacity(ins.len());
-    let values = (0..n).map(|e| {
-        args.clear();
-        args.extend(ins.iter().enumerate().map(|(k, t)| t.get(if same { e } else { offsets[k][e] })));
-        f(&args)
-    });
-    Ok(Tensor::from_scalars(out.dtype, &dims, values))
-}
+/// Elements that are converted at once.
+const BLOCK: usize = 256;
 
-/// `v` rounded or wrapped to `dtype`.
-pub(crate) fn scalar(dtype: DType, v: f64) -> Scalar {
-    Scalar::of_f64(dtype, v)
+/// Applies `f` to broadcast operands, element by element, in the wide form `A`; its results are rounded or wrapped to the dtype of
+/// `out`. Millions of weights are scaled and converted this way when compiling.
+pub(crate) fn map_broadcast<const N: usize, A: Wide, B: Wide>(
+    out: &Fact,
+    ins: [&Tensor; N],
+    f: impl Fn([A; N]) -> B,
+) -> Result<Tensor, String> {
+    let dims = out.dims().ok_or("the shape is not known")?;
+    let mut data = Vec::with_capacity(dims.iter().product::<usize>() * out.dtype.size());
+    let (mut args, mut results) = ([[A::default(); BLOCK]; N], [B::default(); BLOCK]);
+    for_each_row(&dims, &ins.map(Tensor::shape), |len, starts| {
+        for from in (0..len).step_by(BLOCK) {
+            let count = BLOCK.min(len - from);
+            for ((arg, t), (first, step)) in args.iter_mut().zip(ins).zip(starts) {
+                let size = t.dtype().size();
+                match step {
+                    // One element for the whole row.
+                    0 if from > 0 => {}
+                    0 => {
+                        wide::read(t.dtype(), &t.bytes()[first * size..][..size], &mut arg[..1]);
+                        let one = arg[0];
+                        arg.fill(one);
+                    }
+                    _ => {
+                        wide::read(t.dtype(), &t.bytes()[(first + from) * size..][..count * size], &mut arg[..count])
+                    }
+                }
+            }
+            for (i, r) in results[..count].iter_mut().enumerate() {
+                *r = f(std::array::from_fn(|k| args[k][i]));
+            }
+            wide::write(out.dtype, &results[..count], &mut data);
+        }
+    });
+    Tensor::from_bytes(out.dtype, &dims, data.into()).map_err(|e| e.to_string())
 }
 
 /// Moves elements: element `e` of the result is element `from(index of e)` of `t`, or `fill`.
@@ -114,10 +127,53 @@ pub(crate) fn gather_elements(
     let fill = fill.map_or_else(|| vec![0; size], Scalar::to_le_bytes);
     let mut data = Vec::with_capacity(out.iter().product::<usize>() * size);
     for_each_index(out, |i| match from(i) {
-        Some(at) => data.extend_from_slice(&t.bytes()[at * size..(at + 1) * size]),
+        Some(at) => push_elements(&mut data, t.bytes(), size, [at]),
         None => data.extend_from_slice(&fill),
     });
     Tensor::from_bytes(t.dtype(), out, data.into()).expect("one element an index")
+}
+
+/// Moves elements: that of index `i` in the result is element `first + Σ iₐ · stridesₐ` of `t`.
+///
+/// # Errors
+/// That is outside of `t` for some index.
+pub(crate) fn strided_elements(t: &Tensor, out: &[usize], first: i64, strides: &[i64]) -> Result<Tensor, String> {
+    let size = t.dtype().size();
+    let mut data = Vec::with_capacity(out.iter().product::<usize>() * size);
+    let (row, step) = (out.last().copied().unwrap_or(1), strides.last().copied().unwrap_or(0));
+    let outer = &out[..out.len().saturating_sub(1)];
+    let outside = || format!("the places {first} + i·{strides:?} of {out:?} are not all in {}", t.fact());
+    let mut inside = true;
+    for_each_index(if row == 0 { &[0] } else { outer }, |i| {
+        let at = i.iter().zip(strides).fold(first, |at, (i, s)| at + *i as i64 * s);
+        let ends = [at, at + (row as i64 - 1) * step];
+        inside &= ends.iter().all(|e| usize::try_from(*e).is_ok_and(|e| e < t.len()));
+        if inside && step == 1 {
+            data.extend_from_slice(&t.bytes()[at as usize * size..][..row * size]);
+        } else if inside {
+            push_elements(&mut data, t.bytes(), size, (0..row as i64).map(|j| (at + j * step) as usize));
+        }
+    });
+    if !inside {
+        return Err(outside());
+    }
+    Tensor::from_bytes(t.dtype(), out, data.into()).map_err(|e| e.to_string())
+}
+
+/// Appends the elements at the places `at` of `from`, each of `size` bytes.
+pub(crate) fn push_elements(data: &mut Vec<u8>, from: &[u8], size: usize, at: impl IntoIterator<Item = usize>) {
+    fn push<const S: usize>(data: &mut Vec<u8>, from: &[u8], at: impl Iterator<Item = usize>) {
+        let (elements, _) = from.as_chunks::<S>();
+        at.for_each(|i| data.extend_from_slice(&elements[i]));
+    }
+    let at = at.into_iter();
+    match size {
+        1 => push::<1>(data, from, at),
+        2 => push::<2>(data, from, at),
+        4 => push::<4>(data, from, at),
+        8 => push::<8>(data, from, at),
+        _ => at.for_each(|i| data.extend_from_slice(&from[i * size..][..size])),
+    }
 }
 
 /// Adds the function called `name` in graph text (see `unary.rs` and `binary.rs`) of one or two operands.

@@ -1,6 +1,6 @@
 //! Where: `condition ? x : y` with broadcasting. ONNX: [Where](https://onnx.ai/onnx/operators/onnx__Where.html) (9, 16).
 
-use super::util::map_broadcast;
+use super::util::{for_each_row, push_elements};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
 use crate::ops::*;
 
@@ -60,7 +60,19 @@ impl Operator for Where {
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
         let out = self.infer(&facts).map_err(|e| e.message)?.remove(0);
-        Ok(vec![map_broadcast(&out, ins, |x| if x[0].as_int() != 0 { x[1] } else { x[2] })?])
+        let dims = out.dims().ok_or("the shape is not known")?;
+        let size = out.dtype.size();
+        let mut data = Vec::with_capacity(dims.iter().product::<usize>() * size);
+        for_each_row(&dims, &[ins[0].shape(), ins[1].shape(), ins[2].shape()], |len, [(c, k), (a, i), (b, j)]| {
+            for e in 0..len {
+                let (from, at) = match ins[0].bytes()[c + e * k] {
+                    0 => (&ins[2], b + e * j),
+                    _ => (&ins[1], a + e * i),
+                };
+                push_elements(&mut data, from.bytes(), size, [at]);
+            }
+        });
+        Ok(vec![Tensor::from_bytes(out.dtype, &dims, data.into()).map_err(|e| e.to_string())?])
     }
 
     fn class(&self) -> OpClass {
