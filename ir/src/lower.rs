@@ -81,6 +81,8 @@ pub struct LowerCx<'a> {
     ranges: Ranges,
     /// Operands in larger buffers.
     halos: Vec<Option<Halo>>,
+    /// Operands that are in the result already.
+    written: Vec<bool>,
     /// The kernel; loops, variables and scratch buffers are made here.
     pub k: KernelBuilder,
 }
@@ -107,8 +109,8 @@ impl<'a> LowerCx<'a> {
         };
         let ins = ins.iter().map(known).collect::<Result<Vec<_>, _>>()?;
         let outs = outs.iter().map(known).collect::<Result<_, _>>()?;
-        let halos = vec![None; ins.len()];
-        Ok(LowerCx { op, ins, outs, readers, writers, ranges, halos, k })
+        let (halos, written) = (vec![None; ins.len()], vec![false; ins.len()]);
+        Ok(LowerCx { op, ins, outs, readers, writers, ranges, halos, written, k })
     }
 
     /// The same, where the operands that have a halo are known to have it.
@@ -122,6 +124,19 @@ impl<'a> LowerCx<'a> {
     /// The larger buffer around operand `i`, if it lies in one.
     pub fn halo(&self, i: usize) -> Option<&Halo> {
         self.halos.get(i)?.as_ref()
+    }
+
+    /// The same, where those of the operands that are `written` were put into their place in the result by whoever made them.
+    #[must_use]
+    pub fn with_written(mut self, written: Vec<bool>) -> LowerCx<'a> {
+        debug_assert_eq!(written.len(), self.ins.len());
+        self.written = written;
+        self
+    }
+
+    /// Whether operand `i` is in its place in the result already, and is not to be read.
+    pub fn is_written(&self, i: usize) -> bool {
+        self.written[i]
     }
 
     /// A context for `op` alone, its operands and results in buffers of their own.

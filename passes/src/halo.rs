@@ -4,11 +4,15 @@
 //! costs as much as a depthwise convolution itself; so the operand's producer writes into the middle of a buffer with
 //! a border, which the producer also fills (the arena is shared, so every time). All other readers find
 //! their elements through [`Border::at`].
+//!
+//! What is concatenated lies in the same way in the middle of the result: whoever makes a part writes it there, and nothing is left to
+//! copy ([`parts`]).
 
 use crate::group::Group;
+use crate::lower::{elements, external_reads};
 use std::collections::BTreeMap;
 use tenon_ir::lower::{Halo, flatten, unflatten};
-use tenon_ir::{Graph, Op, OpClass, Operator, ValueId};
+use tenon_ir::{Graph, NodeId, Op, OpClass, Operator, ValueId};
 use tenon_kernel::{Buf, Expr};
 
 /// A value in the middle of its buffer.
@@ -22,6 +26,8 @@ pub(crate) struct Border {
     pub(crate) dims: Vec<usize>,
     /// What is around it.
     pub(crate) fill: i64,
+    /// The concatenation that it is a part of, in whose buffer it lies, if it is one: around it are other parts then.
+    pub(crate) within: Option<ValueId>,
 }
 
 impl Border {
@@ -37,10 +43,13 @@ impl Border {
         flatten(&shifted, &self.dims)
     }
 
-    /// As an operator sees it that reads it from `buf`.
-    pub(crate) fn halo(&self, buf: Buf) -> Halo {
+    /// As an operator sees it that reads it from `buf`; a part of something else has no border.
+    pub(crate) fn halo(&self, buf: Buf) -> Option<Halo> {
+        if self.within.is_some() {
+            return None;
+        }
         let after = (0..self.dims.len()).map(|a| self.dims[a] - self.before[a] - self.inner[a]).collect();
-        Halo { buf, dims: self.dims.clone(), before: self.before.clone(), after, fill: self.fill }
+        Some(Halo { buf, dims: self.dims.clone(), before: self.before.clone(), after, fill: self.fill })
     }
 }
 
@@ -79,13 +88,89 @@ fn border(graph: &Graph, v: ValueId) -> Option<Border> {
                     }
                 }
             }
-            _ if op.class() == OpClass::Pointwise => {}
-            _ if matches!(op, Op::Conv(_) | Op::Pool(_) | Op::Reduce(_) | Op::Concat(_)) => {}
+            _ if reads_anywhere(op) => {}
             _ => return None,
         }
     }
     let fill = fill.filter(|_| !inner.contains(&0))?;
     let before = widths.iter().map(|w| w[0]).collect();
     let dims = inner.iter().zip(&widths).map(|(n, w)| n + w[0] + w[1]).collect();
-    Some(Border { inner, before, dims, fill })
+    Some(Border { inner, before, dims, fill, within: None })
+}
+
+/// Whether `op` reads its operands as well where their rows are apart.
+fn reads_anywhere(op: &Op) -> bool {
+    op.class() == OpClass::Pointwise || matches!(op, Op::Conv(_) | Op::Pool(_) | Op::Reduce(_) | Op::Concat(_))
+}
+
+/// Whether a kernel around `op` may write its result in pieces: all that do so element by element.
+fn writes_anywhere(op: &Op) -> bool {
+    let kernel = matches!(op, Op::Conv(_) | Op::WinogradConv(_) | Op::ConvTranspose(_) | Op::MatMul(_) | Op::Pool(_));
+    kernel || matches!(op.class(), OpClass::Pointwise | OpClass::Move)
+}
+
+/// The shortest piece, in bytes, that a part of a concatenation is written in: a cache line. Shorter ones would share lines.
+pub(crate) const PIECE: usize = 64;
+
+/// The extents of a concatenation of `dims` along `axis`, as if there were two: how many pieces there are, and the elements of one.
+pub(crate) fn pieces(dims: &[usize], axis: usize) -> (usize, usize) {
+    (dims[..axis].iter().product(), dims[axis..].iter().product())
+}
+
+/// Adds to `all` the values that are written into the concatenation that reads them. `together` says whether two nodes run under the same
+/// conditions.
+pub(crate) fn parts(
+    graph: &Graph,
+    groups: &[Group],
+    together: &dyn Fn(NodeId, NodeId) -> bool,
+    all: &mut BTreeMap<ValueId, Border>,
+) {
+    let makers: BTreeMap<NodeId, &Group> = groups.iter().map(|g| (g.last(), g)).collect();
+    for g in groups {
+        let Some(Op::Concat(op)) = graph.op(g.anchor) else { continue };
+        let whole = ValueId { node: g.anchor, port: 0 };
+        let Some(dims) = graph.fact(whole).dims() else { continue };
+        if !g.epilogue.is_empty() || elements(graph.fact(whole)) == 0 {
+            continue;
+        }
+        let operands = graph.operands(g.anchor);
+        let inlined: Vec<ValueId> = g.inlined.iter().flat_map(|n| graph.operands(*n)).collect();
+        let around = all.get(&whole).cloned();
+        let mut before = 0;
+        let mut placed: Vec<ValueId> = vec![];
+        for &v in &operands {
+            let Some(inner) = graph.fact(v).dims() else { break };
+            let offset = before;
+            before += inner[op.axis];
+            let Some(maker) = makers.get(&v.node) else { continue };
+            let once = operands.iter().filter(|o| **o == v).count() == 1 && !inlined.contains(&v);
+            let free = !g.inlined.contains(&v.node) && !all.contains_key(&v) && !graph.is_output(v);
+            let one = graph.node(v.node).facts.len() == 1 && graph.op(maker.anchor).is_some_and(writes_anywhere);
+            let long = pieces(&inner, op.axis).1 * graph.fact(v).dtype.carrier().size() >= PIECE;
+            let readers = graph.users(v).into_iter().all(|(n, _)| graph.op(n).is_some_and(reads_anywhere));
+            // What a kernel reads does not lie where it writes.
+            let reads = external_reads(graph, maker);
+            let read = |by: &ValueId| makers.get(&by.node).is_some_and(|m| external_reads(graph, m).contains(&v));
+            let apart = !placed.iter().any(|p| reads.contains(p) || read(p));
+            let moves = maker.epilogue.iter().any(|n| matches!(graph.op(*n), Some(Op::Transpose(_))));
+            if !(once && free && one && long && readers && apart && !moves && together(v.node, g.anchor)) {
+                continue;
+            }
+            let border = match &around {
+                Some(b) => {
+                    let mut start = b.before.clone();
+                    start[op.axis] += offset;
+                    Border { inner, before: start, dims: b.dims.clone(), fill: b.fill, within: Some(whole) }
+                }
+                None => {
+                    let ((outer, part), (_, all)) = (pieces(&inner, op.axis), pieces(&dims, op.axis));
+                    let start = offset * pieces(&dims, op.axis).1 / dims[op.axis];
+                    let (inner, before, dims) = (vec![outer, part], vec![0, start], vec![outer, all]);
+                    Border { inner, before, dims, fill: 0, within: Some(whole) }
+                }
+            };
+            all.insert(v, border);
+            placed.push(v);
+        }
+    }
 }

@@ -85,10 +85,12 @@ pub(crate) fn external_reads(graph: &Graph, g: &Group) -> Vec<ValueId> {
     reads
 }
 
+/// The kernel of group `g` and what it reads. `begun` says that parts of its result's buffer were written before.
 pub(crate) fn lower_group(
     graph: &Graph,
     g: &Group,
     borders: &BTreeMap<ValueId, Border>,
+    begun: bool,
 ) -> Result<(Kernel, Vec<ValueId>), PassError> {
     let node = graph.node(g.anchor);
     let fail = |message: String| {
@@ -97,21 +99,24 @@ pub(crate) fn lower_group(
     };
     let Some(op) = graph.op(g.anchor) else { return Err(fail("not an operator".into())) };
     let mut k = KernelBuilder::new(op.name());
-    let reads = external_reads(graph, g);
+    let last = g.last();
+    let written = |v: &ValueId| borders.get(v).and_then(|b| b.within) == Some(ValueId { node: last, port: 0 });
+    let mut reads = external_reads(graph, g);
+    reads.retain(|v| !written(v));
     let mut params = Params::default();
     for (i, v) in reads.iter().enumerate() {
         let f = graph.fact(*v);
         let b = k.buffer(&format!("x{i}"), f.dtype.carrier(), length(graph, borders, *v), Access::In);
         params.reads.push((*v, b));
     }
-    let last = g.last();
     let mut outs = vec![];
     let mut around = vec![];
+    let access = if begun { Access::InOut } else { Access::Out };
     for (i, f) in graph.node(last).facts.iter().enumerate() {
         let v = ValueId { node: last, port: i as u16 };
-        let buf = k.buffer(&format!("y{i}"), f.dtype.carrier(), length(graph, borders, v), Access::Out);
+        let buf = k.buffer(&format!("y{i}"), f.dtype.carrier(), length(graph, borders, v), access);
         let border = borders.get(&v);
-        if let Some(b) = border {
+        if let Some(b) = border.filter(|b| b.within.is_none()) {
             let fill = Expr::constant(f.dtype.carrier(), b.fill as f64);
             around.append(&mut k.block(|k| fill_border(k, buf, &b.dims, &b.before, &b.inner, &fill)));
         }
@@ -146,9 +151,10 @@ pub(crate) fn lower_group(
         let root = root(graph, *v);
         // A view with other extents has no border along its own axes.
         let border = borders.get(&root).filter(|_| graph.fact(*v).shape == graph.fact(root).shape)?;
-        Some(border.halo(params.of(root)?))
+        border.halo(params.of(root)?)
     };
     lcx = lcx.with_halos(operands.iter().map(halo).collect());
+    lcx = lcx.with_written(operands.iter().map(written).collect());
     op.lower(&mut lcx).map_err(|e| fail(e.to_string()))?;
     let kernel = lcx.finish();
     if let Some(message) = problem.borrow_mut().take() {

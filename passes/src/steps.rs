@@ -7,7 +7,7 @@
 
 use crate::PassError;
 use crate::group::root;
-use crate::halo::{Border, borders};
+use crate::halo::{Border, borders, parts};
 use crate::lower::{elements, external_reads, length, location, lower_group, share};
 use crate::pipeline::State;
 use std::collections::BTreeMap;
@@ -116,8 +116,15 @@ impl<'s> Scope<'s> {
                 external_reads(graph, g).into_iter().for_each(|v| gates.used(v.node, &path));
             }
         }
-        let borders = borders(graph, &state.groups);
+        let mut borders = borders(graph, &state.groups);
+        parts(graph, &state.groups, &|a, b| gates.path(a) == gates.path(b), &mut borders);
         Scope { state, graph, buffers: BTreeMap::new(), homes: BTreeMap::new(), borders, gates }
+    }
+
+    /// The buffer that `v` goes to, if some of it has been written: `v` is a concatenation, or a part of one.
+    fn begun(&self, v: ValueId) -> Option<BufferId> {
+        let whole = self.borders.get(&v).and_then(|b| b.within).unwrap_or(v);
+        self.buffers.get(&whole).copied()
     }
 }
 
@@ -167,6 +174,15 @@ impl Builder {
 
     /// The buffer that `v` is written to by whoever makes it.
     fn result(&mut self, scope: &mut Scope<'_>, v: ValueId) -> BufferId {
+        if let Some(id) = scope.begun(v) {
+            scope.buffers.insert(v, id);
+            return id;
+        }
+        if let Some(whole) = scope.borders.get(&v).and_then(|b| b.within) {
+            let id = self.result(scope, whole);
+            scope.buffers.insert(v, id);
+            return id;
+        }
         let fact = scope.graph.fact(v);
         let id = match scope.homes.get(&v) {
             None => {
@@ -224,9 +240,14 @@ impl Builder {
                 Some(Op::Branch(_)) => vec![self.branch(scope, g.anchor, &path, &mut pending, loc)],
                 Some(Op::Repeat(op)) => self.repeat(scope, g.anchor, op, loc)?,
                 _ => {
-                    let (kernel, reads) = lower_group(graph, g, &scope.borders)?;
-                    let mut args: Vec<BufferId> = reads.iter().map(|v| self.buffer_of(scope, *v)).collect();
                     let node = g.last();
+                    let begun = scope.begun(ValueId { node, port: 0 }).is_some();
+                    let (kernel, reads) = lower_group(graph, g, &scope.borders, begun)?;
+                    // All parts are where they are to be.
+                    if begun && kernel.body.is_empty() {
+                        continue;
+                    }
+                    let mut args: Vec<BufferId> = reads.iter().map(|v| self.buffer_of(scope, *v)).collect();
                     for port in 0..graph.node(node).facts.len() as u16 {
                         args.push(self.result(scope, ValueId { node, port }));
                     }

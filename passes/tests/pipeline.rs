@@ -2,6 +2,7 @@
 
 use tenon_base::{DType, Fact, Loc, Tensor};
 use tenon_ir::ops::binary::Binary;
+use tenon_ir::ops::concat::Concat;
 use tenon_ir::ops::conv::{Conv, Layout};
 use tenon_ir::ops::matmul::MatMul;
 use tenon_ir::ops::reshape::Reshape;
@@ -92,6 +93,22 @@ fn moves() -> Graph {
     n.0
 }
 
+/// Two convolutions of the input, 16 and `channels` channels wide, side by side: the parts of a concatenation.
+fn branches(channels: usize, more: impl FnOnce(&mut Net, ValueId, ValueId, ValueId) -> Vec<ValueId>) -> Graph {
+    let mut n = Net(Graph::new("branches"));
+    let x = n.0.add_input("x", Fact::of(DType::F32, &[1, 16, 6, 5]));
+    let a = n.conv(x, &[16, 16, 1, 1], 0, 1, 1);
+    let a = n.op(unary("relu"), &[a]);
+    let b = n.conv(x, &[channels, 8, 3, 3], 1, 1, 2);
+    let b = n.op(unary("relu"), &[b]);
+    let parts = more(&mut n, x, a, b);
+    let c = n.op(Concat { axis: 1 }, &parts);
+    let w: usize = n.0.fact(c).dims().expect("known")[1];
+    let y = n.conv(c, &[8, w, 1, 1], 0, 1, 1);
+    n.0.add_output("y", y);
+    n.0
+}
+
 fn settings(target: &str) -> Settings {
     Settings {
         target: Target::parse(target).expect("a target"),
@@ -111,7 +128,16 @@ fn close(a: &Tensor, b: &Tensor) {
 
 #[test]
 fn every_phase_keeps_the_meaning() {
-    for graph in [network(), moves()] {
+    let parts: Vec<Graph> = vec![
+        branches(32, |_, _, a, b| vec![a, b]),
+        branches(18, |_, x, a, b| vec![b, x, a]),
+        branches(16, |n, _, a, b| {
+            let c = n.op(binary("add"), &[a, b]);
+            let d = n.conv(c, &[16, 16, 1, 1], 0, 1, 1);
+            vec![c, a, d, b, a]
+        }),
+    ];
+    for graph in [network(), moves()].into_iter().chain(parts) {
         let inputs: Vec<Tensor> = graph
             .inputs()
             .iter()
@@ -142,6 +168,44 @@ fn scales_residuals_and_activations_are_fused() {
         state.program.calls().into_iter().map(|c| state.program.kernels[c.kernel].name.as_str()).collect();
     // transpose in; two convolutions with everything after them; transpose back; dense, softmax; one copied output.
     assert!(kernels.len() <= 7, "{kernels:?}");
+}
+
+#[test]
+fn parts_of_a_concatenation_are_written_where_they_are_to_be() {
+    // Elements that the kernel of the concatenation copies of every position.
+    let copied = |g: Graph| {
+        let state = tenon_passes::run(g, &settings("zen3"), Phase::Lowered, &mut |_, _, _| {}).expect("lowers");
+        let concats: Vec<&str> =
+            state.program.calls().into_iter().map(|c| state.program.kernels[c.kernel].name.as_str()).collect();
+        let copies = concats.iter().filter(|n| n.starts_with("concat")).count();
+        let kernel = state.program.kernels.iter().find(|k| k.name.starts_with("concat"));
+        assert_eq!(copies, usize::from(kernel.is_some()));
+        kernel.map_or(0, |k| k.buffers.iter().filter(|b| b.access == tenon_kernel::Access::In).count())
+    };
+    assert_eq!(copied(branches(32, |_, _, a, b| vec![a, b])), 0);
+    assert_eq!(copied(branches(18, |_, _, a, b| vec![b, a])), 0, "registers may lie anywhere");
+    let input = branches(32, |n, _, a, b| {
+        let z = n.0.add_input("z", Fact::of(DType::F32, &[1, 6, 5, 24]));
+        let z = n.op(Transpose { perm: vec![0, 3, 1, 2] }, &[z]);
+        vec![a, z, b]
+    });
+    assert_eq!(copied(input), 1, "nobody makes an input");
+    assert_eq!(copied(branches(8, |_, _, a, b| vec![a, b])), 1, "less than a line");
+    let output = branches(32, |n, _, a, b| {
+        n.0.add_output("a", a);
+        vec![a, b]
+    });
+    assert!(copied(output) > 0, "an output is whole");
+    let padded = branches(32, |n, _, a, b| {
+        let c = n.conv(a, &[16, 16, 3, 3], 1, 1, 1);
+        vec![a, b, c]
+    });
+    assert_eq!(copied(padded), 1, "a convolution reads the border of `a`; `c` reads no part");
+    let chained = branches(32, |n, _, a, b| {
+        let c = n.conv(a, &[16, 16, 1, 1], 0, 1, 1);
+        vec![a, b, c]
+    });
+    assert_eq!(copied(chained), 1, "what makes `c` reads `a`, and nothing reads where it writes");
 }
 
 #[test]

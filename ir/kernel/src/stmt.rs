@@ -11,7 +11,8 @@ use tenon_base::DType;
 pub enum Access {
     /// Read only.
     In,
-    /// Every element is written before the kernel ends; nothing is read before it is written.
+    /// Nothing is read before it is written, and what is not written before the kernel ends is undefined: other kernels write it,
+    /// to which the buffer is [`Access::InOut`].
     Out,
     /// Some elements may be written; all others keep what they held at entry.
     InOut,

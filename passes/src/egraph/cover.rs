@@ -13,7 +13,8 @@
 
 use super::cost::{Cost, bytes};
 use super::extract::{Choice, Problem};
-use super::space::{Arg, Part, Space};
+use super::space::{Arg, Item, Part, Space};
+use crate::halo::{PIECE, pieces};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -311,13 +312,27 @@ impl<'s, 'e> Cover<'s, 'e> {
             let len = self.space.classes[at.0 as usize].len.max(1) as f64;
             compute += self.work[at.0 as usize][at.1 as usize] * (n / len).max(1.0);
         }
-        let written = self.space.classes[root as usize].facts.iter().map(bytes);
-        let moving: f64 = written.chain(cone.read()).map(|bytes| self.cost.moving(bytes)).sum();
-        let cost = self.cost.kernel(compute, moving);
+        let written: f64 = self.space.classes[root as usize].facts.iter().map(bytes).sum();
+        let parts = cone.parts();
+        let cost = if parts.bytes > 0.0 && parts.bytes >= written {
+            // All of a concatenation is written into it by whoever makes its parts.
+            f64::MIN_POSITIVE
+        } else {
+            let read = cone.read(&parts.classes).into_iter().chain([written - parts.bytes]);
+            let moving: f64 = read.map(|bytes| self.cost.moving(bytes)).sum();
+            self.cost.kernel(compute * (1.0 - parts.bytes / written.max(1.0)), moving)
+        };
         let mut nodes = cone.order;
         nodes.sort_unstable();
         Some(Cut { nodes, leaves: cone.leaves, anchor: shape.anchor, cost })
     }
+}
+
+/// Parts of a concatenation that are not copied.
+#[derive(Default)]
+struct Parts {
+    classes: Vec<u32>,
+    bytes: f64,
 }
 
 /// Both, unless one class is made in two ways.
@@ -590,10 +605,31 @@ impl<'s, 'e> Cone<'s, 'e> {
         Some(count)
     }
 
-    /// Bytes read of each value: every leaf and constant once, of slices what is taken.
-    fn read(&self) -> Vec<f64> {
+    /// What of a concatenation, if the cone is one with what it inlines, is likely to be written into it by whoever makes it: see
+    /// [`crate::halo::parts`].
+    fn parts(&self) -> Parts {
+        let mut parts = Parts::default();
+        let Some(&root) = self.order.first() else { return parts };
+        let Some(Op::Concat(op)) = self.space.op(root) else { return parts };
+        for a in &self.space.item(root).args {
+            let Arg::Class(c) = *a else { continue };
+            let class = &self.space.classes[c as usize];
+            let made = |i: &Item| matches!(i.part, Part::Anchor | Part::Pointwise | Part::Move);
+            let Some(dims) = class.facts.first().and_then(Fact::dims).filter(|d| !d.contains(&0)) else { continue };
+            let piece = pieces(&dims, op.axis).1 * class.facts[0].dtype.carrier().size();
+            let twice = parts.classes.contains(&c) || !self.leaves.contains(&c);
+            if !twice && piece >= PIECE && class.items.iter().any(made) && !self.space.roots.contains(&c) {
+                parts.bytes += bytes(&class.facts[0]);
+                parts.classes.push(c);
+            }
+        }
+        parts
+    }
+
+    /// Bytes read of each value but those of `parts`: every leaf and constant once, of slices what is taken.
+    fn read(&self, parts: &[u32]) -> Vec<f64> {
         let mut all = vec![];
-        let mut seen: Vec<Arg> = vec![];
+        let mut seen: Vec<Arg> = parts.iter().map(|c| Arg::Class(*c)).collect();
         for at in &self.order {
             let item = self.space.item(*at);
             let sliced = matches!(self.space.op(*at), Some(Op::Slice(_) | Op::Gather(_)));
