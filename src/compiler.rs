@@ -240,10 +240,10 @@ impl Compiler {
         Ok((graph, bounded, state))
     }
 
-    /// The graph for every size of its bounded dimensions; itself where there is none.
+    /// The graph for every size of its bounded dimensions and of what data count; itself where there is neither.
     fn bounded(&self, graph: Graph) -> Result<(Graph, Bounded), Error> {
         let Options { bounds, states, .. } = &self.options;
-        if bounds.is_empty() {
+        if bounds.is_empty() && !tenon_passes::bounded::has_counts(&graph) {
             return Ok((graph, Bounded::default()));
         }
         for (input, output) in states {

@@ -10,9 +10,12 @@ use crate::proto::{FunctionProto, GraphProto, NodeProto, ValueInfoProto};
 use crate::report::shortened;
 use crate::types::declared;
 use std::rc::Rc;
-use tenon_base::{DType, Fact, Shape};
+use tenon_base::{DType, Dim, Fact, Scalar, Shape, Tensor};
 use tenon_ir::ops::branch::Branch;
+use tenon_ir::ops::concat::Concat;
+use tenon_ir::ops::expand::Expand;
 use tenon_ir::ops::reshape::Reshape;
+use tenon_ir::ops::slice::Slice;
 use tenon_ir::{ImportError, Importer, NodeKind, Op, Operator, ValueId};
 
 /// Operators of `ai.onnx` that are imported here and not by a file of `tenon_ir::ops`.
@@ -108,7 +111,7 @@ impl<'p> Session<'p> {
             )));
         }
         let mut pairs = (vec![], vec![]);
-        let merged = then.iter().zip(&otherwise).map(|(a, b)| self.pair(*a, *b, &mut pairs));
+        let merged = then.iter().zip(&otherwise).map(|(a, b)| self.pair(*a, *b, &mut pairs, loc));
         let merged = merged
             .collect::<Result<Vec<_>, _>>()
             .map_err(|message| ImportError { message: format!("{message}, and {}", unknown.message), ..unknown })?;
@@ -117,7 +120,8 @@ impl<'p> Session<'p> {
             let operands: Vec<ValueId> = [condition].into_iter().chain(pairs.0).chain(pairs.1).collect();
             made = self.importer(loc).ops(Branch {}, &operands)?;
         }
-        Ok(Some(merged.into_iter().map(|m| self.resolve(m, &made)).collect()))
+        let all = merged.into_iter().map(|m| self.resolve(m, &made, loc));
+        Ok(Some(all.collect::<Result<_, _>>()?))
     }
 
     /// An input of the model, one `i64`, and the value that `condition` compares it with.
@@ -144,36 +148,89 @@ impl<'p> Session<'p> {
         a: Slot<'p>,
         b: Slot<'p>,
         pairs: &mut (Vec<ValueId>, Vec<ValueId>),
+        loc: &str,
     ) -> Result<Merged<'p>, String> {
         match (a, b) {
             (Slot::Value(x), Slot::Value(y)) if x == y => Ok(Merged::Same(a)),
             (Slot::Value(x), Slot::Value(y)) => {
-                let (f, g) = (self.top.graph.fact(x), self.top.graph.fact(y));
-                if f != g {
-                    return Err(format!("a result is {f} in one branch and {g} in the other"));
+                let (f, g) = (self.top.graph.fact(x).clone(), self.top.graph.fact(y).clone());
+                let mut choose = |x: ValueId, y: ValueId| {
+                    pairs.0.push(x);
+                    pairs.1.push(y);
+                    pairs.0.len() - 1
+                };
+                if f == g {
+                    return Ok(Merged::Chosen(choose(x, y)));
                 }
-                pairs.0.push(x);
-                pairs.1.push(y);
-                Ok(Merged::Chosen(pairs.0.len() - 1))
+                let fitted = self.fitted(x, y, loc).map_err(|e| e.message)?;
+                let Some((x, y, counts)) = fitted else {
+                    return Err(format!("a result is {f} in one branch and {g} in the other"));
+                };
+                let value = choose(x, y);
+                let counts = counts.into_iter().map(|(axis, n, m)| (axis, choose(n, m))).collect();
+                Ok(Merged::Sized(value, counts))
             }
             (Slot::List(x), Slot::List(y)) if self.lists[x].len() == self.lists[y].len() => {
                 let items = self.lists[x].clone().into_iter().zip(self.lists[y].clone());
-                items.map(|(a, b)| self.pair(a, b, pairs)).collect::<Result<_, _>>().map(Merged::List)
+                items.map(|(a, b)| self.pair(a, b, pairs, loc)).collect::<Result<_, _>>().map(Merged::List)
             }
             (Slot::Nothing, Slot::Nothing) => Ok(Merged::Same(a)),
             _ => Err("a result is a tensor, a sequence of some length or nothing in one branch, and another of these in the other".into()),
         }
     }
 
-    fn resolve(&mut self, m: Merged<'p>, made: &[ValueId]) -> Slot<'p> {
-        match m {
+    fn resolve(&mut self, m: Merged<'p>, made: &[ValueId], loc: &str) -> Result<Slot<'p>, ImportError> {
+        Ok(match m {
             Merged::Same(s) => s,
             Merged::Chosen(i) => Slot::Value(made[i]),
+            Merged::Sized(i, counts) => {
+                let mut v = made[i];
+                for (axis, n) in counts {
+                    v = self.importer(loc).sized(v, axis, made[n])?;
+                }
+                Slot::Value(v)
+            }
             Merged::List(items) => {
-                let items = items.into_iter().map(|m| self.resolve(m, made)).collect();
+                let items = items.into_iter().map(|m| self.resolve(m, made, loc));
+                let items = items.collect::<Result<_, _>>()?;
                 self.list(items)
             }
+        })
+    }
+
+    /// Two values that differ in extents only, in one shape with room for both, and for each axis where they do, how many each has. Where
+    /// that is not possible, nothing.
+    fn fitted(&mut self, x: ValueId, y: ValueId, loc: &str) -> Result<Option<Fitted>, ImportError> {
+        let (f, g) = (self.top.graph.fact(x).clone(), self.top.graph.fact(y).clone());
+        if f.dtype != g.dtype || f.shape.rank() != g.shape.rank() {
+            return Ok(None);
         }
+        let (mut x, mut y, mut counts) = (x, y, vec![]);
+        for (axis, (a, b)) in f.shape.0.iter().zip(&g.shape.0).enumerate().filter(|(_, (a, b))| a != b) {
+            let mut cx = self.importer(loc);
+            let Some((m, n)) = cx.at_most(a).zip(cx.at_most(b)) else { return Ok(None) };
+            let mut with_room = |v: ValueId| -> Result<(ValueId, ValueId), ImportError> {
+                let (room, fact) = (m.max(n), cx.fact(v).clone());
+                let d = fact.shape.0[axis].clone();
+                let count = match d.as_const() {
+                    Some(n) => cx.weight(Tensor::scalar(n)),
+                    None => cx.symbolic(vec![d.clone()], &[]),
+                };
+                let mut rest = fact.shape.clone();
+                rest.0[axis] = Dim::Const(room - d.as_const().unwrap_or(0));
+                let zero = cx.weight(Tensor::full(&[], Scalar::of_f64(fact.dtype, 0.0)));
+                let rest = cx.op(Expand { to: rest }, &[zero])?;
+                let wide = cx.op(Concat { axis }, &[v, rest])?;
+                let mut to = fact.shape;
+                to.0[axis] = Dim::Const(room);
+                let (starts, steps) = (vec![0; to.rank()], vec![1; to.rank()]);
+                Ok((if *cx.shape(wide) == to { wide } else { cx.op(Slice { starts, steps, to }, &[wide])? }, count))
+            };
+            let ((p, n), (q, m)) = (with_room(x)?, with_room(y)?);
+            (x, y) = (p, q);
+            counts.push((axis, n, m));
+        }
+        Ok(Some((x, y, counts)))
     }
 
     /// Imports subgraph `g` into the current graph, in a frame of its own; `given` are its inputs.
@@ -293,9 +350,14 @@ enum Merged<'p> {
     Same(Slot<'p>),
     /// One of a pair.
     Chosen(usize),
+    /// One of a pair, and along these axes as many of its elements as one of another pair says.
+    Sized(usize, Vec<(usize, usize)>),
     /// A sequence.
     List(Vec<Merged<'p>>),
 }
+
+/// Two values of one shape, and the axes along which less of them counts, with how much of each.
+type Fitted = (ValueId, ValueId, Vec<(usize, ValueId, ValueId)>);
 
 /// Attribute `name`, a graph.
 pub(crate) fn subgraph<'p>(attrs: &Passed<'p>, name: &str) -> Result<&'p GraphProto, ImportError> {

@@ -14,8 +14,6 @@ use prost::Message as _;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use tenon_base::{Diagnostics, Dim, Fact, Shape, Tensor};
-use tenon_ir::ops::concat::Concat;
-use tenon_ir::ops::reshape::Reshape;
 use tenon_ir::{Graph, ImportError};
 
 /// Versions of the file format that are known.
@@ -143,7 +141,6 @@ fn import_model(
         session.define_initializers(graph);
         session.import_nodes(&graph.node, &Body::main(model));
         outputs(&mut session, graph, &pins);
-        size_outputs(&mut session);
     } else {
         session.report.error("", "", ImportError::new("the model has no graph"));
     }
@@ -462,35 +459,6 @@ fn stands_for(g: &GraphProto, v: &ValueInfoProto) -> Option<&'static str> {
             Some("this output would be texts; it is the position of each label in `classlabels_strings`")
         }
         _ => None,
-    }
-}
-
-/// Adds an output `<name>_dims` for every output with an extent that is known only at run time.
-fn size_outputs(session: &mut Session<'_>) {
-    let outputs = session.top.graph.outputs().to_vec();
-    for (k, (name, v)) in outputs.iter().enumerate() {
-        if !session.top.extents.contains_key(v) {
-            continue;
-        }
-        let rank = session.top.graph.fact(*v).shape.rank();
-        let mut label = format!("{name}_dims");
-        while session.top.graph.outputs().iter().any(|(n, _)| *n == label) {
-            label.push('_');
-        }
-        let mut cx = session.importer(name);
-        let all = (0..rank).map(|axis| {
-            let n = cx.extent(*v, axis);
-            cx.op(Reshape { to: Shape::of(&[1]) }, &[n])
-        });
-        let made = all.collect::<Result<Vec<_>, _>>().and_then(|all| cx.op(Concat { axis: 0 }, &all));
-        match made {
-            Ok(dims) => {
-                let graph = &mut session.top.graph;
-                graph.add_output(label, dims);
-                graph.size_output(k, graph.outputs().len() - 1);
-            }
-            Err(e) => session.report.error(name, "", e),
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 use crate::body::{Session, Slot};
 use std::collections::BTreeMap;
 use tenon_base::{Dim, Loc, Tensor};
-use tenon_ir::import::Extents;
+use tenon_ir::import::Counts;
 use tenon_ir::{Graph, Importer, Op, ValueId};
 
 /// A graph under construction.
@@ -14,8 +14,8 @@ pub(crate) struct Level {
     pub(crate) graph: Graph,
     /// Small integer values known only symbolically.
     pub(crate) dims: BTreeMap<ValueId, Vec<Dim>>,
-    /// Extents known only at run time.
-    pub(crate) extents: Extents,
+    /// Extents that data decide.
+    pub(crate) counts: Counts,
     /// What values of the graph around it are called here.
     captures: BTreeMap<ValueId, ValueId>,
     /// Those of them that are inputs, in order.
@@ -25,7 +25,8 @@ pub(crate) struct Level {
 impl<'p> Session<'p> {
     /// Begins a graph inside the current one.
     pub(crate) fn enter(&mut self) {
-        self.outer.push(std::mem::take(&mut self.top));
+        let counts = self.top.counts.inside();
+        self.outer.push(std::mem::replace(&mut self.top, Level { counts, ..Level::default() }));
     }
 
     /// Ends it and gives it.
@@ -68,7 +69,6 @@ impl<'p> Session<'p> {
         let around = self.level_mut(level - 1);
         let (fact, weight) = (around.graph.fact(v).clone(), around.graph.weight(v).cloned());
         let dims = around.dims.get(&v).cloned();
-        let extents = around.extents.get(&v).cloned();
         let here = self.level_mut(level);
         let new = match weight {
             Some(t) => here.graph.add_weight("", t),
@@ -82,10 +82,6 @@ impl<'p> Session<'p> {
         if let Some(d) = dims {
             here.dims.insert(new, d);
         }
-        if let Some(list) = extents {
-            let list = list.into_iter().map(|e| e.map(|n| self.capture(n, level))).collect();
-            self.level_mut(level).extents.insert(new, list);
-        }
         new
     }
 
@@ -97,7 +93,7 @@ impl<'p> Session<'p> {
 
     /// An importer for one node.
     pub(crate) fn importer(&mut self, loc: &str) -> Importer<'_> {
-        Importer::new(&mut self.top.graph, &mut self.top.dims, &mut self.top.extents, Loc::new(loc))
+        Importer::new(&mut self.top.graph, &mut self.top.dims, &mut self.top.counts, Loc::new(loc))
     }
 
     /// Constant data of the current graph.

@@ -433,8 +433,9 @@ impl<'p> Session<'p> {
         let mut values = vec![];
         for s in made {
             let Slot::Value(v) = s else { return Err(ImportError::new("an output of the body is no tensor")) };
-            if self.top.extents.contains_key(&v) {
-                return Err(ImportError::new("an output of the body has an extent that is known only at run time"));
+            let shape = &self.top.graph.fact(v).shape;
+            if shape.0.iter().any(|d| self.top.counts.decide(d)) {
+                return Err(ImportError::new(format!("an output of the body has extents that data decide: {shape}")));
             }
             values.push(v);
         }

@@ -5,6 +5,7 @@ use crate::op::{InferError, Operator};
 use crate::{Graph, NodeKind, Op, ValueId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use tenon_base::{DType, Dim, Fact, Loc, Shape, Tensor};
 
 /// An attribute of an ONNX node.
@@ -109,6 +110,8 @@ impl ImportError {
     pub fn with_pins(self, extent: &Dim) -> ImportError {
         let mut symbols = BTreeSet::new();
         extent.symbols(&mut symbols);
+        // Names of counts end in a mark that few others have.
+        symbols.retain(|s| !s.contains(COUNT));
         if symbols.is_empty() {
             return self;
         }
@@ -277,44 +280,60 @@ pub struct Importer<'g> {
     graph: &'g mut Graph,
     /// Small integer values known only symbolically.
     dims: &'g mut BTreeMap<ValueId, Vec<Dim>>,
-    /// Extents known only at run time.
-    extents: &'g mut Extents,
+    /// Extents that data decide.
+    counts: &'g mut Counts,
     loc: Loc,
 }
 
-/// Extents known only at run time: of a value, for each axis a scalar, or `None` where the shape says it.
-pub type Extents = BTreeMap<ValueId, Vec<Option<ValueId>>>;
+/// Extents that data decide. Each is a symbol of its own, which a node `cut` gives its meaning.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// The largest that each can be, where that is known.
+    most: BTreeMap<Arc<str>, Option<i64>>,
+    /// The scalars of this graph that count, and their symbols.
+    scalars: Vec<(ValueId, Arc<str>)>,
+}
+
+/// In the name of a count, behind that of the node that counts.
+const COUNT: char = '#';
+
+impl Counts {
+    /// What a graph inside another one begins with.
+    #[must_use]
+    pub fn inside(&self) -> Counts {
+        Counts { most: self.most.clone(), scalars: vec![] }
+    }
+
+    /// Whether data decide about `d`.
+    pub fn decide(&self, d: &Dim) -> bool {
+        let mut symbols = BTreeSet::new();
+        d.symbols(&mut symbols);
+        symbols.iter().any(|s| self.most.contains_key(s))
+    }
+}
 
 /// Results up to this many elements are computed at import.
 const EAGER_ELEMENTS: i64 = 1 << 16;
 
 impl<'g> Importer<'g> {
-    /// An importer for one node, named `loc`. `dims` and `extents` live as long as the import of the whole graph.
+    /// An importer for one node, named `loc`. `dims` and `counts` live as long as the import of the whole graph.
     pub fn new(
         graph: &'g mut Graph,
         dims: &'g mut BTreeMap<ValueId, Vec<Dim>>,
-        extents: &'g mut Extents,
+        counts: &'g mut Counts,
         loc: Loc,
     ) -> Importer<'g> {
-        Importer { graph, dims, extents, loc }
+        Importer { graph, dims, counts, loc }
     }
 
-    /// The extents of `v` that are known only at run time, an axis each; `None` if all are known. The value itself has room for
-    /// the largest, which is what its shape says.
-    pub fn extents(&self, v: ValueId) -> Option<&[Option<ValueId>]> {
-        self.extents.get(&v).map(Vec::as_slice)
+    /// The largest that `d` can be, where numbers and counts of data alone decide.
+    pub fn at_most(&self, d: &Dim) -> Option<i64> {
+        d.upper_bound(&|s| self.counts.most.get(s).copied().flatten())
     }
 
-    /// The extent of `v` along `axis` as a scalar, known or not.
-    pub fn extent(&mut self, v: ValueId, axis: usize) -> ValueId {
-        if let Some(Some(n)) = self.extents.get(&v).and_then(|e| e.get(axis)) {
-            return *n;
-        }
-        let d = self.shape(v).0[axis].clone();
-        match d.as_const() {
-            Some(n) => self.weight(Tensor::scalar(n)),
-            None => self.symbolic(vec![d], &[]),
-        }
+    /// Whether data decide about `d`: a count of them is in it, which may be 0.
+    pub fn is_counted(&self, d: &Dim) -> bool {
+        self.counts.decide(d)
     }
 
     /// Says that `v` has as many elements along `axis` as `count`, a scalar, tells. A constant count cuts the value instead.
@@ -328,9 +347,48 @@ impl<'g> Importer<'g> {
             let op = crate::ops::slice::Slice { starts: vec![0; to.rank()], steps: vec![1; to.rank()], to };
             return self.op(op, &[v]);
         }
-        let rank = self.rank(v);
-        self.extents.entry(v).or_insert_with(|| vec![None; rank])[axis] = Some(count);
-        Ok(v)
+        let mut to = self.shape(v).clone();
+        let symbol = self.symbol(count, &to.0[axis].clone());
+        to.0[axis] = Dim::Sym(symbol);
+        self.op(crate::ops::cut::Cut { axis, to }, &[v, count])
+    }
+
+    /// The symbol of what `count` counts, of at most `room`. What is computed in the same way has the same: exporters repeat the
+    /// choice for each value that it is applied to.
+    fn symbol(&mut self, count: ValueId, room: &Dim) -> Arc<str> {
+        /// Nodes that are compared at most.
+        const NEAR: usize = 200;
+        let known = self.counts.scalars.iter().find(|(v, _)| self.same(*v, count, &mut NEAR.clone()));
+        if let Some((_, symbol)) = known {
+            return symbol.clone();
+        }
+        let name = |k: usize| if k == 0 { format!("{}{COUNT}", self.loc) } else { format!("{}{COUNT}{k}", self.loc) };
+        let free = (0..).map(|k| Arc::<str>::from(name(k))).find(|s| !self.counts.most.contains_key(s));
+        let symbol = free.unwrap_or_else(|| Arc::from("#"));
+        self.counts.most.insert(symbol.clone(), self.at_most(room));
+        self.counts.scalars.push((count, symbol.clone()));
+        symbol
+    }
+
+    /// Whether `a` and `b` are computed in the same way of the same, as far as the nearest nodes tell.
+    fn same(&self, a: ValueId, b: ValueId, left: &mut usize) -> bool {
+        if a == b {
+            return true;
+        }
+        if a.port != b.port || *left == 0 {
+            return false;
+        }
+        *left -= 1;
+        let (x, y) = (self.graph.operands(a.node), self.graph.operands(b.node));
+        match (&self.graph.node(a.node).kind, &self.graph.node(b.node).kind) {
+            (NodeKind::Weight(_, s), NodeKind::Weight(_, t)) => s == t,
+            // How many are chosen, of whatever it is.
+            (NodeKind::Op(Op::Choose(_)), NodeKind::Op(Op::Choose(_))) if a.port == 1 => self.same(x[1], y[1], left),
+            (NodeKind::Op(p), NodeKind::Op(q)) => {
+                p == q && x.len() == y.len() && x.iter().zip(&y).all(|(a, b)| self.same(*a, *b, left))
+            }
+            _ => false,
+        }
     }
 
     /// The graph so far.
@@ -373,6 +431,7 @@ impl<'g> Importer<'g> {
         self.known(v).ok_or_else(|| {
             let (symbols, needs) = self.sources(v);
             let mut pins = vec![];
+            let symbols = symbols.into_iter().filter(|s| !self.counts.most.contains_key(s)).collect::<BTreeSet<_>>();
             if !symbols.is_empty() {
                 pins.push(free_dims_help(&symbols));
             }
@@ -390,7 +449,7 @@ impl<'g> Importer<'g> {
 
     /// What `v` is computed from, of a very large computation only the nearest: free dimensions, and inputs that one may
     /// want to pin to a value.
-    fn sources(&self, v: ValueId) -> (BTreeSet<std::sync::Arc<str>>, Vec<String>) {
+    fn sources(&self, v: ValueId) -> (BTreeSet<Arc<str>>, Vec<String>) {
         const NEAREST: usize = 1000;
         let (mut symbols, mut needs) = (BTreeSet::new(), vec![]);
         let mut seen = BTreeSet::from([v.node]);
@@ -482,11 +541,8 @@ impl<'g> Importer<'g> {
         if let Some(tensors) = self.eager(&op, operands)? {
             return Ok(tensors.into_iter().map(|t| self.weight(t)).collect());
         }
-        let spread = self.spread(&op, operands)?;
+        self.check_counts(&op, operands)?;
         let outs = self.graph.add_op(op.clone(), operands, self.loc.clone())?;
-        if let Some(spread) = spread {
-            self.extents.insert(outs[0], spread);
-        }
         if let [out] = outs[..] {
             let known: Vec<Option<Vec<Dim>>> = operands.iter().map(|v| self.known_dims(*v)).collect();
             let facts: Vec<Fact> = operands.iter().map(|v| self.fact(*v).clone()).collect();
@@ -507,37 +563,25 @@ impl<'g> Importer<'g> {
         Ok(outs)
     }
 
-    /// What of the result's extents is known only at run time, from what is of the operands'.
-    fn spread(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Option<ValueId>>>, ImportError> {
-        if !operands.iter().any(|v| self.extents.contains_key(v)) {
-            return Ok(None);
+    /// Refuses operands that meet element for element where data decide about each how many it has.
+    fn check_counts(&self, op: &Op, operands: &[ValueId]) -> Result<(), ImportError> {
+        if op.class() != crate::OpClass::Pointwise {
+            return Ok(());
         }
-        let facts: Vec<Fact> = operands.iter().map(|v| self.fact(*v).clone()).collect();
-        let outs = op.infer(&facts)?;
-        let ins: Vec<(Fact, Vec<Option<ValueId>>)> = operands
-            .iter()
-            .zip(facts)
-            .map(|(v, f)| (f.clone(), self.extents.get(v).cloned().unwrap_or_else(|| vec![None; f.shape.rank()])))
-            .collect();
-        let found = crate::extents::spread(op, &ins, &outs).map_err(|message| {
-            ImportError::new(message).with_help(
-                "what such a value is used for along that axis must be done outside of the model; or give the data that \
-                 decides about it as a constant, with --set",
-            )
-        })?;
-        let mut all = vec![];
-        for e in found {
-            all.push(match e {
-                None => None,
-                Some((n, 1)) => Some(n),
-                Some((n, k)) => {
-                    let k = self.weight(Tensor::scalar(k));
-                    let mul = crate::ops::binary::Binary::named("mul").ok_or("there is no product".to_string())?;
-                    Some(self.op(mul, &[n, k])?)
-                }
-            });
+        let shapes: Vec<&Shape> = operands.iter().map(|v| self.shape(*v)).collect();
+        for behind in 1..=shapes.iter().map(|s| s.rank()).max().unwrap_or(0) {
+            let along = shapes.iter().filter_map(|s| s.0.get(s.rank().checked_sub(behind)?));
+            let mut along = along.filter(|d| **d != Dim::Const(1));
+            let Some(first) = along.next() else { continue };
+            if let Some(other) = along.find(|d| *d != first && (self.is_counted(d) || self.is_counted(first))) {
+                let message = format!(
+                    "{}: operands of {first} and of {other} elements meet; data decide whether these are equal",
+                    op.name()
+                );
+                return Err(ImportError::new(message));
+            }
         }
-        Ok(Some(all))
+        Ok(())
     }
 
     fn eager(&mut self, op: &Op, operands: &[ValueId]) -> Result<Option<Vec<Tensor>>, ImportError> {
@@ -567,7 +611,7 @@ impl<'g> Importer<'g> {
 }
 
 /// `--dim batch=… --dim seq=…`
-pub fn free_dims_help(symbols: &BTreeSet<std::sync::Arc<str>>) -> String {
+pub fn free_dims_help(symbols: &BTreeSet<Arc<str>>) -> String {
     symbols.iter().map(|s| format!("--dim {s}=…")).collect::<Vec<_>>().join(" ")
 }
 

@@ -7,7 +7,6 @@
 pub mod attrs;
 pub mod effort;
 pub mod eval;
-mod extents;
 pub mod gate;
 pub mod graph;
 pub mod import;

@@ -250,3 +250,86 @@ graph g(%x: f32[2,3]) -> ("where": %0 sized "where_dims", "where_dims": %4) {
     let compiled = compiled.compile_graph(Graph::parse(text).expect("a graph")).expect("it compiles");
     assert_eq!(compiled.program.own_outputs(), [0]);
 }
+
+#[test]
+fn what_data_count_is_computed_with() {
+    // What is above 0: how much it is in all, what is best, where it goes, what is behind it. The order of elements is kept.
+    let text = r#"
+graph g(%x: f32[6], %t: f32[4]) -> ("sum": %6, "max": %7, "best": %9, "joined": %10, "spread": %12, "n": %13) {
+  %0 = weight : f32[] = [0.0]
+  %1 = less(%0, %x)
+  %2, %3 = nonzero(%1)
+  %4 = cut(%2, %3) {axis=1, to=<[1,n]>}
+  %at = reshape(%4) {to=<[n]>}
+  %5 = gather(%x, %at) {axis=0}
+  %6 = reduce(%5) {axes=[0], kind="sum"}
+  %7 = reduce(%5) {axes=[0], kind="max"}
+  %8, %i = top_k(%5) {axis=0, k=2, largest=true}
+  %9 = slice(%8) {starts=[0], steps=[1], to=<[min(n, 2)]>}
+  %10 = concat(%5, %t) {axis=0}
+  %11 = weight : f32[6] = [9.0, 9.0, 9.0, 9.0, 9.0, 9.0]
+  %12 = scatter_elements(%11, %at, %5) {axis=0, reduction="add"}
+  %13 = symbolic() {elements=<[n]>, to=<[]>}
+}"#;
+    let t = [-1.0, -2.0, -3.0, -4.0];
+    let run = |x: [f32; 6], best: &[f32]| {
+        let kept: Vec<f32> = x.iter().copied().filter(|v| *v > 0.0).collect();
+        let count = |n: usize| Tensor::new(&[1], &[n as i64]);
+        let spread: Vec<f32> = x.iter().map(|v| v.max(0.0) + 9.0).collect();
+        let max = kept.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let joined: Vec<f32> = kept.iter().copied().chain(t).collect();
+        let outputs = vec![
+            f(&[1], &[kept.iter().sum::<f32>() + 0.0]),
+            f(&[1], &[max]),
+            f(&[best.len()], best),
+            f(&[joined.len()], &joined),
+            f(&[6], &spread),
+            Tensor::scalar(kept.len() as i64),
+            count(best.len()),
+            count(joined.len()),
+        ];
+        (vec![f(&[6], &x), f(&[4], &t)], outputs)
+    };
+    check(
+        text,
+        &[],
+        &[
+            run([0.0, 1.0, -5.0, 2.0, 0.5, -1.0], &[2.0, 1.0]),
+            run([0.0, 0.0, -5.0, 0.0, 0.5, -1.0], &[0.5]),
+            run([0.0; 6], &[]),
+            run([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], &[6.0, 5.0]),
+        ],
+    );
+}
+
+#[test]
+fn boxes_that_data_choose_are_suppressed() {
+    // Boxes 1, 2 and 4 count; 2 overlaps 1, whose score is higher.
+    let text = r#"
+graph g(%b: f32[5,4], %s: f32[5]) -> ("kept": %11) {
+  %0 = weight : f32[] = [0.5]
+  %1 = less(%0, %s)
+  %2, %3 = nonzero(%1)
+  %4 = cut(%2, %3) {axis=1, to=<[1,n]>}
+  %5 = reshape(%4) {to=<[n]>}
+  %6 = gather(%b, %5) {axis=0}
+  %boxes = reshape(%6) {to=<[1,n,4]>}
+  %7 = gather(%s, %5) {axis=0}
+  %scores = reshape(%7) {to=<[1,1,n]>}
+  %8 = weight : i64[] = [5]
+  %none = weight : f32[] = [0.0]
+  %9, %10 = non_max_suppression(%boxes, %scores, %8, %0, %none) {center=false, most=5}
+  %11 = cut(%9, %10) {axis=0, to=<[m,3]>}
+}"#;
+    let boxes = [0., 0., 1., 1., 0., 0., 2., 2., 0., 0., 2., 1.9, 0., 0., 1., 1., 5., 5., 6., 6.];
+    let run = |scores: [f32; 5], kept: &[i64]| {
+        let rows: Vec<i64> = kept.iter().flat_map(|k| [0, 0, *k]).collect();
+        let dims = Tensor::new(&[2], &[kept.len() as i64, 3]);
+        (vec![f(&[5, 4], &boxes), f(&[5], &scores)], vec![Tensor::new(&[kept.len(), 3], &rows), dims])
+    };
+    check(
+        text,
+        &[],
+        &[run([0.1, 0.9, 0.8, 0.2, 0.7], &[0, 2]), run([0.1; 5], &[]), run([0.6, 0.9, 0.8, 0.2, 0.7], &[1, 3, 0])],
+    );
+}

@@ -210,6 +210,30 @@ impl Dim {
         }
     }
 
+    /// What it is at most where no symbol is more than `most` says; `None` where that says nothing.
+    pub fn upper_bound(&self, most: &dyn Fn(&str) -> Option<i64>) -> Option<i64> {
+        match self {
+            Dim::Const(c) => Some(*c),
+            Dim::Sym(n) => most(n),
+            Dim::Sum(t) => t.iter().try_fold(0i64, |sum, (atoms, c)| {
+                let end = |a: &Dim| {
+                    let least = a.lower_bound().filter(|l| *l >= 0)?;
+                    if *c > 0 { a.upper_bound(most) } else { Some(least) }
+                };
+                Some(sum.saturating_add(atoms.iter().try_fold(*c, |p, a| Some(p.saturating_mul(end(a)?)))?))
+            }),
+            Dim::Div(p) => match p.1.as_const() {
+                Some(b) if b > 0 => p.0.upper_bound(most).map(|u| u.div_euclid(b)),
+                _ => None,
+            },
+            Dim::Min(p) => match (p.0.upper_bound(most), p.1.upper_bound(most)) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            },
+            Dim::Max(p) => Some(p.0.upper_bound(most)?.max(p.1.upper_bound(most)?)),
+        }
+    }
+
     /// Adds the names of all symbols in it to `out`.
     pub fn symbols(&self, out: &mut BTreeSet<Arc<str>>) {
         match self {

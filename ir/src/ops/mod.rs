@@ -140,6 +140,7 @@ ops! {
     conv::Conv,
     conv_transpose::ConvTranspose,
     cumulate::Cumulate,
+    cut::Cut,
     dequantize::Dequantize,
     det::Det,
     expand::Expand,

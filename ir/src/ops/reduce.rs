@@ -143,6 +143,20 @@ impl Operator for Reduce {
         Ok(vec![y])
     }
 
+    /// Of a shape: its product, the least of several extents.
+    fn infer_dims(&self, ins: &[Option<Vec<Dim>>], facts: &[Fact]) -> Option<Vec<Dim>> {
+        let dims = ins.first()?.as_ref().filter(|_| facts[0].dtype.is_int() && self.axes == [0])?;
+        let all = dims.iter().skip(1);
+        let first = dims.first()?.clone();
+        Some(vec![match self.kind {
+            Kind::Sum => all.fold(first, |a, b| a.add(b)),
+            Kind::Prod => all.fold(first, |a, b| a.mul(b)),
+            Kind::Min => all.fold(first, |a, b| a.smaller(b)),
+            Kind::Max => all.fold(first, |a, b| a.larger(b)),
+            _ => return None,
+        }])
+    }
+
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 1..=1)?;
         let float_only = matches!(self.kind, Kind::L2 | Kind::LogSum | Kind::LogSumExp);

@@ -54,12 +54,11 @@ impl Operator for Reshape {
             "Squeeze" => squeeze_target(node, cx, x)?,
             _ => unsqueeze_target(node, cx, x)?,
         };
-        let known = cx.known_dims(x);
-        let y = cx.op(Reshape { to }, &[x])?;
-        if let (Some(d), None) = (known, cx.known_dims(y)) {
-            cx.set_known_dims(y, d);
-        }
-        Ok(vec![y])
+        Ok(vec![cx.op(Reshape { to }, &[x])?])
+    }
+
+    fn infer_dims(&self, ins: &[Option<Vec<Dim>>], _: &[Fact]) -> Option<Vec<Dim>> {
+        ins.first()?.clone()
     }
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {

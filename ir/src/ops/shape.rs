@@ -5,7 +5,6 @@
 //! [Range](https://onnx.ai/onnx/operators/onnx__Range.html) (11).
 
 use super::cast::convert;
-use super::concat::Concat;
 use super::expand::Expand;
 use super::util;
 use crate::ops::*;
@@ -26,14 +25,6 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
         "Shape" => import_shape(node, cx),
         "Size" => {
             let x = node.input(0)?;
-            if cx.extents(x).is_some() {
-                let mut size = util::number(cx, DType::I64, 1.0);
-                for axis in 0..cx.rank(x) {
-                    let extent = cx.extent(x, axis);
-                    size = util::apply(cx, "mul", &[size, extent])?;
-                }
-                return Ok(vec![size]);
-            }
             let n = cx.shape(x).numel();
             Ok(vec![integers(cx, vec![n], &[])])
         }
@@ -58,14 +49,6 @@ fn import_shape(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueI
     let (start, end) = (clamp(node.int("start", 0)?), clamp(node.int("end", rank)?));
     let part = dims.get(start..end.max(start)).unwrap_or_default().to_vec();
     let n = part.len();
-    if cx.extents(x).is_some() {
-        let mut all = vec![];
-        for axis in start..start + n {
-            let extent = cx.extent(x, axis);
-            all.push(util::reshape(cx, extent, Shape::of(&[1]))?);
-        }
-        return Ok(vec![if all.is_empty() { cx.weight(Tensor::new::<i64>(&[0], &[])) } else { cx.op(Concat { axis: 0 }, &all)? }]);
-    }
     Ok(vec![integers(cx, part, &[n])])
 }
 

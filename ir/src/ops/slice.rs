@@ -75,7 +75,11 @@ impl Operator for Slice {
             }
             let step = steps[i].as_const().filter(|s| *s != 0 && *s != i64::MIN);
             let step = step.ok_or_else(|| ImportError::new(format!("steps: expected non-zero numbers, found {}", steps[i])))?;
-            let (start, count) = range(&starts[i], &ends[i], step, &shape.0[a])?;
+            let (start, mut count) = range(&starts[i], &ends[i], step, &shape.0[a])?;
+            // A free extent has whatever the slice asks for; what data count may have less.
+            if cx.is_counted(&count) && count.lower_bound().is_none_or(|least| least < 0) {
+                count = count.larger(&Dim::Const(0));
+            }
             op.starts[a] = start;
             op.steps[a] = step;
             op.to.0[a] = count;

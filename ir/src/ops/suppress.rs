@@ -76,7 +76,7 @@ impl Operator for Suppress {
     fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
         let (boxes, scores) = (node.input(0)?, node.input(1)?);
         let center = node.int("center_point_box", 0)? != 0;
-        let n = cx.shape(scores).0.last().and_then(Dim::as_const);
+        let n = cx.shape(scores).0.last().and_then(|d| cx.at_most(d));
         let n = n.ok_or_else(|| ImportError::new("the number of boxes must be known").with_help("pin it with --dim"))?;
         let scalar = |cx: &mut Importer<'_>, i: usize, default: Tensor| match node.opt_input(i) {
             Some(v) => super::util::reshape(cx, v, Shape(vec![])),

@@ -3,6 +3,7 @@
 //!
 //! ONNX: [TopK](https://onnx.ai/onnx/operators/onnx__TopK.html) (1, 10, 11, 24). The result is in order also where `sorted=0` allows any.
 
+use super::slice::Slice;
 use super::util::{for_each_index, loop_over};
 use crate::lower::wide;
 use crate::op::{expect_dtype, expect_operands, resolve_axis};
@@ -75,16 +76,27 @@ impl Operator for TopK {
     fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
         let x = node.input(0)?;
         let k = match (node.opt_int("k")?, node.opt_input(1)) {
-            (Some(k), _) if node.opset < 10 => vec![k],
-            (_, Some(v)) => cx.constant_ints(v, "K")?,
+            (Some(k), _) if node.opset < 10 => vec![Dim::Const(k)],
+            (_, Some(v)) => cx.constant_dims(v, "K")?,
             _ => return Err(ImportError::new("`K` is missing")),
         };
-        let [k] = k[..] else {
+        let [count] = &k[..] else {
             return Err(ImportError::new(format!("K: expected one number, found {}", k.len())));
         };
+        // Of as many as data count, room for the most.
+        let k = cx.at_most(count).ok_or_else(|| ImportError::new(format!("K: {count} must be known")).with_pins(count))?;
         let k = usize::try_from(k).map_err(|_| ImportError::new(format!("K: expected a count, found {k}")))?;
         let axis = resolve_axis(node.int("axis", -1)?, cx.rank(x))?;
-        cx.ops(TopK { axis, k, largest: node.int("largest", 1)? != 0 }, &[x])
+        let made = cx.ops(TopK { axis, k, largest: node.int("largest", 1)? != 0 }, &[x])?;
+        if count.as_const().is_some() {
+            return Ok(made);
+        }
+        let part = |v: ValueId| {
+            let mut to = cx.shape(v).clone();
+            to.0[axis] = count.clone();
+            cx.op(Slice { starts: vec![0; to.rank()], steps: vec![1; to.rank()], to }, &[v])
+        };
+        made.into_iter().map(part).collect()
     }
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {

@@ -7,6 +7,8 @@
 //! are told where it is: what they read is masked by the element that changes nothing (`operators.rs` has one arm an operator). The
 //! sizes of a run are inputs of one `i64` each, named as the dimensions, and what a model computes of its shapes is computed of them.
 //!
+//! An extent that data decide (`cut`) is such a symbol, too: its bound is what its operand has room for, its size the count of the run.
+//!
 //! Inputs and outputs lie in memory as those of the largest size: element `[i, j]` is where it is in the array of the largest. An
 //! output with such an axis is sized by another one, `<name>_dims`, as results are whose extents depend on data.
 
@@ -122,12 +124,15 @@ pub fn bound(graph: &Graph, bounds: &BTreeMap<String, i64>) -> Result<(Graph, Bo
     let mut cx = Cx {
         old: graph,
         new: Graph::new(graph.name.clone()),
-        bounds,
+        bounds: bounds.clone(),
+        cuts: BTreeMap::new(),
         shapes: BTreeMap::new(),
         map: BTreeMap::new(),
         values: BTreeMap::new(),
         loc: Loc::none(),
     };
+    let order = graph.topological().map_err(|e| BoundError::Internal(e.to_string()))?;
+    cx.find_cuts(&order)?;
     for id in graph.nodes() {
         for (port, f) in graph.node(id).facts.iter().enumerate() {
             let shape = Shape(f.shape.0.iter().map(|d| cx.simpler(d)).collect());
@@ -159,13 +164,14 @@ pub fn bound(graph: &Graph, bounds: &BTreeMap<String, i64>) -> Result<(Graph, Bo
         cx.values.insert(Dim::sym(name), v);
         bounded.dims.push(Bound { name: name.clone(), least: cx.least(name, most)?, most });
     }
-    for id in graph.topological().map_err(|e| BoundError::Internal(e.to_string()))? {
+    for id in cx.after_cuts(&order) {
         cx.node(id)?;
     }
     cx.outputs()?;
     for (name, v) in graph.outputs() {
         let shape = cx.shape(*v);
-        if shape.0.iter().any(|d| d.as_const().is_none()) {
+        // Of one that data decide about, only `<name>_dims` can tell.
+        if shape.0.iter().any(|d| d.as_const().is_none()) && !shape.0.iter().any(|d| cx.is_counted(d)) {
             bounded.outputs.insert(name.clone(), shape.clone());
         }
     }
@@ -173,11 +179,22 @@ pub fn bound(graph: &Graph, bounds: &BTreeMap<String, i64>) -> Result<(Graph, Bo
     Ok((cx.new, bounded))
 }
 
+/// Whether `graph` has extents that data decide, and so has to be bounded whether or not it has bounded dimensions.
+pub fn has_counts(graph: &Graph) -> bool {
+    graph.nodes().any(|id| match graph.op(id) {
+        Some(Op::Cut(_)) => true,
+        Some(Op::Repeat(r)) => has_counts(r.body.graph()),
+        _ => false,
+    })
+}
+
 /// The two graphs.
 struct Cx<'a> {
     old: &'a Graph,
     new: Graph,
-    bounds: &'a BTreeMap<String, i64>,
+    bounds: BTreeMap<String, i64>,
+    /// The nodes that give symbols which data decide their meaning.
+    cuts: BTreeMap<Arc<str>, NodeId>,
     /// Shapes of the old graph's values, simplified by what the bounds say.
     shapes: BTreeMap<ValueId, Shape>,
     /// Values of the old graph in the new one.
@@ -189,6 +206,59 @@ struct Cx<'a> {
 }
 
 impl Cx<'_> {
+    /// The symbols of `cut` nodes, each bounded by what its operand has room for.
+    fn find_cuts(&mut self, order: &[NodeId]) -> Result<(), BoundError> {
+        for &id in order {
+            let Some(Op::Cut(c)) = self.old.op(id) else { continue };
+            let Some(Dim::Sym(name)) = c.to.0.get(c.axis) else { continue };
+            let room = self.bounded(&self.old.fact(self.old.operands(id)[0]).shape.0[c.axis]);
+            let mut free = BTreeSet::new();
+            room.symbols(&mut free);
+            let Some(most) = room.as_const() else {
+                return Err(BoundError::Free(free.iter().map(ToString::to_string).collect()));
+            };
+            if self.bounds.get(&**name).is_some_and(|_| !self.cuts.contains_key(name)) {
+                return Err(BoundError::Name(name.to_string()));
+            }
+            let bound = self.bounds.entry(name.to_string()).or_insert(most);
+            *bound = most.max(*bound);
+            self.cuts.entry(name.clone()).or_insert(id);
+        }
+        Ok(())
+    }
+
+    /// All nodes, each behind its operands and the counts that its shapes are made of.
+    fn after_cuts(&self, order: &[NodeId]) -> Vec<NodeId> {
+        let (mut done, mut all) = (BTreeSet::new(), vec![]);
+        for &id in order {
+            let mut work = vec![(id, false)];
+            while let Some((id, ready)) = work.pop() {
+                if ready {
+                    all.push(id);
+                } else if done.insert(id) {
+                    work.push((id, true));
+                    let mut symbols = BTreeSet::new();
+                    let shapes = self.old.node(id).facts.iter().map(|f| &f.shape);
+                    shapes.for_each(|s| s.0.iter().for_each(|d| d.symbols(&mut symbols)));
+                    if let Some(Op::Symbolic(s)) = self.old.op(id) {
+                        s.elements.0.iter().for_each(|d| d.symbols(&mut symbols));
+                    }
+                    let cuts = symbols.iter().filter_map(|s| self.cuts.get(s));
+                    let first = self.old.operands(id).into_iter().map(|v| v.node).chain(cuts.copied());
+                    work.extend(first.filter(|n| !done.contains(n)).map(|n| (n, false)));
+                }
+            }
+        }
+        all
+    }
+
+    /// Whether a count of data is in `d`, which may be 0.
+    fn is_counted(&self, d: &Dim) -> bool {
+        let mut symbols = BTreeSet::new();
+        d.symbols(&mut symbols);
+        symbols.iter().any(|s| self.cuts.contains_key(s))
+    }
+
     fn bounded(&self, d: &Dim) -> Dim {
         d.substitute(&|n| self.bounds.get(n).copied())
     }
@@ -196,7 +266,8 @@ impl Cx<'_> {
     /// `d` without the choices that the bounds make: `min(seq, 512)` is `seq` where that is at most 512.
     fn simpler(&self, d: &Dim) -> Dim {
         let ends = |d: &Dim| {
-            let low = if grows(d) { d.substitute(&|_| Some(1)).as_const() } else { None };
+            let least = |n: &str| Some(i64::from(!self.cuts.contains_key(n)));
+            let low = if grows(d) { d.substitute(&least).as_const() } else { None };
             (low, self.bounded(d).as_const())
         };
         let below = |a: &Dim, b: &Dim| a == b || ends(a).1.zip(ends(b).0).is_some_and(|(high, low)| high <= low);
@@ -325,12 +396,25 @@ impl Cx<'_> {
                 }
                 sum.ok_or_else(|| BoundError::Internal("an empty sum".into()))?
             }
-            Dim::Div(p) => self.pair("div", p)?,
+            Dim::Div(p) => {
+                let (a, b) = (self.value(&p.0)?, self.divisor(&p.1)?);
+                self.named("div", &[a, b])?
+            }
             Dim::Min(p) => self.pair("min", p)?,
             Dim::Max(p) => self.pair("max", p)?,
         };
         self.values.insert(d.clone(), v);
         Ok(v)
+    }
+
+    /// What `d` is in a run, where it divides: not 0, where nothing is there that anyone asks for.
+    fn divisor(&mut self, d: &Dim) -> Result<ValueId, BoundError> {
+        let v = self.value(d)?;
+        if !self.is_counted(d) {
+            return Ok(v);
+        }
+        let one = self.integer(1);
+        self.named("max", &[v, one])
     }
 
     fn pair(&mut self, name: &str, p: &(Dim, Dim)) -> Result<ValueId, BoundError> {
@@ -424,15 +508,16 @@ impl Cx<'_> {
             self.new.add_output(name.clone(), self.map[v]);
             let shape = self.shape(*v).clone();
             if shape.0.iter().any(|d| d.as_const().is_none()) {
-                sizes.push((k, format!("{name}_dims"), shape.0.clone()));
+                let mut label = format!("{name}_dims");
+                while outputs.iter().any(|(n, _)| *n == label) {
+                    label.push('_');
+                }
+                sizes.push((k, label, shape.0.clone()));
             }
         }
         for (k, by) in self.old.sized() {
             self.new.size_output(*k, *by);
-            if sizes.iter().any(|(j, ..)| j == k) {
-                let why = "a result whose extents also depend on data".to_string();
-                return Err(BoundError::Operator { loc: Loc::none(), op: "output".into(), why });
-            }
+            sizes.retain(|(j, ..)| j != k);
         }
         for (k, name, dims) in sizes {
             let by = self.vector(&dims)?;

@@ -1,14 +1,20 @@
 //! What each operator needs to know of where its operands end.
 
 use super::{BoundError, Cx};
+use std::collections::BTreeMap;
 use tenon_base::{DType, Dim, Fact, Real, Scalar, Shape, Tensor};
 use tenon_ir::op::InferError;
+use tenon_ir::ops::concat::Concat;
+use tenon_ir::ops::cut::Cut;
 use tenon_ir::ops::gather::Gather;
 use tenon_ir::ops::pad::{Mode, Pad};
 use tenon_ir::ops::pool::{Pool, PoolKind};
 use tenon_ir::ops::recurrent::Recurrent;
 use tenon_ir::ops::reduce::{Kind, Reduce};
-use tenon_ir::{Op, OpClass, Operator, ValueId};
+use tenon_ir::ops::repeat::Repeat;
+use tenon_ir::ops::scatter_elements::ScatterElements;
+use tenon_ir::ops::slice::Slice;
+use tenon_ir::{Op, OpClass, Operator, Region, ValueId};
 
 impl Cx<'_> {
     /// The results of `op`. `old` are its operands in the old graph, `ins` in the new one, `facts` its results' facts in the old one.
@@ -26,6 +32,12 @@ impl Cx<'_> {
                 let elements: Vec<Dim> = s.elements.0.iter().map(|d| self.simpler(d)).collect();
                 let v = self.vector(&elements)?;
                 return Ok(vec![self.op(tenon_ir::ops::reshape::Reshape { to: self.largest(&s.to)? }, &[v])?]);
+            }
+            Op::Cut(c) => return self.cut(c, ins),
+            Op::Repeat(r) if super::has_counts(r.body.graph()) => {
+                let (body, _) = super::bound(r.body.graph(), &BTreeMap::new())?;
+                let op = Repeat { body: Region::new(body), ..r.clone() };
+                return self.new.add_op(op, &ins, self.loc.clone()).map_err(|e| BoundError::Internal(e.to_string()));
             }
             _ if !any => {}
             _ if op.class() == OpClass::Pointwise => {}
@@ -135,11 +147,25 @@ impl Cx<'_> {
                 }
             }
             Op::Lookup(_) => self.only_data(op, old)?,
+            // What is behind the end is chosen last.
             Op::TopK(t) => {
-                if self.varies(old[0], t.axis) {
-                    return Err(self.refuse(op, "it chooses along the axis"));
+                let fill = if t.largest { f64::NEG_INFINITY } else { f64::INFINITY };
+                ins[0] = self.masked(ins[0], t.axis, &self.dim(old[0], t.axis), fill)?;
+            }
+            Op::NonZero(_) => ins[0] = self.masked_everywhere(ins[0], old[0], 0.0)?,
+            Op::Choose(_) => ins[1] = self.masked(ins[1], 0, &self.dim(old[1], 0), 0.0)?,
+            // No score is above the least one there is.
+            Op::Suppress(_) => ins[1] = self.masked_everywhere(ins[1], old[1], f64::NEG_INFINITY)?,
+            Op::RoiAlign(_) => {
+                if self.varying(old[0]).next().is_some() {
+                    return Err(self.refuse(op, "it works along the axis"));
+                }
+                for i in [1, 2] {
+                    ins[i] = self.masked(ins[i], 0, &self.dim(old[1], 0), 0.0)?;
                 }
             }
+            Op::ScatterElements(s) => return self.scatter_elements(s, old, ins, &facts[0]),
+            Op::ScatterNd(_) => return self.scatter_nd(op, old, ins, &facts[0]),
             Op::Resample(r) => {
                 self.only_data(op, old)?;
                 if self.varies(old[0], r.axis) {
@@ -180,6 +206,78 @@ impl Cx<'_> {
             return Err(self.refuse(op, "its weights or channels vary"));
         }
         Ok(())
+    }
+
+    /// An extent that data decide: its symbol is what the operand counts. The value has room for the largest.
+    fn cut(&mut self, c: &Cut, ins: Vec<ValueId>) -> Result<Vec<ValueId>, BoundError> {
+        self.values.entry(c.to.0[c.axis].clone()).or_insert(ins[1]);
+        let to = self.largest(&c.to)?;
+        if self.new.fact(ins[0]).shape == to {
+            return Ok(vec![ins[0]]);
+        }
+        let rank = to.rank();
+        Ok(vec![self.op(Slice { starts: vec![0; rank], steps: vec![1; rank], to }, &ins[..1])?])
+    }
+
+    /// `x` with `fill` behind every end of `old`.
+    fn masked_everywhere(&mut self, mut x: ValueId, old: ValueId, fill: f64) -> Result<ValueId, BoundError> {
+        for a in 0..self.old.fact(old).shape.rank() {
+            x = self.masked(x, a, &self.dim(old, a), fill)?;
+        }
+        Ok(x)
+    }
+
+    /// What is behind the end of the indices is written to one more place of the axis, which nobody sees.
+    fn scatter_elements(
+        &mut self,
+        s: &ScatterElements,
+        old: &[ValueId],
+        mut ins: Vec<ValueId>,
+        fact: &Fact,
+    ) -> Result<Vec<ValueId>, BoundError> {
+        let n = self.dim(old[0], s.axis);
+        ins[1] = self.counted_from_front(ins[1], std::slice::from_ref(&n))?;
+        let room = self.largest(&fact.shape)?.0[s.axis].as_const().unwrap_or(0);
+        ins[1] = self.masked_everywhere(ins[1], old[1], room as f64)?;
+        let wide = self.one_more(ins[0], s.axis)?;
+        let y = self.op(s.clone(), &[wide, ins[1], ins[2]])?;
+        self.one_less(y, fact)
+    }
+
+    /// The same for tuples: of their first index.
+    fn scatter_nd(
+        &mut self,
+        op: &Op,
+        old: &[ValueId],
+        mut ins: Vec<ValueId>,
+        fact: &Fact,
+    ) -> Result<Vec<ValueId>, BoundError> {
+        let indices = self.old.fact(old[1]).shape.rank() - 1;
+        let width = self.shape(old[1]).0[indices].as_usize();
+        let width = width.ok_or_else(|| self.refuse(op, "its number of indices is not known"))?;
+        let dims = self.shape(old[0]).0[..width].to_vec();
+        let room = self.largest(&fact.shape)?.0[0].as_const().unwrap_or(0);
+        ins[1] = self.counted_from_front(ins[1], &dims)?;
+        ins[1] = self.masked_everywhere(ins[1], old[1], room as f64)?;
+        let wide = self.one_more(ins[0], 0)?;
+        let y = self.op(op.clone(), &[wide, ins[1], ins[2]])?;
+        self.one_less(y, fact)
+    }
+
+    /// `x` with one more place along `axis`.
+    fn one_more(&mut self, x: ValueId, axis: usize) -> Result<ValueId, BoundError> {
+        let fact = self.new.fact(x).clone();
+        let mut dims = fact.dims().ok_or_else(|| BoundError::Internal("an extent is not known".into()))?;
+        dims[axis] = 1;
+        let zero = self.weight(Tensor::full(&dims, Scalar::of_f64(fact.dtype, 0.0)));
+        self.op(Concat { axis }, &[x, zero])
+    }
+
+    /// `x` as large as `fact` again.
+    fn one_less(&mut self, x: ValueId, fact: &Fact) -> Result<Vec<ValueId>, BoundError> {
+        let to = self.largest(&fact.shape)?;
+        let rank = to.rank();
+        Ok(vec![self.op(Slice { starts: vec![0; rank], steps: vec![1; rank], to }, &[x])?])
     }
 
     /// Parts whose ends vary follow each other without gaps: by positions that are computed in a run.
@@ -257,7 +355,8 @@ impl Cx<'_> {
         let x = self.cast(x, wide)?;
         let sum = self.op(Reduce { kind: Kind::Sum, axes: r.axes.clone() }, &[x])?;
         let count = r.axes.iter().fold(Dim::Const(1), |n, a| n.mul(&self.dim(old, *a)));
-        let count = self.value(&count)?;
+        // Integers cannot be divided by 0.
+        let count = if wide.is_int() { self.divisor(&count)? } else { self.value(&count)? };
         let count = self.cast(count, wide)?;
         let mean = self.named("div", &[sum, count])?;
         Ok(vec![self.cast(mean, dtype)?])

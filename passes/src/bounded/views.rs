@@ -81,7 +81,7 @@ impl Cx<'_> {
         let mut place = self.integer(0);
         for a in 0..from.len() {
             let step: usize = from_dims[a + 1..].iter().product();
-            let stride = self.value(&product(&from[a + 1..]))?;
+            let stride = self.divisor(&product(&from[a + 1..]))?;
             let step = self.integer(step as i64);
             let along = self.named("div", &[number, stride])?;
             let (done, part) = (self.named("mul", &[along, stride])?, self.named("mul", &[along, step])?);
@@ -89,7 +89,7 @@ impl Cx<'_> {
             place = self.named("add", &[place, part])?;
         }
         // Beyond the end there is nothing to be right about.
-        let last = self.integer(from_dims.iter().product::<usize>() as i64 - 1);
+        let last = self.integer((from_dims.iter().product::<usize>() as i64 - 1).max(0));
         self.named("min", &[place, last])
     }
 }
