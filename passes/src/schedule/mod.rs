@@ -15,6 +15,7 @@ mod pack;
 mod rounding;
 mod scope;
 mod sums;
+mod unroll;
 mod vectorize;
 
 pub(crate) use link::rename_buffers;
@@ -80,6 +81,7 @@ pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
     ("contract", contract::run),
     ("sums", sums::run),
     ("vectorize", vectorize::run),
+    ("unroll", unroll::run),
     ("math", math::run),
     ("simplify again", simplify),
 ];
