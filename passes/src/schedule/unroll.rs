@@ -13,7 +13,7 @@ use super::{ScheduleCx, Unit};
 use tenon_kernel::{Expr, Stmt};
 
 /// Operations of all iterations at most.
-const MOST: usize = 16;
+const MOST: usize = 12;
 
 /// Writes out the short loops of `unit`.
 pub(super) fn run(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
