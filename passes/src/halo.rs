@@ -13,7 +13,9 @@ use crate::lower::{elements, external_reads};
 use std::collections::BTreeMap;
 use tenon_ir::lower::{Halo, flatten, unflatten};
 use tenon_ir::{Graph, NodeId, Op, OpClass, Operator, ValueId};
-use tenon_kernel::{Buf, Expr};
+use tenon_kernel::affine::Affine;
+use tenon_kernel::simplify::simplify_index;
+use tenon_kernel::{Buf, Expr, Var};
 
 /// A value in the middle of its buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -65,11 +67,35 @@ pub(crate) fn borders(graph: &Graph, groups: &[Group]) -> BTreeMap<ValueId, Bord
             && graph.node(v.node).facts.len() == 1
             && !graph.is_output(v)
             && let Some(b) = border(graph, v)
+            && stores(graph, g, &b)
         {
             all.insert(v, b);
         }
     }
     all
+}
+
+/// Whether the kernel of `g` can write its result where `b` says. A contraction stores at an affine function of its loops, which run over
+/// the axes of its own result: what is a view of that to the operators behind it may have axes that do not lie side by side in a border.
+fn stores(graph: &Graph, g: &Group, b: &Border) -> bool {
+    let contracts =
+        matches!(graph.op(g.anchor), Some(Op::MatMul(_) | Op::Conv(_) | Op::ConvTranspose(_) | Op::WinogradConv(_)));
+    if !contracts || g.epilogue.is_empty() {
+        return true;
+    }
+    let Some(dims) = graph.fact(ValueId { node: g.anchor, port: 0 }).dims() else { return false };
+    let range = |v: Var| Some((0, dims.get(v.0 as usize)?.saturating_sub(1) as i64));
+    let index: Vec<Expr> = (0..dims.len() as u32).map(|i| Expr::Var(Var(i))).collect();
+    let mut flat = simplify_index(flatten(&index, &dims), &range);
+    for &n in &g.epilogue {
+        let Some(Op::Transpose(t)) = graph.op(n) else { continue };
+        let (from, to) = (graph.fact(graph.operands(n)[0]).dims(), graph.node(n).facts[0].dims());
+        let (Some(from), Some(to)) = (from, to) else { return false };
+        let index = unflatten(&flat, &from);
+        let moved: Vec<Expr> = t.perm.iter().map(|&a| index[a].clone()).collect();
+        flat = simplify_index(flatten(&moved, &to), &range);
+    }
+    Affine::of(&simplify_index(b.at(&flat), &range)).is_some()
 }
 
 fn border(graph: &Graph, v: ValueId) -> Option<Border> {
@@ -169,6 +195,9 @@ pub(crate) fn parts(
                     Border { inner, before, dims, fill: 0, within: Some(whole) }
                 }
             };
+            if !stores(graph, maker, &border) {
+                continue;
+            }
             all.insert(v, border);
             placed.push(v);
         }
