@@ -385,6 +385,60 @@ def step_examples(_):
         report("examples/bare needs no loader and no library", bare.is_file() and b"/ld-" not in bare.read_bytes()[:4096])
 
 
+# Seconds that a build of an application may take when nothing changed, and when all but its dependencies is built anew.
+UNCHANGED_SECONDS, CLEAN_SECONDS = 1.0, 60.0
+
+
+def step_rebuild(_, profile=("--release",)):
+    """An application whose build script compiles a model: what is built again when something changed, when nothing did, and
+    how long it takes. Cargo says what it ran, the time stamp of the library says whether the model was compiled."""
+    model = ROOT / "examples/digits/model.onnx"
+    # With the same features as the workspace's build, whose dependencies these are.
+    packages = ["-p", "app-build-rs", "-p", "tenon-snapshot-tests"]
+
+    def build():
+        start = time.monotonic()
+        command = ["cargo", "build", *profile, *packages, "-v", "--message-format", "json"]
+        done = subprocess.run(command, cwd=ROOT, text=True, timeout=1800, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        seconds = time.monotonic() - start
+        messages = [json.loads(line) for line in done.stdout.splitlines()]
+        ours = [m for m in messages if "app-build-rs" in m.get("package_id", "")]
+        out = next((m["out_dir"] for m in ours if m["reason"] == "build-script-executed"), None)
+        library = next(pathlib.Path(out).glob("libdigits*.a"), None) if out else None
+        fresh = [m["fresh"] for m in ours if m["reason"] == "compiler-artifact"]
+        ran = "app-build-rs" in "".join(l for l in done.stderr.splitlines() if "Running" in l and "build-script-build" in l)
+        return seconds, ran, fresh, library.stat().st_mtime_ns if library else done.stderr[-1000:]
+
+    say("--- rebuilding examples/app-build-rs")
+    made = build()[3]
+    report("rebuild: a library is made", isinstance(made, int), str(made))
+    seconds = float("inf")
+    for _ in range(3):
+        took, ran, fresh, library = build()
+        seconds = min(seconds, took)
+        kept = (ran, all(fresh), len(fresh) > 1, library) == (False, True, True, made)
+        report("rebuild: nothing changed, nothing is built", kept, f"ran {ran}, fresh {fresh}")
+    say(f"    {seconds:.2f} s  nothing changed")
+    report(f"rebuild: nothing changed, {UNCHANGED_SECONDS} s", seconds < UNCHANGED_SECONDS, f"{seconds:.2f} s")
+    times = (model.stat().st_atime_ns, model.stat().st_mtime_ns)
+    try:
+        os.utime(model)
+        _, ran, _, library = build()
+        report("rebuild: a model that is written again is not compiled again", (ran, library) == (True, made), f"ran {ran}")
+    finally:
+        os.utime(model, ns=times)
+    seconds = float("inf")
+    for _ in range(3):
+        subprocess.run(["cargo", "clean", "-q", *profile, "-p", "app-build-rs"], cwd=ROOT, timeout=60, check=True)
+        took, ran, _, library = build()
+        seconds = min(seconds, took)
+        report("rebuild: what is not there is made", ran and isinstance(library, int) and library > made, f"ran {ran}: {library}")
+        if seconds < CLEAN_SECONDS:
+            break
+    say(f"    {seconds:.2f} s  from nothing but dependencies")
+    report(f"rebuild: from nothing, {CLEAN_SECONDS} s", seconds < CLEAN_SECONDS, f"{seconds:.2f} s")
+
+
 def zoo_models(args, names):
     """The folders of these models of the zoo, made where they are missing; nothing if the zoo is not there."""
     zoo = args.zoo or next((p for p in [ROOT / "../shared/zoo", ROOT.parent.parent / "shared/zoo"] if p.is_dir()), None)
@@ -430,6 +484,8 @@ OPTIMISE = {
     "vit_tiny": [],
     "ppocrv4_rec": ["p2o.DynamicDimension.0=1", "p2o.DynamicDimension.1=320"],
     "ppocrv4_det": ["p2o.DynamicDimension.0=1", "p2o.DynamicDimension.1=448", "p2o.DynamicDimension.2=640"],
+    "ppocr_cls_mobile": ["x_0=1", "x_2=48", "x_3=192"],
+    "voicefilter_lite_int8": ["batch=1", "time=8"],
 }
 OPTIMISE_SECONDS = 0.5
 
@@ -452,6 +508,34 @@ def step_optimise(args):
         took = optimise_seconds(model, OPTIMISE[pathlib.Path(model).name])
         say(f"    {took:.3f} s  {pathlib.Path(model).name}")
         report(f"optimising {pathlib.Path(model).name} in {OPTIMISE_SECONDS} s", took < OPTIMISE_SECONDS, f"{took:.2f} s")
+
+
+# Seconds that a compile may take from file to machine code, however long the graph is.
+COMPILE_SECONDS = 10.0
+
+
+def step_compile_time(args):
+    """The longest graph of the zoo, and an LSTM unrolled over 20 steps: compiled soon, with the optimiser's limits told where
+    they were hit."""
+    made = TARGET / "test-out" / "unrolled_lstm"
+    run("compile time: an unrolled LSTM", [python(), ROOT / "tools/unrolled_lstm.py", made], contains="nodes")
+    for c in verify("compile time: an unrolled LSTM", [made], "--engine", "jit,object", minutes=2, case_seconds=60) or []:
+        report("compile time: the unrolled LSTM agrees", c["status"] == "pass", c["message"] or "")
+    rec = zoo_models(args, ["ppocrv4_rec"]) or []
+    for model, dims in [(made, []), *((m, OPTIMISE["ppocrv4_rec"]) for m in rec)]:
+        flags = [f for d in dims for f in ("--dim", d)]
+        told = json.loads(subprocess.run([TENON, "explain", model, "--json", *flags], text=True, stdout=subprocess.PIPE, timeout=300).stdout)
+        least = float("inf")
+        for _ in range(3):
+            start = time.monotonic()
+            out = TARGET / "test-out" / "compile-time"
+            done = subprocess.run([TENON, "compile", model, "-o", out, "--json", *flags], stdout=subprocess.DEVNULL, timeout=300)
+            least = min(least, time.monotonic() - start if done.returncode == 0 else float("inf"))
+        grown = f"{told['nodes']['imported']} to {told['nodes']['saturated']} nodes in {told['rounds']} rounds"
+        name = pathlib.Path(model).name
+        say(f"    {least:.2f} s  {name}: e-graph from {grown}; limits hit: {', '.join(told['limits']) or 'none'}")
+        report(f"compile time: {name} in {COMPILE_SECONDS} s", least < COMPILE_SECONDS, f"{least:.1f} s")
+        report(f"compile time: {name}: saturation ends by itself", told["limits"] == [], str(told["limits"]))
 
 
 def step_node(_):
@@ -531,10 +615,12 @@ STEPS = {
     "digits": step_digits,
     "bad-input": step_bad_input,
     "examples": step_examples,
+    "rebuild": step_rebuild,
     "foreign": step_foreign,
     "avx512": step_avx512,
     "zoo": step_zoo,
     "optimise": step_optimise,
+    "compile-time": step_compile_time,
     "node": step_node,
     "contrib": step_contrib,
     "bounded": step_bounded,
