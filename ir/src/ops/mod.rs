@@ -155,6 +155,7 @@ ops! {
     lookup::Lookup,
     matmul::MatMul,
     nearest::Nearest,
+    nibble_matmul::NibbleMatMul,
     nonzero::NonZero,
     pad::Pad,
     pair_coupling::PairCoupling,

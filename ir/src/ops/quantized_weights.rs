@@ -1,13 +1,14 @@
 //! Operators of com.microsoft with weights of 8 bits or less.
 //!
-//! [MatMulNBits, GatherBlockQuantized, DynamicQuantizeLSTM](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). MatMulNBits is computed on
-//! the numbers that the weights stand for; DynamicQuantizeLSTM in integers as ONNX Runtime does it: the input of all steps is quantised by its
+//! [MatMulNBits, GatherBlockQuantized, DynamicQuantizeLSTM](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). Weights of
+//! MatMulNBits stay 4 bits wide where they are many, see [`super::nibble_matmul`]; else it is computed on the numbers that they stand for. DynamicQuantizeLSTM in integers as ONNX Runtime does it: the input of all steps is quantised by its
 //! range, and the state before each step by its own.
 
 use super::expand::Expand;
 use super::gather::Gather;
 use super::integer_product::{dynamic_product, narrow_difference};
 use super::matmul::MatMul;
+use super::nibble_matmul::{NibbleMatMul, nibbles};
 use super::recurrent_layer::direction;
 use super::reduce::{Kind, Reduce};
 use super::transpose::Transpose;
@@ -64,6 +65,11 @@ fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, Im
     let a = node.input(0)?;
     let dtype = cx.dtype(a);
     let blocks = k.div_ceil(block);
+    if bits == 4
+        && let Some(y) = packed(node, cx, [k, n, block])?
+    {
+        return Ok(vec![with_bias(node, cx, y)?]);
+    }
     let b = node.input(1)?;
     let b = reshape(cx, b, Shape::of(&[n, blocks, block * bits / 8]))?;
     let b = unpacked(cx, b, bits)?;
@@ -91,10 +97,58 @@ fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, Im
     let w = reshape(cx, w, Shape::of(&[n, blocks * block]))?;
     let w = part(cx, w, 1, 0, k)?;
     let y = cx.op(MatMul { trans_a: false, trans_b: true }, &[a, w])?;
-    Ok(vec![match node.opt_input(5) {
-        Some(bias) => apply(cx, "add", &[y, bias])?,
-        None => y,
-    }])
+    Ok(vec![with_bias(node, cx, y)?])
+}
+
+/// The product `y`, with the bias that MatMulNBits has.
+fn with_bias(node: &OnnxNode<'_>, cx: &mut Importer<'_>, y: ValueId) -> Result<ValueId, ImportError> {
+    node.opt_input(5).map_or(Ok(y), |bias| apply(cx, "add", &[y, bias]))
+}
+
+/// Weights from which on they stay packed: fewer are sooner multiplied as floats.
+const PACKED: usize = 1 << 14;
+
+/// The product with weights that stay 4 bits wide, if they are known, many, and in whole blocks.
+fn packed(node: &OnnxNode<'_>, cx: &mut Importer<'_>, [k, n, block]: [usize; 3]) -> Result<Option<ValueId>, ImportError> {
+    let a = node.input(0)?;
+    if !matches!(cx.dtype(a), DType::F32 | DType::F16) || !k.is_multiple_of(block) || k.saturating_mul(n) < PACKED {
+        return Ok(None);
+    }
+    let (blocks, known) = (k / block, |cx: &Importer<'_>, v: ValueId| cx.known(v).cloned());
+    let (Some(b), Some(scales)) = (known(cx, node.input(1)?), known(cx, node.input(2)?)) else { return Ok(None) };
+    let zeros = match node.opt_input(3).map(|z| known(cx, z)) {
+        None => None,
+        Some(None) => return Ok(None),
+        Some(z) => z,
+    };
+    let row_of_zeros = blocks.div_ceil(2);
+    let fits = b.dtype() == DType::U8
+        && b.len() == n * k / 2
+        && scales.len() == n * blocks
+        && zeros.as_ref().is_none_or(|z| z.len() == n * if z.dtype().is_float() { blocks } else { row_of_zeros });
+    if !fits {
+        return Ok(None); // told where the parts are put together one by one
+    }
+    let half = |byte: u8, odd: bool| if odd { byte >> 4 } else { byte & 0xf };
+    let bytes = b.bytes();
+    let weight = |k_: usize, n_: usize| half(bytes[(n_ * k + k_) / 2], k_ % 2 == 1) as i8 - 8;
+    let scale = scales.to_f64();
+    let zero: Option<Vec<f64>> = zeros.map(|z| match z.dtype().is_float() {
+        true => z.to_f64(),
+        false => {
+            let packed = |at: usize| half(z.bytes()[at / blocks * row_of_zeros + at % blocks / 2], at % blocks % 2 == 1);
+            (0..n * blocks).map(|at| f64::from(packed(at))).collect()
+        }
+    });
+    let parts = nibbles(
+        [k, n, blocks],
+        weight,
+        |b, n| scale[n * blocks + b] as f32,
+        |b, n| zero.as_ref().map_or(0.0, |z| (z[n * blocks + b] - 8.0) as f32),
+    );
+    let mut operands = vec![a, cx.weight(parts.weights), cx.weight(parts.scales)];
+    operands.extend(parts.zeros.map(|z| cx.weight(z)));
+    Ok(Some(cx.op(NibbleMatMul { columns: n, block }, &operands)?))
 }
 
 /// `(data[indices] - zero) · scale`, scales by blocks along an axis: rows are chosen before they are unpacked, so that a table stays as
