@@ -126,6 +126,11 @@ def quantized(c):
     fixed = ("b", "s", "z")
     c.add("nbits4", "MatMulNBits", MS, {"a": r(3, 40), "b": bytes_(6, 3, 8), "s": r(18)}, constants=fixed, K=40, N=6, bits=4, block_size=16)
     c.add("nbits4_zeros", "MatMulNBits", MS, {"a": r(3, 40), "b": bytes_(6, 3, 8), "s": r(18), "z": bytes_(12)}, constants=fixed, K=40, N=6, bits=4, block_size=16)
+    # So many that they stay packed.
+    large = {"a": r(2, 256), "b": bytes_(70, 8, 16), "s": r(70 * 8)}
+    c.add("nbits4_packed", "MatMulNBits", MS, large, constants=fixed, K=256, N=70, bits=4, block_size=32)
+    one = {"a": r(1, 256), "b": bytes_(70, 8, 16), "s": r(70 * 8), "z": bytes_(70 * 4)}
+    c.add("nbits4_packed_zeros", "MatMulNBits", MS, one, constants=fixed, K=256, N=70, bits=4, block_size=32)
     c.add("nbits8", "MatMulNBits", MS, {"a": r(3, 32), "b": bytes_(5, 1, 32), "s": r(5)}, constants=fixed, K=32, N=5, bits=8, block_size=32)
     for name, bits, width, zeros, shape in [("4", 4, 20, None, (2, 3)), ("4_zeros", 4, 20, 2, (3,)), ("8", 8, 40, None, (2,)), ("8_zeros", 8, 40, 3, ())]:
         z = None if zeros is None else bytes_(7, zeros)

@@ -373,6 +373,47 @@ fn what_has_other_parameters_stays_in_floats() {
     assert!(fired.is_empty() || fired.iter().all(|f| *f != "lookup"));
 }
 
+/// Weights of `numbers` different values in `[256, 70]`, dequantised with a scale for every `block` rows, and what multiplies them.
+fn blocks(numbers: i64, block: usize, trans: bool) -> (Net, ValueId) {
+    let (k, n) = (256, 70);
+    let mut net = Net::new();
+    let x = net.0.add_input("x", Fact::of(DType::I8, &[3, k]));
+    let x = net.op(tenon_ir::ops::cast::Cast::to(DType::F32), &[x]);
+    let thousandth = net.f32s(&[], &[0.001]);
+    let x = net.bin("mul", x, thousandth);
+    let dims = if trans { [n, k] } else { [k, n] };
+    let q: Vec<u8> = (0..k * n).map(|i| ((i * 7919 + i / 13) as i64 % numbers) as u8).collect();
+    let q = net.0.add_weight("", Tensor::new(&dims, &q));
+    // [blocks, 1, n] or [n, blocks, 1], repeated by a move that stays one.
+    let rows = k / block;
+    let s: Vec<f32> = (0..rows * n).map(|i| 0.01 + 0.0001 * i as f32).collect();
+    let (shape, wide) = if trans { ([n, rows, 1], [n, rows, block]) } else { ([rows, 1, n], [rows, block, n]) };
+    let s = net.f32s(&shape, &s);
+    let s = net.op(tenon_ir::ops::expand::Expand { to: Shape::of(&wide) }, &[s]);
+    let s = net.op(tenon_ir::ops::reshape::Reshape { to: Shape::of(&dims) }, &[s]);
+    let z = net.0.add_weight("", Tensor::full(&[], Scalar::of_int(DType::U8, 5)));
+    let w = net.op(Dequantize {}, &[q, s, z]);
+    let y = net.op(MatMul { trans_a: false, trans_b: trans }, &[x, w]);
+    (net, y)
+}
+
+#[test]
+fn weights_of_four_bits_stay_so() {
+    for (trans, block) in [(false, 32), (true, 16), (false, 256)] {
+        let (net, y) = blocks(16, block, trans);
+        let (fired, graph) = check(net, y, 1e-5);
+        assert!(fired.contains("nibble-weights"), "{fired:?}");
+        let bytes: usize =
+            graph.nodes().filter_map(|n| Some(graph.weight(ValueId { node: n, port: 0 })?.bytes().len())).sum();
+        assert!(bytes <= 256 * 70 / 2 + 2 * 4 * 70 * 256 / block + 4, "{bytes} bytes of weights");
+    }
+    // More numbers than fit, and scales as large as what would be saved.
+    for (numbers, block) in [(17, 32), (16, 4)] {
+        let (net, y) = blocks(numbers, block, false);
+        assert!(!check(net, y, 1e-5).0.contains("nibble-weights"));
+    }
+}
+
 /// A small float network: convolution, rectifier, depthwise convolution, sum, mean, product.
 fn float_net() -> Graph {
     let mut n = Net::new();

@@ -15,6 +15,7 @@
 //! where a value lies within the rounding of `f32` of a tie.
 
 mod moves;
+mod nibbles;
 mod params;
 mod pointwise;
 mod product;
@@ -94,6 +95,7 @@ pub fn integers_watched(
         crate::fold::fold(graph)?;
         if !changed {
             if Class::Reassociating.allowed(math) {
+                fired += nibbles::keep(graph, watch)?;
                 fired += weights::keep(graph, watch)?;
             }
             fold_constants(graph)?;
