@@ -12,6 +12,7 @@ use tenon_kernel::work::{Work, work_of_calls};
 use tenon_kernel::{Call, Program};
 use tenon_passes::bounded::Bounded;
 use tenon_passes::pipeline::{Math, Pass, Phase, Settings, State};
+use tenon_passes::tuning::Considered;
 use tenon_target::Target;
 
 /// What to compile for, and what is known of the inputs.
@@ -268,7 +269,7 @@ impl Compiler {
 
     /// The graph with what the recipe says of it; itself where there is none.
     fn quantised(&self, graph: Graph, name: &str) -> Result<Graph, Error> {
-        let Some(recipe) = &self.options.recipe else { return Ok(graph) };
+        let Some(recipe) = self.options.recipe.as_ref().filter(|r| r.quantises()) else { return Ok(graph) };
         let state = tenon_passes::run(graph, &self.settings(name), Phase::Canonical, &mut |_, _, _| {})?;
         let mut graph = state.graph;
         tenon_passes::quantize::weights::in_floats(&mut graph)?;
@@ -280,7 +281,8 @@ impl Compiler {
     fn settings(&self, name: &str) -> Settings {
         let Options { target, math, states, threads, .. } = &self.options;
         let (target, name, states) = (target.clone(), artifact::c_identifier(name), states.clone());
-        Settings { target, math: *math, threads: *threads, name, states }
+        let tuning = self.options.recipe.as_ref().map(|r| r.tuning(&target.name)).unwrap_or_default();
+        Settings { states, threads: *threads, tuning, ..Settings::new(target, *math, &name) }
     }
 
     fn compile(
@@ -315,6 +317,7 @@ impl Compiler {
             timings,
             work,
             recipe: self.options.recipe.clone(),
+            considered: state.considered,
         })
     }
 }
@@ -344,6 +347,8 @@ pub struct Compiled {
     pub work: Vec<Work>,
     /// The recipe that it was compiled by.
     pub recipe: Option<Recipe>,
+    /// How its contractions could be tiled.
+    pub considered: Vec<Considered>,
 }
 
 /// Gives the work of the calls as they were lowered to the calls as they are scheduled. Where the schedule has made several

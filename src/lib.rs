@@ -28,6 +28,7 @@ pub mod profile;
 pub mod recipe;
 mod report;
 mod text;
+pub mod tune;
 
 pub use artifact::{Artifact, ArtifactOptions, Emit, File, write_file};
 pub use budget::Budget;

@@ -1,12 +1,14 @@
-//! Recipes: small text files with the decisions that a quantised compile rests on.
+//! Recipes: small text files with the decisions that a compile rests on and cannot make by itself.
 //!
-//! A recipe names the model it belongs to, the range of every quantised value, and the precision of every layer. The same
-//! model with the same recipe gives the same bytes.
+//! A recipe names the model it belongs to, the range of every quantised value, the precision of every layer, and tiles that were
+//! measured to be fast. The same model with the same recipe gives the same bytes.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use tenon_passes::quantize::recipe::{Choice, Range};
+use tenon_passes::tuning::{Tile, Tuning};
 
 /// The version of the format that is written, and the only one that is read.
 const VERSION: u32 = 1;
@@ -24,11 +26,24 @@ pub struct Recipe {
     /// From how many samples.
     pub samples: usize,
     /// Quantised values, in the order they are computed.
-    #[serde(default, rename = "value")]
+    #[serde(default, rename = "value", skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<ValueRange>,
     /// Convolutions and matrix products, in the order they are computed.
-    #[serde(default, rename = "layer")]
+    #[serde(default, rename = "layer", skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerPrecision>,
+    /// Tiles that were measured, by target.
+    #[serde(default, rename = "tuned", skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<Tuned>,
+}
+
+/// What `tenon tune` measured on one machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// The target; a compile for another one does not use these.
+    pub target: String,
+    /// Contractions (such as `f32 56.56x64x64`) and their tiles (such as `6x2 rows-inside`).
+    pub tiles: BTreeMap<String, String>,
 }
 
 /// The range of a value.
@@ -107,7 +122,15 @@ pub(crate) fn shortest(v: f32) -> f64 {
 impl Recipe {
     /// An empty recipe for the model whose file hashes to `model`.
     pub fn new(model: String, method: &str, samples: usize) -> Recipe {
-        Recipe { version: VERSION, model, method: method.to_string(), samples, values: vec![], layers: vec![] }
+        Recipe {
+            version: VERSION,
+            model,
+            method: method.to_string(),
+            samples,
+            values: vec![],
+            layers: vec![],
+            tuned: vec![],
+        }
     }
 
     /// Reads the file `path`.
@@ -157,6 +180,15 @@ impl Recipe {
         if let Some(l) = recipe.layers.iter().find(|l| !names.insert(&l.name)) {
             return Err(RecipeError(format!("layer \"{}\" occurs twice", l.name)));
         }
+        let mut targets = std::collections::BTreeSet::new();
+        for t in &recipe.tuned {
+            if !targets.insert(&t.target) {
+                return Err(RecipeError(format!("tiles for {} occur twice", t.target)));
+            }
+            for (shape, tile) in &t.tiles {
+                tile.parse::<Tile>().map_err(|e| RecipeError(format!("tile of \"{shape}\": {e}")))?;
+            }
+        }
         Ok(recipe)
     }
 
@@ -167,11 +199,23 @@ impl Recipe {
     pub fn to_text(&self) -> Result<String, RecipeError> {
         let body = toml::to_string(self).map_err(|e| RecipeError(e.to_string()))?;
         Ok(format!(
-            "# How to quantise a model. Written by `tenon quantize`, used by `--recipe`; ranges and precisions may be edited.\n{body}"
+            "# How to compile a model. Written by `tenon quantize` and `tenon tune`, used by `--recipe`; ranges and precisions may be edited.\n{body}"
         ))
     }
 
-    /// What the passes need of it.
+    /// Whether anything is to be computed in integers.
+    pub fn quantises(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
+    /// The tiles that were measured for the target of that name.
+    pub fn tuning(&self, target: &str) -> Tuning {
+        let of = self.tuned.iter().find(|t| t.target == target);
+        let tiles = of.into_iter().flat_map(|t| &t.tiles);
+        Tuning { tiles: tiles.filter_map(|(shape, tile)| Some((shape.clone(), tile.parse().ok()?))).collect() }
+    }
+
+    /// What the passes need of it to quantise the model.
     pub fn choice(&self) -> Choice {
         let mut choice = Choice::default();
         for v in &self.values {
@@ -215,6 +259,8 @@ mod tests {
         r.values.push(ValueRange { name: "in/put \"x\"".into(), min: shortest(-0.1), max: shortest(1.7) });
         r.layers.push(LayerPrecision { name: "a".into(), precision: Precision::Int8, correction: vec![0, -3] });
         r.layers.push(LayerPrecision { name: "b".into(), precision: Precision::Float, correction: vec![] });
+        let tiles = [("f32 56.56x64x64".to_string(), "6x2 rows-inside".to_string())].into();
+        r.tuned.push(Tuned { target: "zen3".into(), tiles });
         r
     }
 
@@ -224,6 +270,8 @@ mod tests {
         assert_eq!(Recipe::parse(&text).unwrap(), recipe());
         assert!(text.contains("min = -0.1\n") && text.contains("precision = \"float\""), "{text}");
         assert_eq!(recipe().choice().ranges["in/put \"x\""], Range { min: -0.1, max: 1.7 });
+        assert_eq!(recipe().tuning("zen3").tiles["f32 56.56x64x64"].registers, 2);
+        assert!(recipe().tuning("zen4").tiles.is_empty());
     }
 
     #[test]
@@ -238,6 +286,8 @@ mod tests {
         assert!(error("\"float\"", "\"int3\"").contains("int3"));
         assert!(error("name = \"b\"", "name = \"a\"").contains("twice"));
         assert!(error("samples = 3", "sample = 3").contains("sample"));
+        assert!(error("6x2 rows", "6y2 rows").contains("56.56x64x64"));
+        assert!(error("[[tuned]]", "[[tuned]]\ntarget = \"zen3\"\ntiles = {}\n[[tuned]]").contains("twice"));
         assert!(Recipe::parse("\u{0}").is_err() && Recipe::parse("").is_err());
         assert!(recipe().check_model("sha256:11").unwrap_err().0.contains("another model"));
     }

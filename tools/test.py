@@ -130,6 +130,10 @@ def step_digits(_):
     run("digits, profile", [TENON, "profile", "examples/digits", "--seconds", "0.2"], contains="of peak")
     against = ["--seconds", "0.2", "--json", "--against", "onnxruntime", "--python", python()]
     run("digits, bench against ONNX Runtime", [TENON, "bench", "examples/digits/model.onnx", *against], contains='"agrees": true')
+    recipe = TARGET / "test-out" / "tuned.recipe.toml"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
+    run("digits, tune", [TENON, "tune", "examples/digits", "--seconds", "0.5", "-o", recipe], contains="contractions")
+    run("digits, tuned", [TENON, "verify", "examples/digits", "--recipe", recipe], contains="1 passed")
     for target in ["x86_64-linux", "aarch64-linux", "riscv64-linux"]:
         out = TARGET / "test-out" / target
         shutil.rmtree(out, ignore_errors=True)

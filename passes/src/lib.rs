@@ -22,5 +22,6 @@ pub mod rule;
 pub mod schedule;
 pub mod steps;
 pub mod threads;
+pub mod tuning;
 
 pub use pipeline::{PIPELINE, Pass, PassError, Phase, Settings, State, run};

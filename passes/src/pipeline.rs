@@ -1,5 +1,6 @@
 //! The compiler's table of contents: every pass, in order.
 
+use crate::tuning::{Considered, Tuning};
 use crate::{algorithm, egraph, fold, group, layout, normalize, plan, prefetch, quantize, schedule, steps, threads};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -94,6 +95,15 @@ pub struct Settings {
     pub threads: usize,
     /// Inputs and outputs that are kept from run to run: see [`steps::lower`].
     pub states: Vec<(String, String)>,
+    /// Tiles that were measured.
+    pub tuning: Tuning,
+}
+
+impl Settings {
+    /// For one thread of `target`; the program is called `name`.
+    pub fn new(target: Target, math: Math, name: &str) -> Settings {
+        Settings { target, math, name: name.to_string(), threads: 1, states: vec![], tuning: Tuning::default() }
+    }
 }
 
 /// What the passes work on.
@@ -109,6 +119,8 @@ pub struct State {
     pub decisions: egraph::decisions::Decisions,
     /// The program, from `Lowered` on.
     pub program: Program,
+    /// How contractions could be tiled, from `Scheduled` on.
+    pub considered: Vec<Considered>,
 }
 
 impl State {
@@ -260,9 +272,10 @@ pub const PIPELINE: &[Pass] = &[
         phase: Phase::Scheduled,
         doc: "tiles, packs, vectorises and unrolls for the target",
         run: |s, x| {
-            let cx = schedule::ScheduleCx { target: &x.target, reassociate: x.math > Math::Strict };
+            let reassociate = x.math > Math::Strict;
+            let cx = schedule::ScheduleCx { target: &x.target, reassociate, tuning: &x.tuning };
             let program = std::mem::take(&mut s.program);
-            s.program = schedule::schedule_program(program, &cx)
+            (s.program, s.considered) = schedule::schedule_program(program, &cx)
                 .map_err(|e| PassError::Internal { pass: "schedule".into(), message: e.to_string() })?;
             Ok(s.program.kernels.len())
         },

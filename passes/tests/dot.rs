@@ -92,7 +92,7 @@ fn check(g: &Graph) -> Vec<Vec<(DType, DType)>> {
     let expected = tenon_ir::eval::run(g, std::slice::from_ref(&input)).expect("runs");
     let run = |name: &&str| {
         let target = Target::parse(name).expect("a target");
-        let settings = Settings { target, math: Math::Default, threads: 1, name: "case".into(), states: vec![] };
+        let settings = Settings::new(target, Math::Default, "case");
         let state = tenon_passes::run(g.clone(), &settings, Phase::Planned, &mut |_, _, _| {}).expect("compiles");
         let found = run_program(&state.program, std::slice::from_ref(&input)).expect("runs");
         for (a, b) in found.iter().zip(&expected) {

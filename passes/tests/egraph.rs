@@ -106,7 +106,7 @@ fn no_rule_fires_on_its_near_miss() {
 #[test]
 fn what_exporters_take_apart_is_recognised() {
     let target = Target::parse("x86-64-v3").expect("a target");
-    let settings = Settings { target, math: Math::Default, threads: 1, name: "case".into(), states: vec![] };
+    let settings = Settings::new(target, Math::Default, "case");
     let mut failures = vec![];
     for (name, op, kernels, graph) in variants() {
         let ins = inputs(&graph);
@@ -133,7 +133,7 @@ fn every_rule_is_seen_somewhere() {
     assert_eq!(names, rules, "one line a rule, in their order");
     // Passes before the optimiser must not have done the rule's work already.
     let target = Target::parse("x86-64-v3").expect("a target");
-    let settings = Settings { target, math: Math::Fast, threads: 1, name: "case".into(), states: vec![] };
+    let settings = Settings::new(target, Math::Fast, "case");
     let mut failures = vec![];
     for case in cases() {
         // Of rules that others need.
@@ -168,7 +168,7 @@ fn strict_mathematics_has_exact_rules_only() {
 fn what_is_chosen_computes_the_same() {
     for math in [Math::Strict, Math::Default] {
         let target = Target::parse("x86-64-v3").expect("a target");
-        let settings = Settings { target, math, threads: 1, name: "case".into(), states: vec![] };
+        let settings = Settings::new(target, math, "case");
         let mut failures = vec![];
         for case in cases() {
             for graph in [&case.fires, &case.near_miss] {

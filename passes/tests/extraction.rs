@@ -58,7 +58,7 @@ fn parse(text: &str) -> Option<(Problem, f64)> {
 /// The extraction problem of a model.
 fn problem(model: &Path) -> Problem {
     let target = Target::parse("x86-64-v3").expect("a target");
-    let settings = Settings { target, math: Math::Default, threads: 1, name: "model".into(), states: vec![] };
+    let settings = Settings::new(target, Math::Default, "model");
     let graph = import_file(model, &ImportOptions::default()).expect("imports").graph;
     let state = tenon_passes::run(graph, &settings, Phase::Optimized, &mut |_, _, _| {}).expect("compiles");
     let imported = import(&state.graph).expect("imports");

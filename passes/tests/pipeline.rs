@@ -110,13 +110,7 @@ fn branches(channels: usize, more: impl FnOnce(&mut Net, ValueId, ValueId, Value
 }
 
 fn settings(target: &str) -> Settings {
-    Settings {
-        target: Target::parse(target).expect("a target"),
-        math: Math::Default,
-        threads: 1,
-        name: "net".into(),
-        states: vec![],
-    }
+    Settings::new(Target::parse(target).expect("a target"), Math::Default, "net")
 }
 
 fn close(a: &Tensor, b: &Tensor) {

@@ -55,7 +55,7 @@ fn real_models_become_few_kernels() {
         return;
     };
     let target = Target::parse("x86-64-v3").expect("a target");
-    let settings = Settings { target, math: Math::Default, threads: 1, name: "model".into(), states: vec![] };
+    let settings = Settings::new(target, Math::Default, "model");
     let mut folders: Vec<PathBuf> = std::fs::read_dir(zoo).expect("a folder").flatten().map(|e| e.path()).collect();
     folders.sort();
     let (mut failures, mut met) = (vec![], vec![]);
@@ -135,7 +135,7 @@ fn rules_apply_in_the_standards_functions() {
         return;
     };
     let target = Target::parse("x86-64-v3").expect("a target");
-    let settings = Settings { target, math: Math::Default, threads: 1, name: "model".into(), states: vec![] };
+    let settings = Settings::new(target, Math::Default, "model");
     let seen = seen().expect("the list reads");
     let mut failures = vec![];
     let mut done = vec![];

@@ -18,6 +18,7 @@ mod sums;
 mod unroll;
 mod vectorize;
 
+use crate::tuning::{Considered, Tuning};
 pub(crate) use link::rename_buffers;
 use pack::Pack;
 use rayon::prelude::*;
@@ -37,6 +38,15 @@ pub struct ScheduleCx<'a> {
     pub target: &'a Target,
     /// Whether sums and products may be computed in another order than the text of a loop says.
     pub reassociate: bool,
+    /// Tiles that are known to be better than what the estimate says.
+    pub tuning: &'a Tuning,
+}
+
+impl<'a> ScheduleCx<'a> {
+    /// For `target`, with nothing measured.
+    pub fn new(target: &'a Target, reassociate: bool) -> ScheduleCx<'a> {
+        ScheduleCx { target, reassociate, tuning: Tuning::NONE }
+    }
 }
 
 /// Why a program could not be scheduled: a pass left a kernel that does not verify, which is a fault of the pass.
@@ -68,6 +78,8 @@ pub(crate) struct Unit {
     pub(crate) largest: Vec<Option<u64>>,
     /// Parameters that were added for constants in another layout.
     pub(crate) packs: Vec<Pack>,
+    /// What was considered for its contractions.
+    pub(crate) considered: Vec<Considered>,
 }
 
 /// One schedule pass.
@@ -86,16 +98,17 @@ pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
     ("simplify again", simplify),
 ];
 
-/// Schedules every kernel of `program`, which is verified as structured.
+/// Schedules every kernel of `program`, which is verified as structured; gives also what was considered for contractions.
 ///
 /// # Errors
 /// A pass left a kernel that does not verify.
-pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<Program, ScheduleError> {
+pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Program, Vec<Considered>), ScheduleError> {
     let mut program = program;
     program.fused_multiply_add = cx.target.has_fma();
     let units = split_by_constants(&mut program);
-    let done: Vec<Unit> = units.into_par_iter().map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
-    Ok(link::link(program, done))
+    let mut done: Vec<Unit> = units.into_par_iter().map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
+    let considered = done.iter_mut().flat_map(|u| std::mem::take(&mut u.considered)).collect();
+    Ok((link::link(program, done), considered))
 }
 
 /// Index arithmetic in canonical form.
@@ -142,7 +155,7 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
             }
             variants[old] += 1;
             let largest = vec![Some(0); constant.len()];
-            units.push(Unit { kernel, constant, largest, packs: vec![] });
+            units.push(Unit { kernel, constant, largest, packs: vec![], considered: vec![] });
             units.len() - 1
         });
         for (l, id) in units[call.kernel].largest.iter_mut().zip(&call.args) {

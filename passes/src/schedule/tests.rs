@@ -1,6 +1,7 @@
 //! Every operator's samples, scheduled for several machines, agree with their structured kernels.
 
 use super::*;
+use crate::tuning::{Tile, Tuning};
 use tenon_base::{DType, Fact, Loc, Tensor};
 use tenon_ir::lower::LowerCx;
 use tenon_ir::op::{Operator, Sample};
@@ -98,13 +99,28 @@ fn check(name: &str, sample: &Sample, constant: &[usize]) {
             (target.caches.l1d, target.caches.l2) = (512, 2048);
         }
         for reassociate in [false, true] {
-            let cx = ScheduleCx { target: &target, reassociate };
-            let scheduled = schedule_program(program.clone(), &cx).unwrap_or_else(|e| panic!("{name}: {e}"));
-            if let Err(e) = tenon_kernel::verify::verify_program(&scheduled, Stage::Scheduled) {
-                panic!("{name}: {e:?}");
+            let scheduled = |tuning: &Tuning| {
+                let cx = ScheduleCx { tuning, ..ScheduleCx::new(&target, reassociate) };
+                let (scheduled, considered) =
+                    schedule_program(program.clone(), &cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+                if let Err(e) = tenon_kernel::verify::verify_program(&scheduled, Stage::Scheduled) {
+                    panic!("{name}: {e:?}");
+                }
+                let found = tenon_kernel::run_program(&scheduled, &inputs).expect(name);
+                assert_close(&format!("{name} for {target}, {tuning:?}"), &found, &expected);
+                considered
+            };
+            let considered = scheduled(Tuning::NONE);
+            // Whatever tile is asked for is used, and computes the same.
+            if target.vector_bytes == 32 && !reassociate {
+                let other = if small { <[Tile]>::last } else { <[Tile]>::first };
+                let asked = considered.iter().filter_map(|c| Some((c.shape.clone(), *other(&c.others)?)));
+                let tuning = Tuning { tiles: asked.collect() };
+                for c in scheduled(&tuning) {
+                    let asked = tuning.tiles.get(&c.shape).copied().unwrap_or(c.taken);
+                    assert_eq!(c.taken, asked, "{name}: {}", c.shape);
+                }
             }
-            let found = tenon_kernel::run_program(&scheduled, &inputs).expect(name);
-            assert_close(&format!("{name} for {target}"), &found, &expected);
         }
     }
 }
@@ -138,7 +154,7 @@ fn halves_are_converted_before_the_loops() {
         let sample = Sample::new(op.clone(), &[(DType::F16, &[rows, 64]), (DType::F16, &[64, 48])]);
         let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
         let target = Target::parse("x86_64-linux/x86-64-v3").expect("a target");
-        let done = schedule_program(program, &ScheduleCx { target: &target, reassociate: true }).expect("scheduled");
+        let (done, _) = schedule_program(program, &ScheduleCx::new(&target, true)).expect("scheduled");
         let mut n = 0;
         visit_stmts(&done.kernels[0].body, &mut |s| {
             if let Stmt::Set { value, .. } = s {
@@ -173,7 +189,7 @@ fn depthwise_tiles_follow_the_caches() {
         let sample = Sample::new(op, &[(f, &[1, size, size, channels]), (f, &[channels, 1, window, window])]);
         let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
         let target = Target::parse("x86_64-linux/zen3").expect("a target");
-        let done = schedule_program(program, &ScheduleCx { target: &target, reassociate: true }).expect("scheduled");
+        let (done, _) = schedule_program(program, &ScheduleCx::new(&target, true)).expect("scheduled");
         match &done.kernels[0].body[0] {
             Stmt::For { step, .. } => *step,
             s => panic!("a loop, found {s:?}"),

@@ -26,6 +26,7 @@ mod rules;
 mod run;
 mod targets;
 mod tensors;
+mod tune;
 mod verify;
 
 use clap::{Parser, Subcommand};
@@ -59,6 +60,8 @@ enum Command {
     Profile(profile::Args),
     /// Find how to compute a float model in integers, from samples.
     Quantize(quantize::Args),
+    /// Measure how the loops of a model are best tiled on this machine.
+    Tune(tune::Args),
     /// Print a model in the compiler's own terms, at any phase.
     Opt(opt::Args),
     /// Show what is in an object or archive, and that it needs nothing from elsewhere.
@@ -103,6 +106,7 @@ fn dispatch(command: Command, json: bool) -> Outcome {
         Command::Bench(a) => bench::main(&a, json),
         Command::Profile(a) => profile::main(&a, json),
         Command::Quantize(a) => quantize::main(&a, json),
+        Command::Tune(a) => tune::main(&a, json),
         Command::Opt(a) => opt::main(&a, json),
         Command::Audit(a) => audit::main(&a, json),
         Command::Report(a) => report::main(&a, json),

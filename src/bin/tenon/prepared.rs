@@ -1,4 +1,4 @@
-//! What `bench` and `profile` measure: a model compiled for this machine, with inputs.
+//! What `bench`, `profile` and `tune` measure: a model compiled for this machine, with inputs.
 
 use crate::args::CompileArgs;
 use crate::case::Case;
@@ -14,6 +14,8 @@ use tenon::{Compiled, Compiler, Tensor};
 pub(crate) struct Prepared {
     /// Where it came from.
     pub(crate) case: Case,
+    /// What compiled it.
+    pub(crate) compiler: Compiler,
     /// The model.
     pub(crate) compiled: Compiled,
     /// From the first data set beside the model, else drawn; in the model's order.
@@ -38,7 +40,8 @@ pub(crate) fn prepare(path: &Path, args: &CompileArgs, seed: u64) -> Outcome<Pre
     given.extend(options.set.clone());
     let spinner = progress::spinner(format!("compiling {}", case.model.display()));
     let start = Instant::now();
-    let compiled = Compiler::new(options).compile_file(&case.model)?;
+    let compiler = Compiler::new(options);
+    let compiled = compiler.compile_file(&case.model)?;
     let time = start.elapsed();
     spinner.finish_and_clear();
     let inputs = match case.sets.is_empty() {
@@ -46,5 +49,5 @@ pub(crate) fn prepare(path: &Path, args: &CompileArgs, seed: u64) -> Outcome<Pre
         false => inputs::in_order(&compiled.program.inputs, &compiled.fill(&data)?)?,
     };
     given.extend(compiled.program.inputs.iter().map(|i| i.name.clone()).zip(inputs.iter().cloned()));
-    Ok(Prepared { case, compiled, inputs, given, time })
+    Ok(Prepared { case, compiler, compiled, inputs, given, time })
 }

@@ -1,11 +1,11 @@
 //! The loops around register tiles.
 
-use super::order::Order;
 use super::plan::{Along, Factor, Plan};
 use super::shape::Rows;
 use super::tile::{Part, Tile, tile};
 use crate::schedule::pack::Layout;
 use crate::schedule::scope::{Block, for_loop};
+use crate::tuning::Order;
 use tenon_kernel::{Access, Affine, Contract, Expr, Kernel, Stmt};
 
 /// Loops for `c`, tiled as `p` says.

@@ -5,20 +5,10 @@
 //! second cache: see [`Lines`].
 
 use super::plan::Factor;
+use crate::tuning::Order;
 use std::collections::BTreeSet;
 use tenon_kernel::{ContractDim, Kernel};
 use tenon_target::Caches;
-
-/// The order of loops over tiles, outermost first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Order {
-    /// Along `v`, `middle`, along `m`, of a product: what is loaded along `v` stays in the first cache.
-    RowsInside,
-    /// `middle`, along `m`, along `v`: rows are read once, all that is loaded along `v` stays in the first cache.
-    ColumnsInside,
-    /// Along `v`, `middle`, along `m`, where both factors are vectors: what neighbouring rows share stays in the first cache.
-    ColumnsOutside,
-}
 
 /// Lines of a set of the first cache, in most processors.
 const WAYS: usize = 8;
@@ -27,11 +17,9 @@ const FAR: f64 = 3.0;
 /// Products for one point of the loops between that are looked at one by one.
 const MOST: usize = 1 << 14;
 
-impl Order {
-    /// Of a product whose loops over rows read `columns` bytes again, and whose loops over columns read `rows` bytes.
-    pub(super) fn of_product(rows: usize, columns: usize, caches: &Caches) -> Order {
-        if columns <= caches.l1d / 2 && rows > caches.l2 / 2 { Order::ColumnsInside } else { Order::RowsInside }
-    }
+/// The order of a product whose loops over rows read `columns` bytes again, and whose loops over columns read `rows` bytes.
+pub(super) fn of_product(rows: usize, columns: usize, caches: &Caches) -> Order {
+    if columns <= caches.l1d / 2 && rows > caches.l2 / 2 { Order::ColumnsInside } else { Order::RowsInside }
 }
 
 /// A contraction both of whose factors are vectors.
@@ -55,7 +43,7 @@ impl Lines<'_> {
     ///
     /// With the columns inside, memory is read as it lies, but a row comes from the second cache as often as a window meets it, and so
     /// do the taps, if they are too many. With a column at a time, all windows that meet a row may find it in the first cache, if its
-    /// places do not fall into the same few sets; but a tile that is narrower than a line has fetched it for nothing in part.
+    /// places do not fall into the same few sets; but lines that a tile does not take whole are fetched again for the next column.
     pub(super) fn order(&self, factors: [&Factor; 2], kernel: &Kernel, caches: &Caches) -> Order {
         let [a, b] = factors;
         let (x, taps) = if a.uses(self.m) { (a, b) } else { (b, a) };
@@ -64,8 +52,7 @@ impl Lines<'_> {
         let Some(places) = self.places(x).filter(|p| fits(p, size, caches)) else { return Order::ColumnsInside };
         let bytes = (decl.len * size) as f64;
         let first = if decl.len * size <= caches.l2 { bytes } else { FAR * bytes };
-        let partial = caches.line.div_ceil(self.width * size).max(1);
-        let outside = first * partial as f64;
+        let outside = first * lines_of(self.width * size, self.v.extent * size, caches.line);
         let again = (self.middle * places.len() * self.v.extent * size) as f64 - bytes;
         let steps: usize = self.reduce.iter().filter(|d| taps.uses(d)).map(|d| d.extent).product();
         let taps = steps * self.v.extent * kernel.buffer(taps.buf).dtype.size();
@@ -90,6 +77,20 @@ impl Lines<'_> {
     }
 }
 
+/// How many lines pieces of `bytes` of rows of `row` bytes touch on average, for each line that they fill: a piece may be less than a
+/// line, and where rows begin inside lines it lies across their borders.
+fn lines_of(bytes: usize, row: usize, line: usize) -> f64 {
+    let gcd = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let (bytes, line) = (bytes.max(1), line.max(1));
+    let step = gcd(gcd(row, bytes), line);
+    (bytes + line - step) as f64 / bytes as f64
+}
+
 /// Whether the lines of elements `places`, of `size` bytes each, fill no set of the first cache by more than a half: the other one is for
 /// what is read and written beside them.
 fn fits(places: &BTreeSet<i64>, size: usize, caches: &Caches) -> bool {
@@ -110,6 +111,14 @@ mod tests {
 
     fn places(rows: i64, columns: i64, channels: i64) -> BTreeSet<i64> {
         (0..rows).flat_map(|r| (0..columns).map(move |c| (r * columns + c) * channels)).collect()
+    }
+
+    #[test]
+    fn pieces_across_borders_touch_more_lines() {
+        assert_eq!(lines_of(64, 384, 64), 1.0);
+        assert_eq!(lines_of(32, 384, 64), 2.0);
+        assert_eq!(lines_of(64, 96, 64), 1.5);
+        assert_eq!(lines_of(64, 232, 64), 1.875);
     }
 
     #[test]

@@ -4,10 +4,11 @@
 //! all lanes, consecutive elements, or else packed so that it is: constants when compiling, other data in a scratch
 //! buffer inside the kernel. A second output loop, `m`, that shares what is loaded along `v`, is unrolled beside it.
 
-use super::order::{Lines, Order};
+use super::order::{Lines, of_product};
 use super::shape::{Budget, Cover};
 use crate::schedule::pack::{Arrangement, Layout};
 use crate::schedule::{ScheduleCx, Unit};
+use crate::tuning::{Considered, Order, Tile};
 use tenon_base::DType;
 use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Type, Var};
 
@@ -111,6 +112,10 @@ pub(super) struct Parts {
 /// Taps of a line at most, so that they and what they are multiplied with stay in registers.
 const MAX_TAPS: usize = 16;
 
+/// How much dearer than the cheapest a tile may be by estimate to be worth a measurement, and how many are.
+const WORTH: f64 = 1.4;
+const MOST_OTHERS: usize = 11;
+
 /// Multiplications for which a pass over a factor to pack it is worth while.
 const REUSE: usize = 4;
 
@@ -159,15 +164,23 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
     };
     // What loops over rows and what loops over columns would read again.
     let (rows, columns) = if a.along == Along::Splat { (bytes(&a), bytes(&b)) } else { (bytes(&b), bytes(&a)) };
-    let mut order = if both { Order::ColumnsInside } else { Order::of_product(rows, columns, &cx.target.caches) };
-    let shaper = Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, both, order, cx };
+    let shape = shape_of(c, dtype, &v, both);
+    // An order that this kind of contraction has.
+    let unknown = if both { Order::RowsInside } else { Order::ColumnsOutside };
+    let asked = cx.tuning.tiles.get(&shape).copied().filter(|t| t.order != unknown);
+    let mut order = if both { Order::ColumnsInside } else { of_product(rows, columns, &cx.target.caches) };
+    order = asked.map_or(order, |t| t.order);
+    let shaper = Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, both, order, asked, cx };
     let (m, cover) = shaper.rows(&others, [&a, &b]);
-    if let (true, Some(m)) = (both, &m) {
+    if let (true, Some(m), None) = (both, &m, asked) {
         let middle: usize = others.iter().filter(|d| d.var != m.var).map(|d| d.extent).product();
         let tiles = middle * cover.full.iter().map(|r| r.count).sum::<usize>();
         let lines = Lines { v: &v, m, reduce: &reduce, middle, tiles, width: cover.nv * lanes };
         order = lines.order([&a, &b], &unit.kernel, &cx.target.caches);
     }
+    let taken = cover.size();
+    let taken = Tile { rows: taken.0, registers: taken.1, order };
+    let other_tiles = shaper.others(&m, [&a, &b], taken);
     for f in [&mut a, &mut b] {
         let constant = unit.constant.get(f.buf.0 as usize) == Some(&true);
         if f.along == Along::Pack && both && !constant {
@@ -216,7 +229,18 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
         parts: None,
     };
     while plan.merge_reduce() {}
+    let kernel = unit.kernel.name.clone();
+    unit.considered.push(Considered { kernel, shape, taken, others: other_tiles });
     Some(plan)
+}
+
+/// The text of `c` that tiles are known by: see [`Considered::shape`].
+fn shape_of(c: &Contract, dtype: DType, v: &ContractDim, both: bool) -> String {
+    let extents = |dims: &[ContractDim]| dims.iter().map(|d| d.extent.to_string()).collect::<Vec<_>>().join(".");
+    let rows = others_of(c, v);
+    let rows = if rows.is_empty() { "1".to_string() } else { extents(&rows) };
+    let lines = if both { " lines" } else { "" };
+    format!("{dtype} {rows}x{}x{}{lines}", v.extent, extents(&c.reduce))
 }
 
 /// The output loops of `c` but `v`.
@@ -240,6 +264,9 @@ fn padded_init(
     })
 }
 
+/// Whether another tile was asked for; the cost; how far apart rows are.
+type Price = (bool, f64, u64);
+
 /// Chooses the loop that is unrolled beside the vector loop, and the tiles.
 struct Shaper<'a> {
     budget: Budget,
@@ -248,47 +275,69 @@ struct Shaper<'a> {
     reduce: &'a [ContractDim],
     both: bool,
     order: Order,
+    /// The tile that was measured to be best, if any was.
+    asked: Option<Tile>,
     cx: &'a ScheduleCx<'a>,
 }
 
 impl Shaper<'_> {
-    /// Of the loops that share the vectors of one factor, the one with the cheapest tiles.
+    /// Of the loops that share the vectors of one factor, the one with the cheapest tiles, or with those that are asked for.
     fn rows(&self, others: &[ContractDim], factors: [&Factor; 2]) -> (Option<ContractDim>, Cover) {
         let shares = |d: &&ContractDim| {
             factors.iter().any(|f| f.along != Along::Splat && !f.uses(d)) && factors.iter().any(|f| f.uses(d))
         };
         let all: usize = others.iter().map(|d| d.extent).product();
-        let mut best: Option<(f64, u64, ContractDim, Cover)> = None;
+        let mut best: Option<(Price, ContractDim, Cover)> = None;
         for d in others.iter().filter(shares) {
             let cover = self.cover(d.extent, Some(d), factors);
             let cost = cover.cost * (all / d.extent) as f64;
             // Of equals the one whose rows lie closest together.
             let distance = factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0);
-            if best.as_ref().is_none_or(|b| (cost, distance) < (b.0, b.1)) {
-                best = Some((cost, distance, d.clone(), cover));
+            let other = self.asked.is_some_and(|t| (t.rows, t.registers) != cover.size());
+            let price = (other, cost, distance);
+            if best.as_ref().is_none_or(|b| price < b.0) {
+                best = Some((price, d.clone(), cover));
             }
         }
         match best {
-            Some((_, _, d, cover)) => (Some(d), cover),
+            Some((_, d, cover)) => (Some(d), cover),
             None => (None, self.cover(1, None, factors)),
         }
     }
 
     fn cover(&self, m: usize, d: Option<&ContractDim>, factors: [&Factor; 2]) -> Cover {
+        Cover::choose(&self.covers(m, d, factors), self.asked.map(|t| (t.rows, t.registers)), m)
+    }
+
+    /// Tiles that are worth a measurement beside `taken`: the cheapest by estimate, in the orders that there are.
+    fn others(&self, m: &Option<ContractDim>, factors: [&Factor; 2], taken: Tile) -> Vec<Tile> {
+        let mut all = self.covers(m.as_ref().map_or(1, |m| m.extent), m.as_ref(), factors);
+        all.sort_by(|a, b| a.cost.total_cmp(&b.cost));
+        let least = all.first().map_or(0.0, |c| c.cost);
+        let orders = match self.both {
+            true => [Order::ColumnsInside, Order::ColumnsOutside],
+            false => [Order::RowsInside, Order::ColumnsInside],
+        };
+        let near = all.iter().filter(|c| c.cost <= WORTH * least).map(Cover::size);
+        let tiles = near.flat_map(|(rows, registers)| orders.map(|order| Tile { rows, registers, order }));
+        tiles.filter(|t| *t != taken).take(MOST_OTHERS).collect()
+    }
+
+    fn covers(&self, m: usize, d: Option<&ContractDim>, factors: [&Factor; 2]) -> Vec<Cover> {
         let registers = self.v.extent.div_ceil(self.lanes);
         let steps: usize = self.reduce.iter().map(|d| d.extent).product();
         if !self.both {
-            return self.budget.cover(m, registers, steps, self.order == Order::ColumnsInside, self.cx.reassociate);
+            return self.budget.covers(m, registers, steps, self.order == Order::ColumnsInside, self.cx.reassociate);
         }
         let Some(tap) = self.reduce.last().filter(|t| d.is_some() && t.extent <= MAX_TAPS) else {
-            return self.budget.cover(m, registers, steps, true, self.cx.reassociate);
+            return self.budget.covers(m, registers, steps, true, self.cx.reassociate);
         };
         let step =
             d.map_or(0, |d| factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0));
         let by = factors.iter().map(|f| f.index.coefficient(tap.var).unsigned_abs()).max().unwrap_or(0);
         // Rows whose places no tap shares are as good as far apart.
         let apart = if by > 0 && step.is_multiple_of(by) { (step / by) as usize } else { tap.extent };
-        self.budget.window(m, registers, tap.extent, steps / tap.extent, apart)
+        self.budget.windows(m, registers, tap.extent, steps / tap.extent, apart)
     }
 }
 

@@ -77,60 +77,60 @@ impl Budget {
         products.max(loads).max(waiting) as f64 + 0.1 * loads as f64
     }
 
-    /// All tiles of one column of `nv` registers: `m` rows, `k` steps.
-    fn column(&self, m: usize, nv: usize, k: usize, reassociate: bool) -> (Vec<Rows>, f64) {
-        let cost = |rows: &[Rows]| {
-            let one = |r: &Rows| k as f64 * self.step(r.mr, nv, reassociate) + (12 + 3 * r.mr * nv) as f64;
-            let sum: f64 = rows.iter().map(|r| r.count as f64 * one(r)).sum();
-            // Code that is larger for nothing.
-            sum * (1.0 + 0.005 * (rows.len() as f64 - 1.0))
-        };
-        let most = self.rows(nv).min(m);
-        let mut best: Option<(Vec<Rows>, f64)> = None;
-        for mr in (1..=most).rev() {
-            let rows = split(m, mr);
-            let c = cost(&rows);
-            if best.as_ref().is_none_or(|b| c < b.1) {
-                best = Some((rows, c));
-            }
-        }
-        best.unwrap_or_default()
+    /// What the tiles `rows` of one column of `nv` registers cost, for sums of `k` terms.
+    fn column(&self, rows: &[Rows], nv: usize, k: usize, reassociate: bool) -> f64 {
+        let one = |r: &Rows| k as f64 * self.step(r.mr, nv, reassociate) + (12 + 3 * r.mr * nv) as f64;
+        let sum: f64 = rows.iter().map(|r| r.count as f64 * one(r)).sum();
+        // Code that is larger for nothing.
+        sum * (1.0 + 0.005 * (rows.len() as f64 - 1.0))
     }
 
-    /// The cheapest cover of `m` rows of `registers` for sums of `k` terms. With `alike`, the last column has the rows of
-    /// the others.
-    pub(super) fn cover(&self, m: usize, registers: usize, k: usize, alike: bool, reassociate: bool) -> Cover {
-        let mut best: Option<Cover> = None;
-        // Of equals the widest: it reads the rows' side less often.
+    /// The cheapest tiles of one column of `nv` registers: `m` rows, `k` steps.
+    fn best_column(&self, m: usize, nv: usize, k: usize, reassociate: bool) -> (Vec<Rows>, f64) {
+        let all = (1..=self.rows(nv).min(m)).rev().map(|mr| split(m, mr));
+        let priced = all.map(|rows| {
+            let cost = self.column(&rows, nv, k, reassociate);
+            (rows, cost)
+        });
+        cheapest(priced, |(_, cost)| *cost).unwrap_or_default()
+    }
+
+    /// All covers of `m` rows of `registers` for sums of `k` terms. With `alike`, the last column has the rows of the others.
+    /// Of equals the first is best: the widest, which reads the rows' side less often.
+    pub(super) fn covers(&self, m: usize, registers: usize, k: usize, alike: bool, reassociate: bool) -> Vec<Cover> {
+        let mut all: Vec<Cover> = vec![];
         for nv in (1..=registers.min(self.accumulators)).rev() {
-            let (full, one) = self.column(m, nv, k, reassociate);
-            let mut cost = one * (registers / nv) as f64;
-            let mut rest = vec![];
             let left = registers % nv;
-            if left > 0 {
-                let (own, c) = self.column(m, left, k, reassociate);
-                rest = if alike { full.clone() } else { own };
-                cost = (cost + c) * 1.005;
-            }
-            if best.as_ref().is_none_or(|b| cost < b.cost) {
-                best = Some(Cover { nv, full, rest, cost });
+            let own = (left > 0).then(|| self.best_column(m, left, k, reassociate));
+            for mr in (1..=self.rows(nv).min(m)).rev() {
+                let full = split(m, mr);
+                if all.last().is_some_and(|c| c.nv == nv && c.full == full) {
+                    continue;
+                }
+                let mut cost = self.column(&full, nv, k, reassociate) * (registers / nv) as f64;
+                let mut rest = vec![];
+                if let Some((own, c)) = &own {
+                    rest = if alike { full.clone() } else { own.clone() };
+                    cost = (cost + c) * 1.005;
+                }
+                all.push(Cover { nv, full, rest, cost });
             }
         }
-        best.unwrap_or(Cover { nv: 1, full: split(m, 1), rest: vec![], cost: f64::INFINITY })
+        all
     }
 
-    /// The cheapest cover where both factors are vectors: `taps` products in a line that share their operands between
-    /// rows, whose places differ by `step` where those of taps differ by `tap`; `lines` of them.
-    pub(super) fn window(&self, m: usize, registers: usize, taps: usize, lines: usize, stride: usize) -> Cover {
-        let mut best: Option<Cover> = None;
+    /// All covers where both factors are vectors: `taps` products in a line that share their operands between rows, whose
+    /// places differ by `stride` where those of taps differ by one; `lines` of them.
+    pub(super) fn windows(&self, m: usize, registers: usize, taps: usize, lines: usize, stride: usize) -> Vec<Cover> {
+        let mut all: Vec<Cover> = vec![];
         for nv in 1..=registers.min(4) {
             let fits = (self.registers / nv).saturating_sub(taps.min(self.registers / nv / 2) + 1);
             let most = fits.min(self.accumulators / nv).min(8).min(m);
-            if most == 0 {
-                break;
-            }
             for mr in 1..=most {
                 let rows = split(m, mr);
+                if all.last().is_some_and(|c| c.nv == nv && c.full == rows) {
+                    continue;
+                }
                 let one = |r: &Rows| {
                     let products = r.mr * taps * nv;
                     let loads = nv * (taps + ((r.mr - 1) * stride + taps).min(r.mr * taps));
@@ -138,13 +138,32 @@ impl Budget {
                     r.count as f64 * (lines as f64 * line + (12 + 3 * r.mr * nv) as f64)
                 };
                 let columns = registers as f64 / nv as f64;
-                let cost: f64 = rows.iter().map(one).sum::<f64>() * columns * (1.0 + 0.01 * (rows.len() - 1) as f64);
-                if best.as_ref().is_none_or(|b| cost < b.cost) {
-                    best = Some(Cover { nv, rest: rows.clone(), full: rows, cost });
-                }
+                let cost = rows.iter().map(one).sum::<f64>() * columns * (1.0 + 0.01 * (rows.len() - 1) as f64);
+                all.push(Cover { nv, rest: rows.clone(), full: rows, cost });
             }
         }
-        best.unwrap_or(Cover { nv: 1, full: split(m, 1), rest: split(m, 1), cost: f64::INFINITY })
+        all
+    }
+}
+
+/// The first of the cheapest.
+fn cheapest<T>(all: impl Iterator<Item = T>, cost: impl Fn(&T) -> f64) -> Option<T> {
+    all.reduce(|best, next| if cost(&next) < cost(&best) { next } else { best })
+}
+
+impl Cover {
+    /// The cheapest of `all` that has tiles of `size` (rows and registers), if one does; else the cheapest. If there is none, one by
+    /// one for `m` rows.
+    pub(super) fn choose(all: &[Cover], size: Option<(usize, usize)>, m: usize) -> Cover {
+        let best = |of: &mut dyn Iterator<Item = &Cover>| cheapest(of, |c| c.cost).cloned();
+        let asked = size.and_then(|size| best(&mut all.iter().filter(|c| c.size() == size)));
+        let found = asked.or_else(|| best(&mut all.iter()));
+        found.unwrap_or_else(|| Cover { nv: 1, full: split(m, 1), rest: split(m, 1), cost: f64::INFINITY })
+    }
+
+    /// Rows and registers of the largest tiles.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.full.first().map_or(1, |r| r.mr), self.nv)
     }
 }
 
@@ -171,7 +190,11 @@ mod tests {
             let b = budget(target);
             for m in [1, 2, 3, 7, 49, 196, 3136] {
                 for registers in [1, 2, 3, 5, 8, 12, 40] {
-                    let c = b.cover(m, registers, 64, false, true);
+                    let all = b.covers(m, registers, 64, false, true);
+                    let c = Cover::choose(&all, None, m);
+                    let asked = all.last().expect("there is one").size();
+                    assert_eq!(Cover::choose(&all, Some(asked), m).size(), asked);
+                    assert_eq!(Cover::choose(&all, Some((99, 1)), m), c);
                     let covered = |rows: &[Rows]| rows.iter().map(|r| r.mr * r.count).sum::<usize>();
                     assert_eq!(covered(&c.full), m);
                     assert!(c.full.iter().all(|r| r.mr * c.nv <= most), "{target} {m} {registers}: {c:?}");

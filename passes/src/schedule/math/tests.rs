@@ -30,10 +30,16 @@ fn results_of(
         let value = make(bufs.iter().map(load).collect());
         k.store(out, i.clone(), value);
     });
-    let mut unit = Unit { kernel: k.finish(), constant: vec![false; args.len() + 1], largest: vec![], packs: vec![] };
+    let mut unit = Unit {
+        kernel: k.finish(),
+        constant: vec![false; args.len() + 1],
+        largest: vec![],
+        packs: vec![],
+        considered: vec![],
+    };
     if expanded {
         let target = Target::parse("x86_64-linux").expect("a target");
-        run(&mut unit, &ScheduleCx { target: &target, reassociate: true });
+        run(&mut unit, &ScheduleCx::new(&target, true));
         verify_kernel(&unit.kernel, Stage::Scheduled).expect("a scheduled kernel");
     }
     let mut memory: Vec<Memory> = args.iter().map(Memory::of).collect();
