@@ -10,7 +10,7 @@ use tenon_passes::egraph::rules::{Rule, all, read};
 use tenon_passes::egraph::saturate::{Limits, counts, saturate};
 use tenon_passes::egraph::{check::class_wise, import::import, node::Egraph};
 use tenon_passes::pipeline::{Math, Phase, Settings};
-use tenon_passes::rule::{Class, Origin, seen};
+use tenon_passes::rule::{Class, Origin, Seen, seen};
 use tenon_target::Target;
 
 /// Saturates `graph` with `rules`; gives the e-graph and the rules that fired.
@@ -144,7 +144,8 @@ fn every_rule_is_seen_somewhere() {
                 failures.push(format!("`{}` does not fire on what `{}` makes; these do: {fired:?}", s.rule, s.model));
             }
         }
-        let times = seen.iter().find(|s| s.origin == Origin::Exporter && s.rule == case.rule).map_or(0, |s| s.times);
+        let own = |s: &&Seen| matches!(s.origin, Origin::Exporter | Origin::Architecture) && s.rule == case.rule;
+        let times = seen.iter().find(own).map_or(0, |s| s.times);
         let state = tenon_passes::run(case.fires, &settings, Phase::Grouped, &mut |_, _, _| {}).expect("compiles");
         let found = state.decisions.fired.iter().find(|f| f.rule == case.rule).map_or(0, |f| f.at.len());
         if found < times {

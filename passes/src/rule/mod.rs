@@ -103,6 +103,9 @@ pub enum Origin {
     Rule,
     /// What an exporter writes, in words; the graph is the rule's case in `passes/tests/rules`.
     Exporter,
+    /// An architecture of a library of models, exported by torch.onnx with drawn weights, in which the rule applied. The file is not at
+    /// hand: the graph that is tried is the rule's case.
+    Architecture,
 }
 
 /// Where a rule of the e-graph applies, and how often at least.
@@ -128,6 +131,7 @@ pub fn seen() -> Option<Vec<Seen>> {
             "onnx" => Origin::Onnx,
             "rule" => Origin::Rule,
             "exporter" => Origin::Exporter,
+            "architecture" => Origin::Architecture,
             _ => return None,
         };
         Some(Seen { rule, origin, model, times: times.parse().ok()? })
@@ -145,6 +149,7 @@ pub fn markdown() -> String {
         Some(Seen { origin: Origin::Onnx, model, times, .. }) => format!("ONNX's `{model}`, {times}"),
         Some(Seen { origin: Origin::Rule, model, .. }) => format!("what `{model}` makes"),
         Some(Seen { origin: Origin::Exporter, model, .. }) => format!("exporters: {model}"),
+        Some(Seen { origin: Origin::Architecture, model, .. }) => format!("exported: {model}"),
         None => String::new(),
     };
     let mut out = String::from(
@@ -153,7 +158,9 @@ pub fn markdown() -> String {
          (`--math default`); *approximating* takes another formula within a stated bound (`--math fast`). The normaliser applies \
          what is always good; the e-graph what has a trade-off. *Seen in* names a model in which a rule of the e-graph applies, and in \
          how many places: one of the zoo, else one of ONNX's operator cases (most are bodies of the standard's functions), else what \
-         another rule makes of its case, else what writes such models, none of which is at hand: there the rule's own case goes through all passes.\n",
+         another rule makes of its case, else (*exported*) an \
+         architecture that was exported once with drawn weights, else (*exporters*) what writes such models; neither is at hand, and there the rule's \
+         own case goes through all passes.\n",
     );
     for stage in [Stage::Normalizer, Stage::Egraph] {
         let rules: Vec<&Info> = all.iter().filter(|r| r.stage == stage).collect();
