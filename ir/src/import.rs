@@ -450,7 +450,7 @@ impl<'g> Importer<'g> {
     /// What `v` is computed from, of a very large computation only the nearest: free dimensions, and inputs that one may
     /// want to pin to a value.
     fn sources(&self, v: ValueId) -> (BTreeSet<Arc<str>>, Vec<String>) {
-        const NEAREST: usize = 1000;
+        const NEAREST: usize = 4000;
         let (mut symbols, mut needs) = (BTreeSet::new(), vec![]);
         let mut seen = BTreeSet::from([v.node]);
         let mut work = std::collections::VecDeque::from([v.node]);
@@ -465,7 +465,12 @@ impl<'g> Importer<'g> {
                         needs.push(name.clone());
                     }
                 }
-                NodeKind::Op(Op::Symbolic(op)) => op.elements.0.iter().for_each(|d| d.symbols(&mut symbols)),
+                NodeKind::Op(Op::Symbolic(op)) => {
+                    op.elements.0.iter().for_each(|d| d.symbols(&mut symbols));
+                    // A count is computed, too.
+                    let counts = self.counts.scalars.iter().filter(|(_, s)| symbols.contains(s));
+                    work.extend(counts.map(|(v, _)| v.node).filter(|o| seen.insert(*o)));
+                }
                 _ => {}
             }
             if seen.len() < NEAREST {
