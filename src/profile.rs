@@ -63,10 +63,11 @@ impl Profile {
     /// Every call is timed by itself in the order of a run, so caches are as they are in one.
     ///
     /// # Errors
-    /// If the target is not this machine, or the inputs do not fit.
+    /// If the target is not this machine or has features that it lacks, or the inputs do not fit.
     pub fn measure(compiled: &Compiled, inputs: &[Tensor], limit: Duration) -> Result<Profile, Error> {
         let program = &compiled.program;
         check_inputs(program, inputs)?;
+        crate::engine::runs_here(&compiled.target)?;
         let jit = Jit::with_steps(program, &compiled.target)?;
         let pool = crate::jit::pool_for(program);
         let env = crate::jit::env_of(pool.as_ref());

@@ -4,7 +4,9 @@
 //! Needs `gcc-aarch64-linux-gnu gcc-riscv64-linux-gnu qemu-user` (Debian's names); says so and passes where they are missing.
 
 use std::process::Command;
+use std::time::Duration;
 use tenon::engine::{Engine, Session};
+use tenon::profile::Profile;
 use tenon::{Compiler, Math, Options, Target, Tensor};
 use tenon_ir::Graph;
 use tenon_snapshot_tests::places::repository;
@@ -64,6 +66,9 @@ fn code_that_this_machine_cannot_run_is_refused() {
         let e = Session::new(engine, &compiled).expect_err("this machine lacks features");
         assert!(e.is_users() && e.to_string().contains("has no"), "{engine}: {e}");
     }
+    let e =
+        Profile::measure(&compiled, &compiled.example_inputs(1), Duration::ZERO).expect_err("nor does it profile");
+    assert!(e.is_users() && e.to_string().contains("has no"), "{e}");
     let macos = Compiler::new(Options::new(Target::parse("aarch64-macos").expect("it is a target")));
     let compiled = macos.compile_graph(graph("codegen/relu.tir")).expect("it compiles");
     let e = Session::new(Engine::Object, &compiled).expect_err("nothing here runs it").to_string();
