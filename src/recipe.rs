@@ -21,7 +21,7 @@ pub struct Recipe {
     pub version: u32,
     /// `sha256:` and the hash of the model's file.
     pub model: String,
-    /// How the ranges were found.
+    /// How the ranges were found; [`Recipe::NO_RANGES`] where nothing is quantised.
     pub method: String,
     /// From how many samples.
     pub samples: usize,
@@ -120,6 +120,9 @@ pub(crate) fn shortest(v: f32) -> f64 {
 }
 
 impl Recipe {
+    /// The method of a recipe that quantises nothing.
+    pub const NO_RANGES: &'static str = "none";
+
     /// An empty recipe for the model whose file hashes to `model`.
     pub fn new(model: String, method: &str, samples: usize) -> Recipe {
         Recipe {
@@ -203,9 +206,9 @@ impl Recipe {
         ))
     }
 
-    /// Whether anything is to be computed in integers.
+    /// Whether anything is to be computed in integers: what no layer says otherwise of is, unless no ranges were looked for.
     pub fn quantises(&self) -> bool {
-        !self.layers.is_empty()
+        self.method != Recipe::NO_RANGES || !self.values.is_empty() || !self.layers.is_empty()
     }
 
     /// The tiles that were measured for the target of that name.
@@ -272,6 +275,8 @@ mod tests {
         assert_eq!(recipe().choice().ranges["in/put \"x\""], Range { min: -0.1, max: 1.7 });
         assert_eq!(recipe().tuning("zen3").tiles["f32 56.56x64x64"].registers, 2);
         assert!(recipe().tuning("zen4").tiles.is_empty());
+        assert!(recipe().quantises() && Recipe::new("m".into(), "mse", 3).quantises());
+        assert!(!Recipe::new("m".into(), Recipe::NO_RANGES, 0).quantises());
     }
 
     #[test]

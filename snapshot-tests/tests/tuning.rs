@@ -20,7 +20,7 @@ fn compile(recipe: Option<Recipe>) -> Compiled {
 fn recipe(target: &str, of: &Compiled) -> Recipe {
     let tile = |c: &tenon::passes::tuning::Considered| Some((c.shape.clone(), c.others.last()?.to_string()));
     let tiles = of.considered.iter().filter_map(tile).collect();
-    let mut recipe = Recipe::new("sha256:".into(), "none", 0);
+    let mut recipe = Recipe::new("sha256:".into(), Recipe::NO_RANGES, 0);
     recipe.tuned.push(Tuned { target: target.to_string(), tiles });
     Recipe::parse(&recipe.to_text().expect("it has a text")).expect("it reads back")
 }

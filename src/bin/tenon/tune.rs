@@ -45,7 +45,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let p = prepare(&args.model, &args.compile, args.seed)?;
     let recipe = match p.compiler.options().recipe.clone() {
         Some(r) => r,
-        None => Recipe::new(tenon::recipe::hash_file(&p.case.model)?, "none", 0),
+        None => Recipe::new(tenon::recipe::hash_file(&p.case.model)?, Recipe::NO_RANGES, 0),
     };
     let bar = progress::bar(0, "measuring");
     let limit = Duration::from_secs_f64(args.seconds);
