@@ -4,10 +4,12 @@
 //! optimiser leaves, or less. Each rule applies where `passes/src/rule/seen.txt` says that it does; for those that are seen in
 //! ONNX's operator cases these have to be in a folder, too: `TENON_ONNX_CASES`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tenon_base::Tensor;
 use tenon_frontend::{ImportOptions, import_file, inspect_file, read_tensor_file};
 use tenon_ir::NodeKind;
+use tenon_passes::bounded;
 use tenon_passes::egraph::decisions::Decisions;
 use tenon_passes::pipeline::{Math, Phase, Settings};
 use tenon_passes::rule::{Origin, Seen, seen};
@@ -152,7 +154,10 @@ fn rules_apply_in_the_standards_functions() {
             failures.push(format!("`{}`: there is no {}", s.rule, s.model));
             continue;
         };
-        let graph = import_file(&model, &ImportOptions::default()).expect("imports").graph;
+        let mut graph = import_file(&model, &ImportOptions::default()).expect("imports").graph;
+        if bounded::has_counts(&graph) {
+            graph = bounded::bound(&graph, &BTreeMap::new()).expect("is bounded").0;
+        }
         let state = tenon_passes::run(graph, &settings, Phase::Grouped, &mut |_, _, _| {}).expect("compiles");
         failures.extend(unseen(&seen, Origin::Onnx, s.model, &state.decisions));
     }
