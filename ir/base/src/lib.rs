@@ -19,3 +19,8 @@ pub use dtype::{DType, Element, Real, Scalar};
 pub use fact::{Fact, Shape};
 pub use loc::Loc;
 pub use tensor::{Tensor, TensorError};
+
+/// The greatest common divisor; the other one where one is 0.
+pub fn gcd(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

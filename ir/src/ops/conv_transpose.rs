@@ -12,7 +12,7 @@ use super::util::{for_each_index, strides};
 use crate::lower::{flatten, wide, widen};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
 use crate::ops::*;
-use tenon_base::Shape;
+use tenon_base::{Shape, gcd};
 use tenon_kernel::{Buf, Contract, Type};
 
 /// With more phases than this, one contraction makes all products.
@@ -50,10 +50,6 @@ struct Phase {
     tap_step: usize,
     base: i64,
     step: usize,
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl ConvTranspose {

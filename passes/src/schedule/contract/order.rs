@@ -7,6 +7,7 @@
 use super::plan::Factor;
 use crate::tuning::Order;
 use std::collections::BTreeSet;
+use tenon_base::gcd;
 use tenon_kernel::{ContractDim, Kernel};
 use tenon_target::Caches;
 
@@ -80,12 +81,6 @@ impl Lines<'_> {
 /// How many lines pieces of `bytes` of rows of `row` bytes touch on average, for each line that they fill: a piece may be less than a
 /// line, and where rows begin inside lines it lies across their borders.
 fn lines_of(bytes: usize, row: usize, line: usize) -> f64 {
-    let gcd = |mut a: usize, mut b: usize| {
-        while b > 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
     let (bytes, line) = (bytes.max(1), line.max(1));
     let step = gcd(gcd(row, bytes), line);
     (bytes + line - step) as f64 / bytes as f64
