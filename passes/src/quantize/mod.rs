@@ -50,6 +50,9 @@ pub(crate) const RULES: &[(&str, Rule)] = &[
     ("lookup", table::lookup),
 ];
 
+/// Constant weights that stay integers beside floats: each rule once over the graph, after all others.
+const KEPT: &[(&str, Rule)] = &[("nibble-weights", nibbles::product), ("stored-weights", weights::matmul)];
+
 /// Rounds after which the rules are taken to loop: a bug, reported as such.
 const MAX_ROUNDS: usize = 200;
 
@@ -95,14 +98,35 @@ pub fn integers_watched(
         crate::fold::fold(graph)?;
         if !changed {
             if Class::Reassociating.allowed(math) {
-                fired += nibbles::keep(graph, watch)?;
-                fired += weights::keep(graph, watch)?;
+                for &(name, rule) in KEPT {
+                    fired += once(graph, name, rule, watch)?;
+                }
             }
             fold_constants(graph)?;
             return Ok(fired);
         }
     }
     Err(internal(format!("the rules did not end within {MAX_ROUNDS} rounds")))
+}
+
+/// Applies `rule` at every node that there is now; gives how often it fired.
+fn once(
+    graph: &mut Graph,
+    name: &'static str,
+    rule: Rule,
+    watch: &mut dyn FnMut(&'static str, &tenon_base::Loc),
+) -> Result<usize, PassError> {
+    let fail = |message: String| PassError::Internal { pass: "integers".into(), message };
+    let mut fired = 0;
+    for id in graph.topological().map_err(|e| fail(e.to_string()))? {
+        let loc = graph.node(id).loc.clone();
+        let Some(new) = rule(&mut Rewrite::new(graph, loc.clone()), id) else { continue };
+        graph.replace(ValueId { node: id, port: 0 }, new).map_err(|e| fail(e.to_string()))?;
+        watch(name, &loc);
+        fired += 1;
+    }
+    graph.remove_dead();
+    Ok(fired)
 }
 
 /// Dequantises the constants that no integer operator took.

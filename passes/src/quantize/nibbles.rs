@@ -4,9 +4,8 @@
 //! are stored in the model, only that they are few enough; nor how scales are said to repeat: blocks are what is the same from
 //! row to row.
 
-use crate::PassError;
 use crate::normalize::Rewrite;
-use tenon_base::{DType, Fact, Loc, Tensor};
+use tenon_base::{DType, Fact, Tensor, gcd};
 use tenon_ir::ops::nibble_matmul::{NibbleMatMul, nibbles};
 use tenon_ir::{Graph, NodeId, Op, Operator, ValueId};
 
@@ -16,22 +15,8 @@ const WORTH: usize = 1 << 14;
 /// Rows that must share a scale: with fewer, scales are as large as what is saved.
 const LEAST_BLOCK: usize = 8;
 
-/// Weights of 4 bits of matrix products; gives how many products have them.
-pub(super) fn keep(graph: &mut Graph, watch: &mut dyn FnMut(&'static str, &Loc)) -> Result<usize, PassError> {
-    let fail = |message: String| PassError::Internal { pass: "integers".into(), message };
-    let mut kept = 0;
-    for id in graph.topological().map_err(|e| fail(e.to_string()))? {
-        let loc = graph.node(id).loc.clone();
-        let Some(new) = product(&mut Rewrite::new(graph, loc.clone()), id) else { continue };
-        graph.replace(ValueId { node: id, port: 0 }, new).map_err(|e| fail(e.to_string()))?;
-        watch("nibble-weights", &loc);
-        kept += 1;
-    }
-    graph.remove_dead();
-    Ok(kept)
-}
-
-fn product(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
+/// `x · DQ(w, s, z)` for floats `x` and constants of 4 bits as a [`NibbleMatMul`].
+pub(super) fn product(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let v = ValueId { node: id, port: 0 };
     let (op, ins) = cx.operands_if(v, |op| if let Op::MatMul(m) = op { Some(m.clone()) } else { None })?;
     let Some(Op::Dequantize(_)) = cx.graph.op(ins[1].node) else { return None };
@@ -130,8 +115,4 @@ impl Weights {
         let block = (1..k).filter(|i| !same(*i)).fold(k, gcd);
         (block > 0).then_some(block)
     }
-}
-
-fn gcd(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { gcd(b, a % b) }
 }

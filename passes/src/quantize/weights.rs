@@ -78,25 +78,8 @@ fn dequantised(graph: &Graph, id: NodeId) -> Option<(ValueId, Tensor, Option<Ten
     })
 }
 
-/// `x · DQ(w, s) → (x · w) · s` for floats `x` and constant bytes `w`; gives how many.
-pub(super) fn keep(
-    graph: &mut Graph,
-    watch: &mut dyn FnMut(&'static str, &tenon_base::Loc),
-) -> Result<usize, PassError> {
-    let fail = |message: String| internal("integers", message);
-    let mut kept = 0;
-    for id in graph.topological().map_err(|e| fail(e.to_string()))? {
-        let loc = graph.node(id).loc.clone();
-        let Some(new) = matmul(&mut Rewrite::new(graph, loc.clone()), id) else { continue };
-        graph.replace(ValueId { node: id, port: 0 }, new).map_err(|e| fail(e.to_string()))?;
-        watch("stored-weights", &loc);
-        kept += 1;
-    }
-    graph.remove_dead();
-    Ok(kept)
-}
-
-fn matmul(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
+/// `x · DQ(w, s) → (x · w) · s` for floats `x` and constant bytes `w`.
+pub(super) fn matmul(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let v = ValueId { node: id, port: 0 };
     let (op, ins) = cx.operands_if(v, |op| if let Op::MatMul(m) = op { Some(m.clone()) } else { None })?;
     let data = Quantised::of(cx, ins[1])?;
