@@ -127,12 +127,12 @@ impl Artifact {
     }
 }
 
-/// Writes `contents` to `path`, which is in `folder`, under a temporary name first: the file is the old one or the new one,
-/// never half of it.
+/// Writes `contents` to `path` under a temporary name beside it first: the file is the old one or the new one, never half of it.
 ///
 /// # Errors
 /// [`Error::Io`].
-pub fn write_file(folder: &Path, path: &Path, contents: &[u8]) -> Result<(), Error> {
+pub fn write_file(path: &Path, contents: &[u8]) -> Result<(), Error> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     rename(temporary(folder, path, contents)?, path)
 }
 

@@ -248,7 +248,7 @@ impl Model {
             warnings: warnings.lines().map(ToString::to_string).collect(),
         };
         // Last: a stamp means that all is there.
-        tenon::write_file(&out, &file, done.write(&stamp).as_bytes()).map_err(|e| e.to_string())?;
+        tenon::write_file(&file, done.write(&stamp).as_bytes()).map_err(|e| e.to_string())?;
         done.tell(&out);
         Ok(())
     }

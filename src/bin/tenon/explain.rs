@@ -5,7 +5,7 @@ use crate::failure::Outcome;
 use crate::output::{self, Table, count, say};
 use crate::panels::{kernel_panel, model_panel, operators};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tenon::drawing::svg;
 use tenon::passes::egraph::decisions::{Decisions, KernelChoice};
 use tenon::{Compiler, Phase};
@@ -41,9 +41,8 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let before = imported.graph.clone();
     let state = compiler.run_to(imported.graph, Phase::Grouped)?;
     if let Some(file) = &args.svg {
-        let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let picture = svg(&[model_panel(&before), kernel_panel(&state)]);
-        tenon::write_file(folder, file, picture.as_bytes())?;
+        tenon::write_file(file, picture.as_bytes())?;
     }
     if json {
         output::json(&to_json(&state.decisions, &target.name));

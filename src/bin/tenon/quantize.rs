@@ -108,15 +108,10 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let evaluated =
         held.map(|(held, l)| evaluate(&compiler, &graph, &made.recipe, held.iter(), l.as_deref())).transpose()?;
     let text = made.recipe.to_text().map_err(|e| Failure::internal(e.to_string()))?;
-    write(&args.output, &text)?;
+    tenon::write_file(&args.output, text.as_bytes())?;
     spinner.finish_and_clear();
     report(args, &made, evaluated, samples.len(), json);
     Ok(())
-}
-
-fn write(path: &Path, text: &str) -> Outcome {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tenon::write_file(folder, path, text.as_bytes()).map_err(Failure::from)
 }
 
 fn report(args: &Args, made: &Calibrated, evaluated: Option<Evaluated>, samples: usize, json: bool) {

@@ -56,8 +56,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     bar.finish_and_clear();
     let found = found?;
     let text = found.recipe.to_text().map_err(|e| Failure::internal(e.to_string()))?;
-    let folder = args.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tenon::write_file(folder, &args.output, text.as_bytes())?;
+    tenon::write_file(&args.output, text.as_bytes())?;
     let name = format!("{} for {}", p.compiled.program.name, p.compiled.target);
     if json {
         output::json(&as_json(&args.output, &name, &found));

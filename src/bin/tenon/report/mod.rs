@@ -110,6 +110,5 @@ const MOST_SAMPLES: usize = 16;
 
 /// Under a temporary name first, so that a page is never half written.
 fn write(path: &Path, contents: &[u8]) -> Outcome {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    tenon::write_file(folder, path, contents).map_err(Failure::from)
+    tenon::write_file(path, contents).map_err(Failure::from)
 }
