@@ -172,6 +172,7 @@ fn slice_of_product(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     ensure!(r == to.len(), "batch axes are added");
     let product = cx.dims(m.inner[1])?;
     ensure!(to[..r - 2] == product[..r - 2] && from[..r - 2] == product[..r - 2], "batches are taken");
+    ensure!((0..r - 2).all(|i| a.steps[i] == 1 || to[i] <= 1), "batches change places");
     ensure!(to[r - 1] == product[r - 1] && a.steps[r - 1] == 1, "columns are taken");
     let row = if op.trans_a { r - 1 } else { r - 2 };
     let mut s = Slice { starts: vec![0; r], steps: vec![1; r], to: Shape::of(&from) };
