@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Measures Tenon against ONNX Runtime on real models, and writes what came of it.
+"""Measures Tenon against other engines on real models, and writes what came of it.
 
-    python3 benches/suite.py CASE... [--seconds S] [--python PATH] [--tenon PATH] [-o benches/results/NAME.json]
+    python3 benches/suite.py CASE... [--against ENGINE,...] [--python [ENGINE=]PATH]... [--seconds S] [--tenon PATH]
+                                     [-o benches/results/NAME.json]
     python3 benches/suite.py --docs benches/results/NAME.json     writes docs/BENCHMARKS.md from it
 
 A CASE is a folder in ONNX's layout (model.onnx, test_data_set_0), or a folder of such folders. Each runs as `tenon bench
---against onnxruntime`: both engines take turns in one process each, on one thread, with the same inputs. A model that does not
-compile, or whose outputs disagree, is a row that says so.
+--against`: the engines take turns in one process each, on one thread, with the same inputs. A model that does not compile, or
+whose outputs disagree, is a row that says so; an engine that cannot run a model, or computes something else, does not count.
 """
 
 import argparse
@@ -51,9 +52,9 @@ def version(command):
 def measure(args):
     rows = []
     for case in cases(args.cases):
-        command = [args.tenon, "bench", case, "--json", "--seconds", args.seconds, "--against", "onnxruntime"]
-        if args.python:
-            command += ["--python", args.python]
+        command = [args.tenon, "bench", case, "--json", "--seconds", args.seconds, "--against", args.against]
+        for python in args.python:
+            command += ["--python", python]
         print(f"{case.name:<28}", end="", flush=True)
         try:
             done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=args.timeout)
@@ -61,12 +62,9 @@ def measure(args):
         except (subprocess.TimeoutExpired, ValueError) as e:
             result = {"ok": False, "error": f"{type(e).__name__}"}
         rows.append({"name": case.name, **result})
-        if "against" in result:
-            a = result["against"]
-            agrees = "" if a["agrees"] else "  OUTPUTS DISAGREE"
-            print(f"{a['ratio']:6.3f}  ({a['ratio_p25']:.3f} to {a['ratio_p75']:.3f}){agrees}", flush=True)
-        else:
-            print(f"  -     {str(result.get('error'))[:90]}", flush=True)
+        for a in result.get("against", []):
+            print(f"{a['engine']} {told(a)}   ", end="")
+        print(str(result.get("error", ""))[:90], flush=True)
     about = {
         "cpu": cpu(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -82,53 +80,68 @@ def measure(args):
     return 0 if all(r.get("ok") for r in rows) else 1
 
 
+def told(a):
+    """A comparison in a word."""
+    if "error" in a:
+        return "–"
+    return f"{a['ratio']:.2f}" if a["agrees"] else "wrong"
+
+
 def docs(path):
     data = json.loads(path.read_text())
-    about, rows = data["about"], data["models"]
-    good = [r for r in rows if "against" in r and r["against"]["agrees"]]
-    peer = next((f"{r['against']['engine']} {r['against']['version']}" for r in good), "ONNX Runtime")
+    about, rows = data["about"], sorted(data["models"], key=lambda r: r["name"])
+    engines = list(dict.fromkeys(a["engine"] for r in rows for a in r.get("against", [])))
+    versions = {a["engine"]: a for r in rows for a in r.get("against", []) if "version" in a}
+    peers = ", ".join(f"{e} {versions[e]['version']} ({versions[e]['precision']})" for e in engines if e in versions)
     out = [
         "# Speed and accuracy",
         "",
         f"Made by `benches/suite.py` from a run on {about['cpu']} ({about['system']}), {about['threads']} thread, at commit"
         f" {about['commit']}. Do not edit: run the script again.",
         "",
-        f"*Ratio* is Tenon's time as a part of that of {peer}: below 1 Tenon is faster. The two take turns on the same inputs; of each pair of"
-        " turns the fastest runs are compared, and shown are the median of these ratios and the range of their middle half. *Part of peak* counts"
-        " two operations a multiply-add of convolutions and matrix products, in Tenon's median time, against what one core's widest f32"
-        " multiply-adds reach when measured in the same run. *Difference* is the largest one between the two engines' outputs, as a part of"
-        " the output's largest magnitude.",
+        f"Measured against {peers}. A ratio is Tenon's time as a part of the other engine's: below 1 Tenon is faster. All take turns on the"
+        " same inputs; of each pair of turns the fastest runs are compared, and shown is the median of these ratios. *Best peer* is the engine"
+        " that is fastest on the model, with the ratio against it and the range of the middle half of its ratios. *–* is an engine that does not"
+        " run the model, *wrong* one whose outputs disagree: neither counts. *Part of peak* counts two operations a multiply-add of"
+        " convolutions and matrix products, in Tenon's median time, against what one core's widest f32 multiply-adds reach when measured in the"
+        " same run. *Difference* is the largest one to the outputs of the best peer, as a part of the output's largest magnitude.",
         "",
         "Outputs of integer models may disagree on CPUs without VNNI: there ONNX Runtime adds products of bytes in 16 bits that saturate, unless"
         " `session.x64quantprecision` is set, which is not its default and not measured here. `tenon verify` says which of the two agrees with"
         " recorded outputs.",
         "",
-        "| model | multiply-adds | ratio | middle half | part of peak | difference | weights | arena |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| model | multiply-adds | {' | '.join(engines)} | best peer | middle half | part of peak | difference | weights | arena |",
+        f"|---|---:|{'---:|' * len(engines)}---|---:|---:|---:|---:|---:|",
     ]
-    for r in sorted(rows, key=lambda r: r["name"]):
-        a = r.get("against")
-        if a is None:
-            first = str(r.get("error", "")).splitlines()[:1]
-            out.append(f"| {r['name']} | – | – | {(first or [''])[0][:80].replace('|', '/')} | – | – | – | – |")
+    for r in rows:
+        found = {a["engine"]: a for a in r.get("against", [])}
+        if "macs" not in r:
+            why = (str(r.get("error", "")).splitlines() or [""])[0][:80].replace("|", "/")
+            out.append(f"| {r['name']} | – | {' | '.join('–' for _ in engines)} | {why} | – | – | – | – | – |")
             continue
-        note = "" if a["agrees"] else " (outputs disagree)"
-        out.append(
-            f"| {r['name']}{note} | {count(r['macs'])} | {a['ratio']:.2f} | {a['ratio_p25']:.2f} to {a['ratio_p75']:.2f} |"
-            f" {100 * r['part_of_peak']:.0f} % | {a['max_of_scale']:.1e} | {size(r['weight_bytes'])} | {size(r['arena_bytes'])} |"
-        )
-    if good:
-        mean = math.exp(sum(math.log(max(r["against"]["ratio"], 1e-9)) for r in good) / len(good))
-        faster = sum(r["against"]["ratio"] < 1 for r in good)
-        worst = max(good, key=lambda r: r["against"]["ratio"])
-        out += [
-            "",
-            f"Geometric mean of the ratios over {len(good)} models: {mean:.2f}. Tenon is faster on {faster} of them; the largest ratio is"
-            f" {worst['against']['ratio']:.2f} ({worst['name']}).",
-        ]
+        a = found.get((r.get("best") or {}).get("engine"))
+        best = ["none", "–"] if a is None else [f"{a['ratio']:.2f} {a['engine']}", f"{a['ratio_p25']:.2f} to {a['ratio_p75']:.2f}"]
+        cells = [r["name"], count(r["macs"]), *(told(found[e]) if e in found else "–" for e in engines), *best]
+        cells += [f"{100 * r['part_of_peak']:.0f} %", "–" if a is None else f"{a['max_of_scale']:.1e}"]
+        out.append("| " + " | ".join([*cells, size(r["weight_bytes"]), size(r["arena_bytes"])]) + " |")
+    out += ["", "| against | models | geometric mean | Tenon is faster on | slower on (ratio) |", "|---|---:|---:|---:|---|"]
+    for engine in engines:
+        ratios = {r["name"]: a["ratio"] for r in rows for a in r.get("against", []) if a["engine"] == engine and a.get("agrees")}
+        out.append(summary(engine, ratios))
+    out.append(summary("**best peer**", {r["name"]: r["best"]["ratio"] for r in rows if r.get("best")}))
     DOCS.write_text("\n".join(out) + "\n")
     print(f"written to {DOCS}")
     return 0
+
+
+def summary(who, ratios):
+    """A row of what all ratios against an engine, by model, come to."""
+    if not ratios:
+        return f"| {who} | 0 | – | – | – |"
+    mean = math.exp(sum(math.log(max(r, 1e-9)) for r in ratios.values()) / len(ratios))
+    slower = sorted(((r, name) for name, r in ratios.items() if r >= 1), reverse=True)
+    names = ", ".join(f"{name} ({r:.2f})" for r, name in slower) or "none"
+    return f"| {who} | {len(ratios)} | {mean:.2f} | {len(ratios) - len(slower)} | {names} |"
 
 
 def count(n):
@@ -146,8 +159,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help="case folders, or folders of them")
     parser.add_argument("--seconds", default="2", help="seconds for each engine and model")
-    parser.add_argument("--timeout", type=float, default=300, help="seconds a model may take in all")
-    parser.add_argument("--python", help="the Python with onnxruntime")
+    parser.add_argument("--timeout", type=float, default=600, help="seconds a model may take in all")
+    parser.add_argument("--against", default="onnxruntime", metavar="ENGINE,...", help="as tenon bench has them: onnxruntime,openvino,mnn,litert")
+    parser.add_argument("--python", action="append", default=[], metavar="[ENGINE=]PATH", help="the Python with the engines, or with one")
     parser.add_argument("--tenon", default=ROOT / "target/release/tenon", type=pathlib.Path)
     parser.add_argument("-o", "--output", default=ROOT / "benches/results/latest.json", type=pathlib.Path)
     parser.add_argument("--docs", metavar="JSON", type=pathlib.Path, help="write docs/BENCHMARKS.md from this file")

@@ -1,21 +1,26 @@
 //! `tenon bench`: how fast a compiled model runs on this machine, and how fast another engine runs it beside it.
 
-mod against;
+mod peers;
+mod rivals;
+mod trouble;
 mod turns;
+mod worker;
 
 use crate::args::CompileArgs;
-use crate::compare::{Tolerance, compare};
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, bytes, say, time};
 use crate::prepared::{Prepared, prepare};
+use crate::tensors::Named;
 use crate::{peak, progress};
-use against::{Peer, Worker};
+use peers::{Peer, Python};
+use rivals::{Against, Rival};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
-use tenon::Tensor;
 use tenon::jit::{Model, Runner};
+use trouble::Trouble;
 use turns::{Beside, Turns};
+use worker::Job;
 
 /// Runs whose times are kept; longer benches of tiny models end here.
 const MOST_RUNS: usize = 2_000_000;
@@ -30,33 +35,42 @@ median time; the peak is measured here and now, with the widest multiply-adds of
 
 With --threads, what a run spreads is what `tenon compile --threads` spreads; --against one-thread shows what that gains.
 
-With --against, the other engine loads the same model in a process of its own and is given the same inputs and number of
-threads. The two take turns, and a ratio is formed of each pair of turns (the fastest run of each); what is printed is the
-median of these ratios and the range of their middle half. Outputs are compared; if they disagree, the exit code is 1.
-ONNX Runtime is found as the Python package `onnxruntime` of --python, of VIRTUAL_ENV, of target/venv, .venv or venv, or of
-the Python on the path.
+With --against, other engines load the same model, in a process each, and are given the same inputs and number of threads.
+All take turns, and a ratio is formed of each pair of turns (the fastest run of each); what is printed is the median of these
+ratios and the range of their middle half. Outputs are compared; if they disagree, the ratio does not count and the exit
+code is 1. The best of the engines is the one that is fastest and agrees. One that cannot run the model is told of, and the
+others are compared with; if none can, the exit code is 2.
+
+All compute in f32, as the model says; OpenVINO is told so, as its own choice on some CPUs is 16 bits. The engines are the
+Python packages onnxruntime, openvino, MNN with onnx, and ai-edge-litert with onnx2tf, of --python, of VIRTUAL_ENV, of
+target/venv, .venv or venv, or of the Python on the path. As they get in each other's way, --python ENGINE=PATH names one for
+each. MNN and LiteRT convert the model, with the shapes it is run with, each time; --litert-model names one that is converted.
 
 Examples:
   tenon bench model.onnx --dim batch=1
   tenon bench zoo/mobilenet_v2 --seconds 5 --json
   tenon bench zoo/resnet50 --threads 2 --against one-thread
   tenon bench model.onnx --recipe model.recipe.toml --beside model.onnx    integers against floats
-  tenon bench zoo/mobilenet_v2 --against onnxruntime --python target/venv/bin/python")]
+  tenon bench zoo/mobilenet_v2 --against onnxruntime --python target/venv/bin/python
+  tenon bench zoo/resnet18 --against onnxruntime,openvino,mnn --python openvino=ov/bin/python --python mnn=mnn/bin/python")]
 pub(crate) struct Args {
     /// An .onnx file, or a folder with model.onnx.
     model: PathBuf,
     /// Seconds to measure, after warming up; with --against, seconds for each engine.
     #[arg(long, value_name = "S", default_value_t = 3.0, value_parser = seconds)]
     seconds: f64,
-    /// Also run the model on this engine, in turn, and compare speed and results.
-    #[arg(long, value_enum, value_name = "ENGINE")]
-    against: Option<Peer>,
+    /// Also run the model on these engines, in turn, and compare speed and results.
+    #[arg(long, value_enum, value_name = "ENGINE,…", value_delimiter = ',')]
+    against: Vec<Peer>,
     /// Also compile this model, without a recipe, and run it in turn on the same inputs: how much faster is the one?
     #[arg(long, value_name = "MODEL", conflicts_with = "against")]
     beside: Option<PathBuf>,
-    /// The Python to use for --against.
-    #[arg(long, value_name = "PATH", requires = "against")]
-    python: Option<PathBuf>,
+    /// The Python to use for --against, or the one for an engine.
+    #[arg(long, value_name = "[ENGINE=]PATH", requires = "against", value_parser = peers::python)]
+    python: Vec<Python>,
+    /// The model as a .tflite, for --against litert.
+    #[arg(long, value_name = "FILE", requires = "against")]
+    litert_model: Option<PathBuf>,
     /// Seed of drawn inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -89,19 +103,6 @@ impl Times {
     }
 }
 
-/// What came of running beside another engine.
-struct Compared {
-    peer: Peer,
-    version: String,
-    load_seconds: f64,
-    turns: Turns,
-    /// Largest difference of the outputs, and that as a part of the largest magnitude of that output.
-    max_abs: f64,
-    of_scale: f64,
-    /// What is wrong with the outputs, if anything is.
-    disagreement: Option<String>,
-}
-
 pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let p = prepare(&args.model, &args.compile, args.seed)?;
     let start = Instant::now();
@@ -111,46 +112,39 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     runner.set_inputs(&p.inputs)?;
 
     let spinner = progress::spinner("measuring".into());
-    let alone = match args.against {
-        Some(Peer::OneThread) => Some(one_thread(args)?),
-        _ => None,
-    };
-    let mut rival = match (args.against, &alone) {
-        (None, _) => None,
-        (Some(_), Some(model)) => Some(Rival::alone(model, &p)?),
-        (Some(peer), None) => {
-            Some(Rival::Process(Worker::start(peer, args.python.as_deref(), &p, args.compile.threads)?))
-        }
-    };
+    let alone = args.against.contains(&Peer::OneThread).then(|| one_thread(args)).transpose()?;
+    runner.run_once()?;
+    let mut rivals = start_rivals(args, &p, &runner, alone.as_ref())?;
     let peak = peak::measure();
     let limit = Duration::from_secs_f64(args.seconds);
     turn(&mut runner, limit / 10)?;
     let mut ours = vec![];
-    let mut compared = None;
+    let mut compared = vec![];
     let mut beside = None;
-    if let (Some(rival), Some(peer)) = (&mut rival, args.against) {
-        let turns = Turns::take(&mut runner, |length| rival.turn(length), limit, &mut ours)?;
-        compared = Some(compare_outputs(peer, rival, turns, &p, &runner.outputs()?)?);
+    if !rivals.is_empty() {
+        compared = take_turns(&mut rivals, &p, &mut runner, limit, &mut ours)?;
     } else if let Some(path) = &args.beside {
         let compile = CompileArgs { recipe: None, name: None, ..args.compile.clone() };
         let other = prepare(path, &compile, args.seed)?;
         let model = other.compiled.jit()?;
         let mut theirs = model.runner();
         theirs.set_inputs(&p.inputs)?;
-        let turns = Turns::take(&mut runner, |length| turn(&mut theirs, length), limit, &mut ours)?;
-        beside = Some(Beside { compiled: other.compiled.report(), turns });
+        let their_turn = |_, length| turn(&mut theirs, length);
+        for turns in Turns::take(&mut runner, 1, their_turn, limit, &mut ours)? {
+            beside = Some(Beside { compiled: other.compiled.report(), turns: turns? });
+        }
     } else {
         ours = turn(&mut runner, limit)?;
     }
     spinner.finish_and_clear();
-    drop(rival);
+    drop(rivals);
 
     let times = Times::of(ours);
     let report = p.compiled.report();
     let gflops = 2.0 * report.macs as f64 / times.median.as_secs_f64().max(1e-12) / 1e9;
     if json {
         let mut all = json!({
-            "ok": compared.as_ref().is_none_or(|c| c.disagreement.is_none()),
+            "ok": verdict(&compared).is_ok(),
             "model": report.model,
             "target": report.target,
             "threads": args.compile.threads,
@@ -168,8 +162,10 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
                 "weight_bytes": report.weight_bytes,
             }),
         );
-        if let Some(c) = &compared {
-            merge(&mut all, json!({ "against": c.to_json(&times) }));
+        if !compared.is_empty() {
+            let best = rivals::best(&compared).map(|(peer, ratio)| json!({ "engine": peer.name(), "ratio": ratio }));
+            let each: Vec<Value> = compared.iter().map(|c| c.to_json(&times)).collect();
+            merge(&mut all, json!({ "against": each, "best": best }));
         }
         if let Some(b) = &beside {
             merge(&mut all, json!({ "beside": b.to_json(&times) }));
@@ -183,16 +179,28 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         let macs = report.macs as f64 / 1e6;
         say!("  {macs:.1} M multiply-adds: {gflops:.1} GFLOP/s, {part:.0} % of this core's {peak:.0}");
         say!("  weights {}, arena {}", bytes(report.weight_bytes), bytes(report.arena_bytes));
-        if let Some(c) = &compared {
-            c.print();
+        compared.iter().for_each(Against::print);
+        if let (2.., Some((peer, ratio))) = (compared.len(), rivals::best(&compared)) {
+            say!("the best of them is {}: Tenon takes {ratio:.3} of its time", peer.name());
         }
         if let Some(b) = &beside {
             b.print(&report);
         }
     }
-    match compared.and_then(|c| c.disagreement) {
-        Some(what) => Err(Failure::disagrees(format!("the results disagree: {what}")).told()),
-        None => Ok(()),
+    verdict(&compared)
+}
+
+/// Whether all that could be compared with agree, and any could.
+fn verdict(compared: &[Against]) -> Outcome {
+    let wrong: Vec<String> = compared.iter().filter_map(Against::disagreement).collect();
+    let trouble = |c: &Against| Some(format!("{}: {}", c.peer.name(), c.outcome.as_ref().err()?));
+    let none: Vec<String> = compared.iter().filter_map(trouble).collect();
+    if !wrong.is_empty() {
+        Err(Failure::disagrees(format!("the results disagree: {}", wrong.join("; "))).told())
+    } else if !compared.is_empty() && none.len() == compared.len() {
+        Err(Failure::bad_input(format!("there is nothing to compare with: {}", none.join("; "))).told())
+    } else {
+        Ok(())
     }
 }
 
@@ -202,27 +210,64 @@ fn one_thread(args: &Args) -> Outcome<Model> {
     Ok(prepare(&args.model, &compile, args.seed)?.compiled.jit()?)
 }
 
-/// What takes turns with our model.
-enum Rival<'m> {
-    /// Another engine.
-    Process(Worker),
-    /// Our own for one thread, and what it computes.
-    Alone(Runner<'m>, Vec<Tensor>),
+/// What the model's own outputs are now, by name.
+fn outputs(p: &Prepared, runner: &Runner<'_>) -> Outcome<Vec<Named>> {
+    let all = runner.outputs()?;
+    // Others have no outputs that only tell the extents of ours.
+    let own = p.compiled.program.own_outputs();
+    Ok(own.into_iter().map(|k| (p.compiled.program.outputs[k].name.clone(), all[k].clone())).collect())
 }
 
-impl Rival<'_> {
-    fn alone<'m>(model: &'m Model, p: &Prepared) -> Outcome<Rival<'m>> {
-        let mut runner = model.runner();
-        let outputs = runner.run(&p.inputs)?;
-        Ok(Rival::Alone(runner, outputs))
-    }
-
-    fn turn(&mut self, length: Duration) -> Outcome<Vec<Duration>> {
-        match self {
-            Rival::Process(w) => w.turn(length),
-            Rival::Alone(runner, _) => turn(runner, length),
+/// Those that were asked for, each once, on the model and inputs of `p`, which `runner` has run.
+fn start_rivals<'m>(
+    args: &Args,
+    p: &Prepared,
+    runner: &Runner<'_>,
+    alone: Option<&'m Model>,
+) -> Outcome<Vec<(Peer, Result<Rival<'m>, Trouble>)>> {
+    let inputs: Vec<Named> = p.given.iter().map(|(n, t)| (n.clone(), t.clone())).collect();
+    let expected = outputs(p, runner)?;
+    let mut all: Vec<(Peer, Result<Rival<'m>, Trouble>)> = vec![];
+    for &peer in &args.against {
+        if all.iter().any(|(other, _)| *other == peer) {
+            continue;
         }
+        let job = Job {
+            model: &p.case.model,
+            inputs: &inputs,
+            expected: &expected,
+            threads: args.compile.threads,
+            converted: args.litert_model.as_deref().filter(|_| peer == Peer::Litert),
+        };
+        let rival = match alone.filter(|_| peer == Peer::OneThread) {
+            Some(model) => Rival::alone(model, &p.inputs, &p.compiled.program.own_outputs()).map_err(Trouble::Ours),
+            None => Rival::start(peer, &args.python, &job),
+        };
+        all.push((peer, rival));
     }
+    Ok(all)
+}
+
+/// Takes turns with all `rivals` that have started.
+fn take_turns(
+    rivals: &mut Vec<(Peer, Result<Rival<'_>, Trouble>)>,
+    p: &Prepared,
+    runner: &mut Runner<'_>,
+    limit: Duration,
+    ours: &mut Vec<Duration>,
+) -> Outcome<Vec<Against>> {
+    let mut started: Vec<&mut Rival<'_>> = rivals.iter_mut().filter_map(|(_, r)| r.as_mut().ok()).collect();
+    let mut turns = Turns::take(runner, started.len(), |i, length| started[i].turn(length), limit, ours)?.into_iter();
+    let found = outputs(p, runner)?;
+    let stated = p.case.tolerances()?;
+    let one = |(peer, rival): (Peer, Result<Rival<'_>, Trouble>)| {
+        let outcome = rival.and_then(|rival| match turns.next() {
+            Some(turns) => Ok(rival.compared(peer, turns?, &found, &stated)),
+            None => Err(Trouble::Unreadable("no turns".to_string())),
+        });
+        Against { peer, outcome }
+    };
+    Ok(rivals.drain(..).map(one).collect())
 }
 
 /// Runs for about `length`, at least once: the time of each run.
@@ -236,72 +281,6 @@ fn turn(runner: &mut Runner<'_>, length: Duration) -> Outcome<Vec<Duration>> {
         if begin.elapsed() >= length || times.len() >= MOST_RUNS {
             return Ok(times);
         }
-    }
-}
-
-fn compare_outputs(
-    peer: Peer,
-    rival: &Rival<'_>,
-    turns: Turns,
-    prepared: &Prepared,
-    found: &[Tensor],
-) -> Outcome<Compared> {
-    let stated = prepared.case.tolerances()?;
-    let (outputs, version, load_seconds) = match rival {
-        Rival::Process(w) => (&w.outputs, w.version.clone(), w.load_seconds),
-        Rival::Alone(_, outputs) => (outputs, env!("CARGO_PKG_VERSION").to_string(), 0.0),
-    };
-    let (mut max_abs, mut of_scale, mut disagreement) = (0f64, 0f64, None);
-    let program = &prepared.compiled.program;
-    // Another engine has no outputs that only tell the extents of others.
-    let own = match rival {
-        Rival::Process(_) => program.own_outputs(),
-        Rival::Alone(..) => (0..program.outputs.len()).collect(),
-    };
-    if outputs.len() != own.len() {
-        disagreement = Some(format!("{} outputs, expected {}", own.len(), outputs.len()));
-    }
-    for (i, (e, &k)) in outputs.iter().zip(&own).enumerate() {
-        let f = &found[k];
-        // The folder's tolerances hold for its reference outputs; two engines may each use them up. Threads change nothing.
-        let t = stated.of_output(i, e.dtype(), None, None);
-        let t = Tolerance { absolute: 2.0 * t.absolute, of_scale: 2.0 * t.of_scale, relative: 2.0 * t.relative };
-        let t = if peer == Peer::OneThread { Tolerance { absolute: 0.0, of_scale: 0.0, relative: 0.0 } } else { t };
-        let c = compare(e, f, &t);
-        let scale = e.to_f64().into_iter().filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(v.abs()));
-        max_abs = max_abs.max(c.max_abs);
-        of_scale = of_scale.max(if scale > 0.0 { c.max_abs / scale } else { 0.0 });
-        if !c.passes() {
-            let name = &program.outputs[k].name;
-            disagreement.get_or_insert_with(|| format!("output `{name}`: {}", c.explain()));
-        }
-    }
-    Ok(Compared { peer, version, load_seconds, turns, max_abs, of_scale, disagreement })
-}
-
-impl Compared {
-    fn to_json(&self, ours: &Times) -> Value {
-        let mut all = json!({ "engine": self.peer.name(), "version": self.version });
-        self.turns.add_to(&mut all, ours);
-        merge(
-            &mut all,
-            json!({
-                "load_seconds": self.load_seconds,
-                "max_abs": self.max_abs,
-                "max_of_scale": self.of_scale,
-                "agrees": self.disagreement.is_none(),
-                "disagreement": self.disagreement,
-            }),
-        );
-        all
-    }
-
-    fn print(&self) {
-        say!("{} {}, {} runs, in turn", self.peer.name(), self.version, self.turns.times.runs);
-        say!("{}", self.turns.times());
-        say!("  Tenon takes {}", self.turns.ratio());
-        let what = if self.disagreement.is_none() { "agree" } else { "DISAGREE" };
-        say!("  outputs {what}: they differ by at most {:.1e}, {:.1e} of the scale", self.max_abs, self.of_scale);
     }
 }
 

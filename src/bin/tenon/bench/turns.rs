@@ -1,4 +1,4 @@
-//! Turns: two that are timed alternately, and what their times say of each other.
+//! Turns: some that are timed alternately, and what their times say of each other.
 
 use super::{MOST_RUNS, ROUNDS, Times, merge, quantile, turn};
 use crate::failure::Outcome;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tenon::jit::Runner;
 
-/// What came of taking turns.
+/// What came of taking turns with one of the others.
 pub(super) struct Turns {
     /// The times of the other.
     pub(super) times: Times,
@@ -15,26 +15,59 @@ pub(super) struct Turns {
     ratios: Vec<f64>,
 }
 
+/// What has come of turns so far.
+#[derive(Default)]
+struct Taken {
+    times: Vec<Duration>,
+    ratios: Vec<f64>,
+}
+
 impl Turns {
-    /// Takes turns with another, whose turn of about a length is `theirs`, for `limit` each; our times are added to `ours`.
-    pub(super) fn take(
+    /// Takes turns with others, whose turn of about a length is what `theirs` does with their number, for `limit` each; our
+    /// times are added to `ours`. One that fails has no further turns.
+    pub(super) fn take<E>(
         first: &mut Runner<'_>,
-        mut theirs: impl FnMut(Duration) -> Outcome<Vec<Duration>>,
+        others: usize,
+        mut theirs: impl FnMut(usize, Duration) -> Result<Vec<Duration>, E>,
         limit: Duration,
         ours: &mut Vec<Duration>,
-    ) -> Outcome<Turns> {
-        theirs(limit / 10)?;
-        let (mut times, mut ratios) = (vec![], vec![]);
+    ) -> Outcome<Vec<Result<Turns, E>>> {
+        let mut all: Vec<Result<Taken, E>> =
+            (0..others).map(|i| theirs(i, limit / 10).map(|_| Taken::default())).collect();
         let begin = Instant::now();
         let fastest = |t: &[Duration]| t.iter().min().map_or(0.0, Duration::as_secs_f64);
-        while ratios.is_empty() || (begin.elapsed() < 2 * limit && ours.len() < MOST_RUNS) {
-            let (a, b) = (turn(first, limit / ROUNDS)?, theirs(limit / ROUNDS)?);
-            ratios.push(fastest(&a) / fastest(&b).max(1e-12));
+        for round in 0.. {
+            let running = all.iter().filter(|a| a.is_ok()).count() as u32;
+            if round > 0 && (begin.elapsed() >= (1 + running) * limit || ours.len() >= MOST_RUNS) {
+                break;
+            }
+            let a = turn(first, limit / ROUNDS)?;
+            for k in 0..others {
+                // The order turns round, so that none is always next to ours.
+                let i = if round % 2 == 0 { k } else { others - 1 - k };
+                let Ok(taken) = &mut all[i] else { continue };
+                match theirs(i, limit / ROUNDS) {
+                    Ok(b) => {
+                        taken.ratios.push(fastest(&a) / fastest(&b).max(1e-12));
+                        taken.times.extend(b);
+                    }
+                    Err(e) => all[i] = Err(e),
+                }
+            }
             ours.extend(a);
-            times.extend(b);
         }
+        Ok(all.into_iter().map(|a| a.map(|t| Turns::of(t.times, t.ratios))).collect())
+    }
+
+    /// Of at least one round.
+    pub(super) fn of(times: Vec<Duration>, mut ratios: Vec<f64>) -> Turns {
         ratios.sort_unstable_by(f64::total_cmp);
-        Ok(Turns { times: Times::of(times), ratios })
+        Turns { times: Times::of(times), ratios }
+    }
+
+    /// Our time as a part of theirs: the median.
+    pub(super) fn ratio(&self) -> f64 {
+        quantile(&self.ratios, 50)
     }
 
     /// Adds their times and the ratios to `all`.
@@ -44,7 +77,7 @@ impl Turns {
             all,
             json!({
                 "rounds": self.ratios.len(),
-                "ratio": quantile(&self.ratios, 50),
+                "ratio": self.ratio(),
                 "ratio_p25": quantile(&self.ratios, 25),
                 "ratio_p75": quantile(&self.ratios, 75),
                 "ratio_of_min": ours.min.as_secs_f64() / self.times.min.as_secs_f64().max(1e-12),
@@ -59,10 +92,10 @@ impl Turns {
     }
 
     /// How our time relates to theirs, as `0.8 of its time`.
-    pub(super) fn ratio(&self) -> String {
+    pub(super) fn told(&self) -> String {
         format!(
             "{:.3} of its time (middle half of {}: {:.3} to {:.3})",
-            quantile(&self.ratios, 50),
+            self.ratio(),
             output::count(self.ratios.len(), "round"),
             quantile(&self.ratios, 25),
             quantile(&self.ratios, 75)
@@ -93,6 +126,6 @@ impl Beside {
         say!("{}", self.turns.times());
         say!("  weights {}, arena {}", bytes(c.weight_bytes), bytes(c.arena_bytes));
         let smaller = c.weight_bytes as f64 / ours.weight_bytes.max(1) as f64;
-        say!("  {} takes {}; weights are {smaller:.2} times smaller", ours.model, self.turns.ratio());
+        say!("  {} takes {}; weights are {smaller:.2} times smaller", ours.model, self.turns.told());
     }
 }
