@@ -58,15 +58,19 @@ fn pack_inside(f: &mut Factor, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
         }
         body
     };
-    // Lanes outermost: the source is read as it lies where its unit stride is in the sum.
+    // Runs are copied as such. Else lanes are outermost: the source is read as it lies where its unit stride is in the sum.
+    let runs = f.index.coefficient(p.v.var) == 1;
+    let over = |n: usize, s: Stmt| match runs {
+        true => loops(vec![for_loop(l, n, 1, true, vec![s])]),
+        false => vec![for_loop(l, n, 1, true, loops(vec![s]))],
+    };
     let (full, rest) = (p.v.extent / width, p.v.extent % width);
     if full > 0 {
-        let body = loops(vec![element(Expr::Var(t), Expr::Var(l))]);
-        b.stmts.push(for_loop(t, full, 1, true, vec![for_loop(l, width, 1, true, body)]));
+        let body = over(width, element(Expr::Var(t), Expr::Var(l)));
+        b.stmts.push(for_loop(t, full, 1, true, body));
     }
     if rest > 0 {
-        let body = loops(vec![element(Expr::int(full as i64), Expr::Var(l))]);
-        b.stmts.push(for_loop(l, rest, 1, true, body));
+        b.stmts.append(&mut over(rest, element(Expr::int(full as i64), Expr::Var(l))));
         let zero = Stmt::Store {
             buf,
             index: Expr::int(full as i64 * stride) + index.to_expr() + Expr::Var(l),

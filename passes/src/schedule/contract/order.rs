@@ -100,6 +100,24 @@ fn fits(places: &BTreeSet<i64>, size: usize, caches: &Caches) -> bool {
     })
 }
 
+/// Whether runs of `width` elements of `f`, one for each point of `reduce`, crowd so few sets of the first cache that the rows of tiles
+/// that read them one after the other would not find them there: heads of an attention lie so, many powers of two apart.
+pub(super) fn crowded(f: &Factor, reduce: &[ContractDim], width: usize, size: usize, caches: &Caches) -> bool {
+    let mut places = BTreeSet::from([0]);
+    for d in reduce.iter().filter(|d| f.uses(d)) {
+        if places.len().saturating_mul(d.extent) > MOST {
+            return true;
+        }
+        let by = f.index.coefficient(d.var);
+        places = places.iter().flat_map(|at| (0..d.extent as i64).map(move |i| at + i * by)).collect();
+    }
+    // One run beside the other is what packing would make of them.
+    let apart = places.iter().zip(places.iter().skip(1)).any(|(a, b)| b - a > width as i64);
+    let line = (caches.line / size.max(1)).max(1);
+    let lines = places.iter().flat_map(|at| (0..width).step_by(line).map(move |k| at + k as i64)).collect();
+    apart && !fits(&lines, size, caches)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +142,23 @@ mod tests {
         assert!(!fits(&places(3, 16, 384), 4, &caches(32)));
         assert!(fits(&places(3, 16, 384), 4, &caches(64)));
         assert!(!fits(&places(3, 114, 96), 4, &caches(32)));
+    }
+
+    #[test]
+    fn heads_crowd_sets_and_short_matrices_do_not() {
+        let caches = Caches { l1d: 32 << 10, l2: 512 << 10, l3: 0, line: 64 };
+        let k = ContractDim { var: tenon_kernel::Var(0), extent: 512 };
+        let factor = |stride| Factor {
+            buf: tenon_kernel::Buf(0),
+            index: tenon_kernel::Affine::default().with(k.var, stride),
+            casts: vec![],
+            along: crate::schedule::contract::plan::Along::Vector,
+        };
+        let found = |stride, extent| crowded(&factor(stride), &[ContractDim { extent, ..k.clone() }], 24, 4, &caches);
+        assert!(found(2304, 512));
+        assert!(found(512, 64));
+        // Rows of other lengths, and what is one run already.
+        assert!(!found(197, 64));
+        assert!(!found(24, 512));
     }
 }

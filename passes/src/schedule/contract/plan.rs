@@ -4,7 +4,7 @@
 //! all lanes, consecutive elements, or else packed so that it is: constants when compiling, other data in a scratch
 //! buffer inside the kernel. A second output loop, `m`, that shares what is loaded along `v`, is unrolled beside it.
 
-use super::order::{Lines, of_product};
+use super::order::{Lines, crowded, of_product};
 use super::shape::{Budget, Cover};
 use crate::schedule::pack::{Arrangement, Layout};
 use crate::schedule::{ScheduleCx, Unit};
@@ -118,6 +118,8 @@ const MOST_OTHERS: usize = 11;
 
 /// Multiplications for which a pass over a factor to pack it is worth while.
 const REUSE: usize = 4;
+/// The same where the factor could be multiplied as it lies.
+const REUSE_OF_RUNS: usize = 16;
 
 /// How to tile `c`; `None` if it is to stay scalar. Constants are packed on the way: new parameters of the unit.
 pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option<Plan> {
@@ -181,10 +183,18 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
     let taken = cover.size();
     let taken = Tile { rows: taken.0, registers: taken.1, order };
     let other_tiles = shaper.others(&m, [&a, &b], taken);
-    for f in [&mut a, &mut b] {
+    for (f, reuse) in [(&mut a, reuse_a), (&mut b, reuse_b)] {
         let constant = unit.constant.get(f.buf.0 as usize) == Some(&true);
         if f.along == Along::Pack && both && !constant {
             return None;
+        }
+        let size = unit.kernel.buffer(f.buf).dtype.size();
+        if f.along == Along::Vector
+            && !(both || constant)
+            && reuse >= REUSE_OF_RUNS
+            && crowded(f, &reduce, cover.nv * lanes, size, &cx.target.caches)
+        {
+            f.along = Along::Pack;
         }
         if constant && f.along != Along::Splat {
             // Beside another vector factor, one long panel is as good as consecutive elements.
