@@ -1,6 +1,6 @@
 //! Graph → graph, graph → kernel IR, kernel IR → kernel IR: the flat pipeline of the compiler.
 //!
-//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm`, the prices of `egraph` and `cycles`, `schedule` and `prefetch` read the target;
+//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm`, the prices of `egraph` and `cycles`, `rows`, `schedule` and `prefetch` read the target;
 //! nothing here reads the environment, the clock or the host.
 #![forbid(unsafe_code)]
 
@@ -18,6 +18,7 @@ pub mod pipeline;
 pub mod plan;
 pub mod prefetch;
 pub mod quantize;
+pub mod rows;
 pub mod rule;
 pub mod schedule;
 pub mod steps;

@@ -1,7 +1,9 @@
 //! The compiler's table of contents: every pass, in order.
 
 use crate::tuning::{Considered, Tuning};
-use crate::{algorithm, egraph, fold, group, layout, normalize, plan, prefetch, quantize, schedule, steps, threads};
+use crate::{
+    algorithm, egraph, fold, group, layout, normalize, plan, prefetch, quantize, rows, schedule, steps, threads,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
@@ -119,6 +121,8 @@ pub struct State {
     pub decisions: egraph::decisions::Decisions,
     /// The program, from `Lowered` on.
     pub program: Program,
+    /// Kernels that run together, a block of rows at a time: from `Lowered` on.
+    pub blocked: Vec<rows::Blocked>,
     /// How contractions could be tiled, from `Scheduled` on.
     pub considered: Vec<Considered>,
 }
@@ -265,6 +269,15 @@ pub const PIPELINE: &[Pass] = &[
         run: |s, x| {
             s.program = steps::lower(s, &x.name, &x.states)?;
             Ok(s.program.kernels.len())
+        },
+    },
+    Pass {
+        name: "rows",
+        phase: Phase::Lowered,
+        doc: "kernels that hand each other rows run together, a block of rows at a time",
+        run: |s, x| {
+            s.blocked = rows::run(&mut s.program, &x.target);
+            Ok(s.blocked.len())
         },
     },
     Pass {

@@ -129,8 +129,8 @@ pub struct ContractDim {
 
 /// `out[out_index] = value(init + Σ_reduce a · b)` for every point of `dims`.
 ///
-/// GEMM, convolution and their batched and grouped forms. All indices are affine in `dims` and `reduce`; which dim is
-/// M, N or a batch follows from whether it occurs in the indices of `a`, `b` and `out`. The order of the sum is the
+/// GEMM, convolution and their batched and grouped forms. All indices are affine in `dims` and `reduce`, and in what is defined around the
+/// contraction, such as the loop over blocks that it stands in; which dim is M, N or a batch follows from whether it occurs in the indices of `a`, `b` and `out`. The order of the sum is the
 /// schedule's choice.
 ///
 /// ```text

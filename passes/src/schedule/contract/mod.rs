@@ -1,11 +1,12 @@
 //! Contractions become loops.
 //!
 //! [`plan`] decides with [`shape`] and [`order`], [`tile`] writes one register tile (its sum by [`window`] where both factors are
-//! vectors), [`nest`] the loops around it; what has no row of results is summed in lanes ([`fold`]), what fits no plan is [`scalar`].
+//! vectors), [`nest`] the loops around it, [`hoist`] takes copies out of loops that do not change them; what has no row of results is summed in lanes ([`fold`]), what fits no plan is [`scalar`].
 
 mod dot;
 mod fold;
 mod halves;
+mod hoist;
 mod nest;
 mod order;
 mod plan;
@@ -17,35 +18,65 @@ mod window;
 use super::collapse::collapse_contract;
 use super::scope::rewrite_stmts;
 use super::{ScheduleCx, Unit};
-use tenon_kernel::Stmt;
+use std::collections::BTreeSet;
+use tenon_kernel::{Affine, Buf, Contract, Expr, Stmt};
 
 /// Replaces every contraction of the kernel.
 pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
     let body = std::mem::take(&mut unit.kernel.body);
+    let parameters = unit.kernel.buffers.len();
     let mut widened = dot::Widened::of(&body);
     let body = rewrite_stmts(body, &mut |s| match s {
         Stmt::Contract(mut c) => {
             collapse_contract(&mut c);
-            if let Some(loops) = dot::lower(&c, unit, cx, &mut widened) {
-                return loops;
-            }
-            if fold::is_narrow(&c, unit, cx)
-                && let Some(loops) = fold::lower(&c, unit, cx)
-            {
-                return loops;
-            }
-            let mut loops = halves::widen(&mut c, unit, cx, &mut widened);
-            let known = unit.packs.len();
-            loops.extend(match plan::plan(&c, unit, cx) {
-                Some(mut p) => {
-                    halves::constants(&mut p, known, unit, cx);
-                    nest::lower(&c, p, &mut unit.kernel)
-                }
-                None => fold::lower(&c, unit, cx).unwrap_or_else(|| scalar::lower(*c, &mut unit.kernel)),
-            });
+            let moving = moving(&c, unit);
+            moving.iter().for_each(|b| unit.constant[b.0 as usize] = false);
+            let loops = lower(c, unit, cx, &mut widened);
+            moving.iter().for_each(|b| unit.constant[b.0 as usize] = true);
             loops
         }
         s => vec![s],
     });
-    unit.kernel.body = dot::widen_stores(body, &widened);
+    let body = dot::widen_stores(body, &widened);
+    unit.kernel.body = hoist::run(body, &unit.kernel, parameters);
+}
+
+/// Loops for `c`.
+fn lower(mut c: Box<Contract>, unit: &mut Unit, cx: &ScheduleCx<'_>, widened: &mut dot::Widened) -> Vec<Stmt> {
+    if let Some(loops) = dot::lower(&c, unit, cx, widened) {
+        return loops;
+    }
+    if fold::is_narrow(&c, unit, cx)
+        && let Some(loops) = fold::lower(&c, unit, cx)
+    {
+        return loops;
+    }
+    let mut loops = halves::widen(&mut c, unit, cx, widened);
+    let known = unit.packs.len();
+    loops.extend(match plan::plan(&c, unit, cx) {
+        Some(mut p) => {
+            halves::constants(&mut p, known, unit, cx);
+            nest::lower(&c, p, &mut unit.kernel)
+        }
+        None => fold::lower(&c, unit, cx).unwrap_or_else(|| scalar::lower(*c, &mut unit.kernel)),
+    });
+    loops
+}
+
+/// The constants that `c` reads elsewhere in every iteration of loops around it. They are laid out by the loops of a contraction alone, so
+/// these are left as they are.
+fn moving(c: &Contract, unit: &Unit) -> BTreeSet<Buf> {
+    let own: BTreeSet<_> = c.dims.iter().chain(&c.reduce).map(|d| d.var).collect();
+    let mut found = BTreeSet::new();
+    for e in [&c.init, &c.a, &c.b] {
+        e.visit(&mut |e| {
+            if let Expr::Load { buf, index, .. } = e
+                && unit.constant.get(buf.0 as usize) == Some(&true)
+                && Affine::of(index).is_none_or(|a| a.terms.keys().any(|v| !own.contains(v)))
+            {
+                found.insert(*buf);
+            }
+        });
+    }
+    found
 }
