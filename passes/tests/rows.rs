@@ -30,7 +30,7 @@ const PLAIN: Attention =
 impl Attention {
     fn graph(self) -> Graph {
         let mut g = Graph::new("attention");
-        let mut op = |g: &mut Graph, op: Op, ins: &[ValueId], name: &str| {
+        let op = |g: &mut Graph, op: Op, ins: &[ValueId], name: &str| {
             g.add_op(op, ins, Loc::new(name)).expect("well typed")[0]
         };
         let of = |dims: &[usize]| Fact::of(DType::F32, dims);
@@ -89,7 +89,7 @@ fn blocks_of_rows_compute_the_same() {
     let cases = [
         PLAIN,
         Attention { mask: true, ..PLAIN },
-        Attention { inside: true, queries: 29, keys: 29, ..PLAIN },
+        Attention { inside: true, queries: 83, keys: 31, ..PLAIN },
         Attention { group: 3, mask: true, ..PLAIN },
         Attention { queries: 64, keys: 33, size: 5, ..PLAIN },
         Attention { heads: 1, queries: 131, keys: 17, inside: true, mask: true, ..PLAIN },
@@ -109,8 +109,10 @@ fn blocks_of_rows_compute_the_same() {
                 if math == Math::Strict {
                     assert_eq!(found[0].bytes(), expected[0].bytes(), "{case:?} on {target}");
                 }
+                // Sums of weights are at most 1, but logarithms are larger and cancel.
+                let tolerance = if case.log { 1e-4 } else { 1e-5 };
                 for (x, y) in found[0].to_f64().iter().zip(expected[0].to_f64()) {
-                    assert!((x - y).abs() <= 1e-5 + 1e-5 * y.abs(), "{case:?} on {target}: {x} against {y}");
+                    assert!((x - y).abs() <= tolerance * (1.0 + y.abs()), "{case:?} on {target}: {x} against {y}");
                 }
             }
         }
@@ -130,7 +132,7 @@ fn scores_take_the_place_of_a_block() {
     assert!(state.program.arena_bytes < 1 << 20, "{}", state.program.arena_bytes);
     // Keys and values are packed before the loop over blocks: once a head.
     let text = tenon_kernel::text::print_program(&state.program, &Default::default());
-    let (packed, blocks) = (text.find("store %x0_panels"), text.find("parfor %block"));
+    let (packed, blocks) = (text.find("store %x1_panels"), text.find("parfor %block"));
     assert!(packed.is_some() && packed < blocks, "{text}");
 }
 

@@ -27,6 +27,9 @@ const LEAST: usize = 4;
 /// The part of what is read again that is not hidden behind arithmetic.
 const SEEN: f64 = 0.5;
 
+/// Cycles that a chain must save at least.
+const ALWAYS: f64 = 1000.0;
+
 /// A chain of kernels that run together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blocked {
@@ -236,7 +239,7 @@ impl Joiner<'_> {
         let again = chain.again(&shape);
         let together: f64 = again.iter().map(|a| a.0).sum::<f64>() + (row * most) as f64;
         let again: f64 = again.iter().map(|(bytes, times)| bytes * times * byte(together as usize)).sum();
-        (saved > SEEN * again).then_some(shape)
+        (saved > SEEN * again + ALWAYS).then_some(shape)
     }
 }
 
