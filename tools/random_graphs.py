@@ -34,6 +34,8 @@ F16, F32, F64 = np.float16, np.float32, np.float64
 # What variants are moved by: relative to the element, and to the tensor's largest magnitude.
 MOVES = {F16: (1e-3, 3e-4), F32: (6e-7, 2e-7), F64: (1e-13, 1e-14)}
 VARIANTS = 4
+# Operators whose results jump, although they are floats.
+STEPS = {"Round", "Floor", "Ceil", "Sign", "Mod"}
 # Magnitudes beyond this one are dropped: errors of later nodes would be judged by them.
 LARGEST = {F16: 2e3, F32: 1e5, F64: 1e5}
 ELEMENTS = 4096  # of any value
@@ -144,6 +146,8 @@ class Graph:
             if shaken:
                 moved = {n: self.moved(a) if a.dtype.kind == "f" and n not in self.constants else a for n, a in moved.items()}
             variants.append(self.run(node, moved, again=True) if rounded else [a.copy() for a in results])
+        if variants and (op in STEPS or any(a.dtype.kind != "f" for a in results)):
+            self.admit_steps(node, asked, results)
         for i, (n, a) in enumerate(zip(kept, results)):
             self.admit(a)
             if variants:
@@ -205,6 +209,14 @@ class Graph:
             if apart > self.bound(a) * 300:
                 raise Dropped("depends on rounding")
 
+    def admit_steps(self, node, asked, results):
+        """Few drawn variants may all lie on one side of a step, such as a quotient of 7.5000001 that `QuantizeLinear` rounds and
+        ONNX Runtime finds to be 7.4999995: so all operands are moved up as far as they may be, and down."""
+        for way in (-1, 1):
+            moved = {n: self.shifted(self.values[n], way) if n in self.variants else self.values[n] for n in asked}
+            for a, v in zip(results, self.run(node, moved, again=True)):
+                self.admit_variants(a, [v], exact=False)
+
     def bound(self, a):
         scale = float(np.abs(a.astype(F64)).max()) if a.size else 0.0
         return sum(MOVES[a.dtype.type]) * max(scale, 1e-3)
@@ -215,6 +227,13 @@ class Graph:
         wide = a.astype(F64)
         wide = wide + wide * part * self.rng.uniform(-1, 1, a.shape) + largest * scale * self.rng.uniform(-1, 1, a.shape)
         return np.asarray(wide, a.dtype)
+
+    def shifted(self, a, way):
+        if a.dtype.kind != "f":
+            return a
+        part, scale = MOVES[a.dtype.type]
+        wide = a.astype(F64)
+        return np.asarray(wide + way * (np.abs(wide) * part + np.abs(wide).max(initial=0) * scale), a.dtype)
 
     # Writing ----------------------------------------------------------------------------------------------------------
 
