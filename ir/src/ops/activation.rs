@@ -21,7 +21,7 @@ struct Row {
     name: &'static str,
     onnx: &'static str,
     versions: &'static [i64],
-    /// ONNX's names and defaults of `alpha` and `beta`.
+    /// ONNX's names and defaults of `alpha` and `beta`, which are singles there whatever the dtype.
     params: [(&'static str, f64); 2],
     float: fn(f64, f64, f64) -> f64,
     /// Of the element, its dtype, alpha and beta.
@@ -67,7 +67,7 @@ static ROWS: &[Row] = &[
         name: "hard_sigmoid",
         onnx: "HardSigmoid",
         versions: &[1, 6, 22],
-        params: [("alpha", 0.2), ("beta", 0.5)],
+        params: [("alpha", 0.200_000_002_980_232_24), ("beta", 0.5)],
         float: |x, a, b| (a * x + b).clamp(0.0, 1.0),
         expr: |x, d, a, b| c(d, 0.0).max(c(d, 1.0).min(x * c(d, a) + c(d, b))),
         tolerance: Tolerance::ROUNDING,
@@ -76,7 +76,7 @@ static ROWS: &[Row] = &[
         name: "leaky_relu",
         onnx: "LeakyRelu",
         versions: &[1, 6, 16],
-        params: [("alpha", 0.01), NONE],
+        params: [("alpha", 0.009_999_999_776_482_582), NONE],
         float: |x, a, _| if x < 0.0 { a * x } else { x },
         expr: |x, d, a, _| x.clone().compare(CmpOp::Lt, c(d, 0.0)).select(x.clone() * c(d, a), x),
         tolerance: Tolerance::ROUNDING,
@@ -85,7 +85,7 @@ static ROWS: &[Row] = &[
         name: "selu",
         onnx: "Selu",
         versions: &[1, 6, 22],
-        params: [("alpha", 1.673_263_192_176_818_8), ("gamma", 1.050_700_962_543_487_5)],
+        params: [("alpha", 1.673_263_192_176_818_8), ("gamma", 1.050_701_022_148_132_3)],
         float: |x, a, g| if x > 0.0 { g * x } else { g * (a * x.exp() - a) },
         expr: |x, d, a, g| c(d, g) * positive(&x, d).select(x.clone(), c(d, a) * exp_below(&x, d, 1.0)),
         tolerance: Tolerance::MATH,
@@ -174,7 +174,10 @@ impl Operator for Activation {
         let read = |(name, default): (&str, f64)| -> Result<Real, ImportError> {
             Ok(Real(node.opt_float(name)?.map_or(default, f64::from)))
         };
-        let [a, b] = ROWS[row].params;
+        let [mut a, mut b] = ROWS[row].params;
+        if node.op_type() == "Selu" && node.opset < 6 {
+            (a.1, b.1) = (f64::from(1.6732_f32), f64::from(1.0507_f32));
+        }
         let op = Activation { row, alpha: read(a)?, beta: read(b)? };
         Ok(vec![cx.op(op, &[node.input(0)?])?])
     }
@@ -220,5 +223,17 @@ impl Operator for Activation {
             }
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ROWS;
+
+    #[test]
+    fn defaults_are_singles() {
+        for (name, v) in ROWS.iter().flat_map(|r| r.params) {
+            assert_eq!(f64::from(v as f32), v, "{name}: a model that states its default would differ in f64");
+        }
     }
 }
