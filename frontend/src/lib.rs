@@ -21,6 +21,7 @@ mod proto;
 mod repeat;
 mod report;
 mod tensor;
+mod trips;
 mod types;
 mod wire;
 

@@ -4,6 +4,7 @@ use crate::attr::Passed;
 use crate::body::{Body, Made, Session, Site, Slot};
 use crate::control::{declared_rank, scalar, subgraph};
 use crate::proto::{GraphProto, NodeProto};
+use crate::trips::{Carried, iterations};
 use tenon_base::{DType, Dim, Fact, Shape, Tensor};
 use tenon_ir::ops::gather::Gather;
 use tenon_ir::ops::reduce::{Kind, Reduce};
@@ -329,21 +330,25 @@ impl<'p> Session<'p> {
         self.enter();
         let made = self.body_of(r, trips, loc, inner);
         let level = self.leave();
-        let Some(dynamic) = made? else { return Ok(None) };
+        let Some(ends) = made? else { return Ok(None) };
         let mut rows = Shape(vec![]);
-        let counted = counts(r, trips, dynamic);
+        let (counted, trips) = (counts(r, trips, ends), if let Ends::After(n) = ends { Some(n) } else { None });
+        let trip = match trips {
+            Some(n) => Some(self.weight(Tensor::scalar(i64::try_from(n).unwrap_or(i64::MAX)))),
+            None => r.trip,
+        };
         if !r.stacked.is_empty() {
-            let symbolic = r.trip.and_then(|v| Some(self.top.dims.get(&v)?.first()?.clone()));
+            let symbolic = trip.and_then(|v| Some(self.top.dims.get(&v)?.first()?.clone()));
             let graph = &self.top.graph;
             let bound =
-                r.trip.and_then(|v| graph.weight(v)).map(|t| t.get(0).as_int().clamp(0, i128::from(i64::MAX)));
+                trip.and_then(|v| graph.weight(v)).map(|t| t.get(0).as_int().clamp(0, i128::from(i64::MAX)));
             match (bound.and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= MOST_ROWS), symbolic) {
                 (Some(n), _) => rows = Shape::of(&[n]),
                 (None, Some(n)) if !counted => rows = Shape(vec![n]),
                 _ => return Err(self.unknown_trips(r, loc, "has scan outputs, so")),
             }
         }
-        let trip = r.trip.unwrap_or_else(|| self.top.graph.add_weight("", Tensor::scalar(i64::MAX)));
+        let trip = trip.unwrap_or_else(|| self.top.graph.add_weight("", Tensor::scalar(i64::MAX)));
         let cond = r.cond.unwrap_or_else(|| self.top.graph.add_weight("", Tensor::scalar(true)));
         let mut operands = vec![trip, cond];
         operands.extend(r.carried.iter().filter_map(|s| if let Slot::Value(v) = s { Some(*v) } else { None }));
@@ -389,22 +394,23 @@ impl<'p> Session<'p> {
         Ok(v)
     }
 
-    /// Imports the body into the current graph, which is its own; whether it decides when to end.
+    /// Imports the body into the current graph, which is its own; when it ends.
     fn body_of(
         &mut self,
         r: &Repeated<'p>,
         trips: Option<usize>,
         loc: &str,
         inner: &Body<'p>,
-    ) -> Result<Option<bool>, ImportError> {
+    ) -> Result<Option<Ends>, ImportError> {
         let number = Fact::of(DType::I64, &[]);
         let i = self.top.graph.add_input("i", number);
-        let mut carried = vec![];
+        let (mut carried, mut inputs) = (vec![], vec![]);
         for (k, s) in r.carried.iter().enumerate() {
             let Slot::Value(v) = s else { return Err(ImportError::new("a carried value is no tensor")) };
             let level = self.depth().saturating_sub(1);
             let fact = self.level_mut(level).graph.fact(*v).clone();
-            carried.push(Slot::Value(self.top.graph.add_input(format!("v{k}"), fact)));
+            inputs.push(self.top.graph.add_input(format!("v{k}"), fact));
+            carried.extend(inputs.last().map(|v| Slot::Value(*v)));
         }
         let mut given = vec![];
         if r.is_loop {
@@ -445,25 +451,62 @@ impl<'p> Session<'p> {
         } else {
             self.weight(Tensor::scalar(true))
         };
-        let dynamic = self.top.graph.weight(more).is_none_or(|t| t.get(0).as_int() == 0);
+        let ends = match self.top.graph.weight(more) {
+            Some(t) if t.get(0).as_int() != 0 => Ends::ByCount,
+            _ => self.ends(r, i, &inputs, &values, more),
+        };
+        let more = if let Ends::After(_) = ends { self.weight(Tensor::scalar(true)) } else { more };
         let g = &mut self.top.graph;
         g.name = "body".into();
         g.add_output("more", more);
         for (k, v) in values.into_iter().enumerate() {
             g.add_output(format!("o{k}"), v);
         }
-        if counts(r, trips, dynamic) {
+        if counts(r, trips, ends) {
             let one = g.add_weight("", Tensor::scalar(1i64));
             g.add_output("ran", one);
         }
         g.remove_dead();
-        Ok(Some(dynamic))
+        Ok(Some(ends))
+    }
+
+    /// When a loop ends whose body decides it: perhaps that does not depend on data.
+    fn ends(&mut self, r: &Repeated<'p>, i: ValueId, inputs: &[ValueId], next: &[ValueId], more: ValueId) -> Ends {
+        let around = self.depth() - 1;
+        let known = |s: &mut Self, v: ValueId| s.level_mut(around).graph.weight(v).cloned();
+        let begins = r.cond.is_none_or(|c| known(self, c).is_some_and(|t| t.get(0).as_int() != 0));
+        let limit = r.trip.map(|v| known(self, v).map(|t| usize::try_from(t.get(0).as_int()).unwrap_or(0)));
+        if !begins || limit == Some(None) {
+            return Ends::ByData;
+        }
+        let mut carried = vec![];
+        for ((s, &input), &next) in r.carried.iter().zip(inputs).zip(next) {
+            let first = if let Slot::Value(v) = s { known(self, *v) } else { None };
+            carried.push(Carried { input, first, next });
+        }
+        iterations(&mut self.top.graph, i, &carried, more, limit.flatten()).map_or(Ends::ByData, Ends::After)
     }
 }
 
+/// What ends a loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ends {
+    /// Its trip count.
+    ByCount,
+    /// Its body, after as many iterations.
+    After(usize),
+    /// Its body, by what it computes.
+    ByData,
+}
+
 /// Whether a scan result counts the iterations: where there are scan results, and how many rows they have depends on data.
-fn counts(r: &Repeated<'_>, trips: Option<usize>, dynamic: bool) -> bool {
-    !r.stacked.is_empty() && (dynamic || (trips.is_none() && r.cond.is_some()))
+fn counts(r: &Repeated<'_>, trips: Option<usize>, ends: Ends) -> bool {
+    let by_data = match ends {
+        Ends::ByCount => trips.is_none() && r.cond.is_some(),
+        Ends::After(_) => false,
+        Ends::ByData => true,
+    };
+    by_data && !r.stacked.is_empty()
 }
 
 /// What became of an attempt to unroll.

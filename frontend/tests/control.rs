@@ -341,3 +341,34 @@ fn a_loop_that_ends_by_a_condition_tells_its_rows() {
     let found = run(&done, &[Tensor::scalar(1f32), Tensor::scalar(7f32)]);
     assert_eq!(found, [vec![8.0], vec![2.0, 4.0, 8.0]]);
 }
+
+/// `while at < 5: at += 2`, as recurrent layers are written, around a row of `x`.
+fn counting(first: &str) -> ModelProto {
+    let body = subgraph(
+        &[("i", I64, &[]), ("go", BOOL, &[]), ("at", I64, &[]), ("v", F32, &["2"])],
+        vec![
+            node("Gather", &["x", "at"], &["row"]),
+            node("Add", &["v", "row"], &["w"]),
+            node("Add", &["at", "two"], &["then"]),
+            node("Less", &["then", "end"], &["more"]),
+            node("Identity", &["w"], &["kept"]),
+        ],
+        &[("more", BOOL, &[]), ("then", I64, &[]), ("w", F32, &["2"]), ("kept", F32, &["2"])],
+    );
+    let n = with(node("Loop", &["", "", first, "start"], &["", "", "all"]), "body", graph_attr(body));
+    let io: [(&str, i32, &[&str]); 3] = [("x", F32, &["6", "2"]), ("start", F32, &["2"]), ("given", I64, &[])];
+    let constants = vec![integers("begin", &[], &[1]), integers("two", &[], &[2]), integers("end", &[], &[5])];
+    edit(with_io(vec![n], &io, &[("all", F32, &["k", "2"])]), |g| g.initializer = constants)
+}
+
+#[test]
+fn a_condition_that_counts_says_how_often() {
+    let done = imported(&counting("begin"));
+    assert_eq!(done.graph.fact(done.graph.outputs()[0].1).shape.to_string(), "[2,2]");
+    let rows = Tensor::new(&[6, 2], &[0f32, 0.0, 1.0, 10.0, 2.0, 20.0, 3.0, 30.0, 4.0, 40.0, 5.0, 50.0]);
+    let start = Tensor::new(&[2], &[0f32, 0.0]);
+    assert_eq!(run(&done, &[rows, start, Tensor::scalar(0i64)]), [vec![1.0, 10.0, 4.0, 40.0]]);
+    // From where on an input tells: data decide.
+    let e = problems(&counting("given"));
+    assert!(e.contains("scan outputs"), "{e}");
+}
