@@ -340,8 +340,7 @@ impl<'p> Session<'p> {
         if !r.stacked.is_empty() {
             let symbolic = trip.and_then(|v| Some(self.top.dims.get(&v)?.first()?.clone()));
             let graph = &self.top.graph;
-            let bound =
-                trip.and_then(|v| graph.weight(v)).map(|t| t.get(0).as_int().clamp(0, i128::from(i64::MAX)));
+            let bound = trip.and_then(|v| graph.weight(v)).map(|t| t.get(0).as_int().clamp(0, i128::from(i64::MAX)));
             match (bound.and_then(|n| usize::try_from(n).ok()).filter(|n| *n <= MOST_ROWS), symbolic) {
                 (Some(n), _) => rows = Shape::of(&[n]),
                 (None, Some(n)) if !counted => rows = Shape(vec![n]),
