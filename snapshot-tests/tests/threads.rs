@@ -3,11 +3,12 @@
 
 use std::fmt::Write;
 use tenon::engine::{Engine, Session};
-use tenon::ir::{Graph, Operator, ops};
+use tenon::ir::ops::{binary::Binary, matmul::MatMul, softmax::Softmax};
+use tenon::ir::{Graph, Op, Operator, ValueId, ops};
 use tenon::jit::Model;
 use tenon::passes::plan::plan;
 use tenon::passes::threads::{Threads, divide};
-use tenon::{Compiled, Compiler, Loc, Options, Tensor};
+use tenon::{Compiled, Compiler, DType, Fact, Loc, Options, Tensor};
 use tenon_snapshot_tests::random_graph::random_graph;
 
 /// Divides what can be; gives how many kernels have parts.
@@ -107,5 +108,42 @@ fn models_share_and_drop_their_pools() {
     });
     for _ in 0..20 {
         assert_eq!(several.jit().expect("it compiles").run(&case.inputs).expect("it runs").len(), expected.len());
+    }
+}
+
+/// Attentions whose scores do not fit into caches, as those of a small machine are taken to be: computed in blocks of rows.
+#[test]
+fn blocks_of_rows_are_the_same_on_every_engine_and_for_any_number_of_threads() {
+    for (heads, queries, keys, size) in [(3, 83, 40, 8), (2, 90, 64, 4), (1, 131, 37, 5)] {
+        let mut g = Graph::new("attention");
+        let of = |dims: &[usize]| Fact::of(DType::F32, dims);
+        let (q, k) = (g.add_input("q", of(&[heads, queries, size])), g.add_input("k", of(&[heads, keys, size])));
+        let (v, mask) = (g.add_input("v", of(&[heads, keys, size])), g.add_input("mask", of(&[queries, keys])));
+        let mut op = |op: Op, ins: &[ValueId]| g.add_op(op, ins, Loc::none()).expect("well typed")[0];
+        let s = op(MatMul { trans_a: false, trans_b: true }.into(), &[q, k]);
+        let s = op(Binary::named("add").expect("a function").into(), &[s, mask]);
+        let p = op(Softmax { axis: 2, log: false }.into(), &[s]);
+        let y = op(MatMul { trans_a: false, trans_b: false }.into(), &[p, v]);
+        g.add_output("y", y);
+        let mut options = Options::host().expect("a known machine");
+        (options.target.caches.l1d, options.target.caches.l2) = (4 << 10, 4 << 10);
+        let one = Compiler::new(options).compile_graph(g).expect("it compiles");
+        assert_eq!(one.calls().len(), 1, "{heads} heads");
+        let inputs = one.example_inputs(5);
+        let run = |engine: Engine, c: &Compiled| {
+            let found = Session::new(engine, c).and_then(|s| s.run(&inputs)).expect("it runs");
+            found.iter().map(|t| t.bytes().to_vec()).collect::<Vec<_>>()
+        };
+        let expected = run(Engine::Kernel, &one);
+        for engine in [Engine::Jit, Engine::Object] {
+            assert!(run(engine, &one) == expected, "{engine}, {heads} heads");
+        }
+        for count in [2, 3] {
+            let (several, parts) = divided(&one, count);
+            assert!(parts > 0, "{heads} heads are not divided");
+            for engine in [Engine::Kernel, Engine::Jit] {
+                assert!(run(engine, &several) == expected, "{engine} with {count} threads, {heads} heads");
+            }
+        }
     }
 }

@@ -225,7 +225,7 @@ impl Joiner<'_> {
         let shared = chain.shared();
         let own = chain.links.iter().filter(|l| !shared.contains_key(&l.buffer));
         let row: usize = own.map(|l| l.length * l.size).sum();
-        let most = (near / 4 / row.max(1)).min(rows);
+        let most = (near / 4 / row.max(1)).max(LEAST.min(near / row.max(1))).min(rows);
         if most < LEAST.min(rows) || rows < 2 {
             return None;
         }

@@ -8,6 +8,7 @@ use serde_json::json;
 use std::path::PathBuf;
 use tenon::drawing::svg;
 use tenon::passes::egraph::decisions::{Decisions, KernelChoice};
+use tenon::passes::rows::Blocked;
 use tenon::{Compiler, Phase};
 
 #[derive(Debug, clap::Args)]
@@ -39,13 +40,13 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let compiler = Compiler::new(options);
     let imported = compiler.import_file(&path)?;
     let before = imported.graph.clone();
-    let state = compiler.run_to(imported.graph, Phase::Grouped)?;
+    let state = compiler.run_to(imported.graph, Phase::Lowered)?;
     if let Some(file) = &args.svg {
         let picture = svg(&[model_panel(&before), kernel_panel(&state)]);
         tenon::write_file(file, picture.as_bytes())?;
     }
     if json {
-        output::json(&to_json(&state.decisions, &target.name));
+        output::json(&to_json(&state.decisions, &state.blocked, &target.name));
         return Ok(());
     }
     let d = &state.decisions;
@@ -59,6 +60,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     d.limits.iter().for_each(|l| say!("limit hit: {l}"));
     print_rules(d);
     print_kernels(d, args.top);
+    print_blocked(&state.blocked);
     if let Some(file) = &args.svg {
         say!("\nwrote {}", file.display());
     }
@@ -119,6 +121,17 @@ fn print_kernels(d: &Decisions, top: usize) {
     }
 }
 
+fn print_blocked(all: &[Blocked]) {
+    if !all.is_empty() {
+        say!("\nKernels that run together, a block of rows at a time");
+    }
+    for b in all {
+        let (whole, block) = (output::bytes(b.whole), output::bytes(b.block));
+        say!("  {} of {} rows: {block} in place of {whole}", b.rows.0, b.rows.1);
+        say!("        from {}", b.nodes.replace(" + ", ", "));
+    }
+}
+
 /// `conv · add · relu`, repetitions counted.
 fn chain(ops: &[&str]) -> String {
     let mut parts: Vec<(&str, usize)> = vec![];
@@ -142,7 +155,7 @@ fn runner_up(k: &KernelChoice) -> Option<String> {
     Some(format!("{what}{by}, {:.1} kcycles dearer", a.loses / 1e3))
 }
 
-fn to_json(d: &Decisions, target: &str) -> serde_json::Value {
+fn to_json(d: &Decisions, blocked: &[Blocked], target: &str) -> serde_json::Value {
     let kernels: Vec<_> = d
         .kernels
         .iter()
@@ -166,9 +179,13 @@ fn to_json(d: &Decisions, target: &str) -> serde_json::Value {
             json!({ "rule": m.rule, "why": why })
         })
         .collect();
+    let blocked: Vec<_> = blocked
+        .iter()
+        .map(|b| json!({ "from": b.nodes, "rows": b.rows.0, "of": b.rows.1, "bytes": b.block, "in_place_of": b.whole }))
+        .collect();
     json!({
         "target": target, "cycles": d.cycles, "rounds": d.rounds, "limits": d.limits,
         "nodes": { "imported": d.nodes[0], "saturated": d.nodes[1] },
-        "rules": fired, "near_misses": missed, "kernels": kernels,
+        "rules": fired, "near_misses": missed, "kernels": kernels, "blocks_of_rows": blocked,
     })
 }

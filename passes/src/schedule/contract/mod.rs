@@ -19,19 +19,23 @@ use super::collapse::collapse_contract;
 use super::scope::rewrite_stmts;
 use super::{ScheduleCx, Unit};
 use std::collections::BTreeSet;
-use tenon_kernel::{Affine, Buf, Contract, Expr, Stmt};
+use tenon_kernel::{Affine, Buf, Contract, Expr, Stmt, Var};
 
 /// Replaces every contraction of the kernel.
 pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
     let body = std::mem::take(&mut unit.kernel.body);
     let parameters = unit.kernel.buffers.len();
     let mut widened = dot::Widened::of(&body);
+    let (mut loops, mut all) = (vec![], vec![]);
+    around(&body, &mut loops, &mut all);
+    let mut all = all.into_iter();
     let body = rewrite_stmts(body, &mut |s| match s {
         Stmt::Contract(mut c) => {
             collapse_contract(&mut c);
             let moving = moving(&c, unit);
             moving.iter().for_each(|b| unit.constant[b.0 as usize] = false);
-            let loops = lower(c, unit, cx, &mut widened);
+            let around = all.next().unwrap_or_default();
+            let loops = lower(c, &around, unit, cx, &mut widened);
             moving.iter().for_each(|b| unit.constant[b.0 as usize] = true);
             loops
         }
@@ -41,8 +45,35 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
     unit.kernel.body = hoist::run(body, &unit.kernel, parameters);
 }
 
+/// The loops around each contraction of `body`, in the order of the text, with their iterations; `loops` are those around `body`.
+fn around(body: &[Stmt], loops: &mut Vec<(Var, usize)>, all: &mut Vec<Vec<(Var, usize)>>) {
+    for s in body {
+        match s {
+            Stmt::Contract(_) => all.push(loops.clone()),
+            Stmt::For { var, lo, hi, step, body, .. } => {
+                let trips = lo.as_int().zip(hi.as_int()).map_or(1, |(lo, hi)| hi.saturating_sub(lo) / (*step).max(1));
+                loops.push((*var, usize::try_from(trips).unwrap_or(1).max(1)));
+                around(body, loops, all);
+                loops.pop();
+            }
+            Stmt::While { body, .. } => around(body, loops, all),
+            Stmt::If { then, otherwise, .. } => {
+                around(then, loops, all);
+                around(otherwise, loops, all);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// Loops for `c`.
-fn lower(mut c: Box<Contract>, unit: &mut Unit, cx: &ScheduleCx<'_>, widened: &mut dot::Widened) -> Vec<Stmt> {
+fn lower(
+    mut c: Box<Contract>,
+    around: &[(Var, usize)],
+    unit: &mut Unit,
+    cx: &ScheduleCx<'_>,
+    widened: &mut dot::Widened,
+) -> Vec<Stmt> {
     if let Some(loops) = dot::lower(&c, unit, cx, widened) {
         return loops;
     }
@@ -53,7 +84,7 @@ fn lower(mut c: Box<Contract>, unit: &mut Unit, cx: &ScheduleCx<'_>, widened: &m
     }
     let mut loops = halves::widen(&mut c, unit, cx, widened);
     let known = unit.packs.len();
-    loops.extend(match plan::plan(&c, unit, cx) {
+    loops.extend(match plan::plan(&c, around, unit, cx) {
         Some(mut p) => {
             halves::constants(&mut p, known, unit, cx);
             nest::lower(&c, p, &mut unit.kernel)

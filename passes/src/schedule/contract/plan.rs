@@ -121,8 +121,9 @@ const REUSE: usize = 4;
 /// The same where the factor could be multiplied as it lies.
 const REUSE_OF_RUNS: usize = 16;
 
-/// How to tile `c`; `None` if it is to stay scalar. Constants are packed on the way: new parameters of the unit.
-pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option<Plan> {
+/// How to tile `c`; `None` if it is to stay scalar. Constants are packed on the way: new parameters of the unit. `around` are the loops that it
+/// stands in, with their iterations.
+pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option<Plan> {
     let dtype = unit.kernel.var(c.acc).ty.elem;
     if !matches!(dtype, DType::F32 | DType::F64 | DType::I32) {
         return None;
@@ -136,7 +137,13 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option
         return None;
     }
     let others = others_of(c, &v);
-    let work = |f: &Factor| others.iter().filter(|d| !f.uses(d)).map(|d| d.extent).product::<usize>();
+    let work = |f: &Factor| {
+        let inside = others.iter().filter(|d| !f.uses(d)).map(|d| d.extent).product::<usize>();
+        // What is packed of an operand serves all iterations that read the same.
+        let operand = unit.kernel.buffer(f.buf).access == Access::In;
+        let outside = around.iter().filter(|(v, _)| operand && f.index.coefficient(*v) == 0).map(|(_, n)| *n);
+        outside.fold(inside, usize::saturating_mul)
+    };
     let (reuse_a, reuse_b) = (work(&a), work(&b));
     for (f, reuse) in [(&mut a, reuse_a), (&mut b, reuse_b)] {
         f.along = match f.index.coefficient(v.var) {

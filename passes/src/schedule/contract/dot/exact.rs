@@ -74,7 +74,7 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
     };
     let floats = Contract { acc, init, a: left, b: right, value, ..c.clone() };
     let known = unit.packs.len();
-    let Some(mut p) = plan::plan(&floats, unit, cx) else {
+    let Some(mut p) = plan::plan(&floats, &[], unit, cx) else {
         return Some(super::super::scalar::lower(floats, &mut unit.kernel));
     };
     // Constants are converted when they are packed, where they stay in the first cache: they take four times the room.
