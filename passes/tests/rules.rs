@@ -254,6 +254,12 @@ const CASES: &[Case] = &[
         near_miss: |n| padded_conv(n, &[0, 1, 1, 0, 0, 0, 2, 1]),
     },
     Case {
+        rule: "conv-unreached",
+        fires: |n| dilated_conv(n, 6),
+        // The outer taps reach the image's border.
+        near_miss: |n| dilated_conv(n, 4),
+    },
+    Case {
         rule: "matmul-scale",
         fires: |n| {
             let x = n.input(&[2, 6]);
@@ -288,6 +294,22 @@ fn padded_conv(n: &mut Net, pads: &[i64]) -> ValueId {
         strides: vec![2, 2],
         dilations: vec![1, 1],
         pads: vec![0, 1, 0, 0],
+        group: 1,
+        layout: Layout::ChannelsFirst,
+        fill: None,
+    };
+    n.op(op, &[x, w])
+}
+
+/// Three by three taps that are `step` apart, on an image of five by four, padded so that the result is of this size too.
+fn dilated_conv(n: &mut Net, step: usize) -> ValueId {
+    let x = n.input(&[1, 2, 5, 4]);
+    let w = n.weight(&[3, 2, 3, 3], 1);
+    let op = Conv {
+        kernel: vec![3, 3],
+        strides: vec![1, 1],
+        dilations: vec![step, step.min(3)],
+        pads: vec![step, step.min(3), step, step.min(3)],
         group: 1,
         layout: Layout::ChannelsFirst,
         fill: None,

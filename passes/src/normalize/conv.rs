@@ -8,6 +8,7 @@ use tenon_ir::ops::conv::{Conv, zero_bias};
 use tenon_ir::ops::matmul::MatMul;
 use tenon_ir::ops::pad::Mode;
 use tenon_ir::ops::reshape::Reshape;
+use tenon_ir::ops::slice::Slice;
 use tenon_ir::{NodeId, Op, ValueId};
 
 /// The rules of this file.
@@ -29,6 +30,12 @@ pub(super) const RULES: &[Rule] = &[
         class: Class::Exact,
         doc: "conv(pad(x)) with zeros around spatial axes → conv with that padding",
         apply: conv_pad,
+    },
+    Rule {
+        name: "conv-unreached",
+        class: Class::Exact,
+        doc: "conv whose outer taps read padding at every position → conv without these taps",
+        apply: conv_unreached,
     },
     Rule {
         name: "matmul-scale",
@@ -109,6 +116,42 @@ fn conv_pad(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     }
     ins[0] = x[0];
     cx.op(Conv { pads, ..conv }, &ins)
+}
+
+/// The taps of an axis that some position reads outside of the padding, as the first one and how many: taps at either end
+/// that none does are left out as far as the padding there goes. `None` if the axis keeps all of its taps.
+fn reached(window: &Conv, axis: usize, extent: usize, positions: usize) -> Option<(usize, usize)> {
+    let (taps, step) = (window.kernel[axis], window.dilations[axis]);
+    let (before, after) = (window.pads[axis], window.pads[axis + window.kernel.len()]);
+    let last = positions.checked_sub(1)? * window.strides[axis];
+    let left_of = |k: usize| last + k * step < before && (k + 1) * step <= before;
+    let right_of = |k: usize| k * step >= before + extent && (taps - k) * step <= after;
+    let first = (0..taps - 1).find(|k| !left_of(*k)).unwrap_or(taps - 1);
+    let end = (first + 1..taps).rev().find(|k| !right_of(*k)).map_or(first + 1, |k| k + 1);
+    (end - first < taps).then_some((first, end - first))
+}
+
+/// Dilated windows of segmentation networks are often wider than the image: what is left of 3 × 3 taps is one.
+fn conv_unreached(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
+    let v = ValueId { node: id, port: 0 };
+    let (mut conv, mut ins) = cx.operands_if(v, |op| if let Op::Conv(c) = op { Some(c.clone()) } else { None })?;
+    let mut to = cx.graph.weight(ins[1])?.shape().to_vec();
+    let spatial = |v: ValueId| Some(conv.layout.spatial(&cx.graph.fact(v).shape.to_usize()?));
+    let (x, y) = (spatial(ins[0])?, spatial(v)?);
+    let (n, all) = (conv.kernel.len(), conv.kernel.clone());
+    let mut starts = vec![0; to.len()];
+    for i in 0..n {
+        let Some((first, taps)) = reached(&conv, i, x[i], y[i]) else { continue };
+        (starts[i + 2], to[i + 2]) = (first as i64, taps);
+        conv.pads[i] -= first * conv.dilations[i];
+        conv.pads[i + n] -= (conv.kernel[i] - first - taps) * conv.dilations[i];
+        conv.kernel[i] = taps;
+    }
+    if conv.kernel == all || conv.fill.is_some() {
+        return None;
+    }
+    ins[1] = cx.op(Slice { starts, steps: vec![1; to.len()], to: Shape::of(&to) }, &[ins[1]])?;
+    cx.op(conv, &ins)
 }
 
 fn conv_bias(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
