@@ -333,12 +333,18 @@ pub fn pointwise_element(
     let mut args = vec![];
     for (i, f) in ins.iter().enumerate() {
         let dims = f.dims()?;
-        let at = flatten(&broadcast_index(index, &out_dims, &dims), &dims);
-        args.push(widen(load(i, at), f.dtype));
+        args.push(load(i, flatten(&broadcast_index(index, &out_dims, &dims), &dims)));
     }
-    let dtypes: Vec<DType> = ins.iter().map(|f| wide(f.dtype)).collect();
-    let value = op.scalar(&dtypes, wide(out.dtype), &args)?;
-    Some(if wide(out.dtype) == out.dtype { value } else { narrowed(value, out.dtype) })
+    let dtypes: Vec<DType> = ins.iter().map(|f| f.dtype).collect();
+    pointwise_value(op, &dtypes, out.dtype, args)
+}
+
+/// A pointwise operator applied to elements `args`, in the carriers of the dtypes `ins`; the value is in that of `out`.
+pub fn pointwise_value(op: &Op, ins: &[DType], out: DType, args: Vec<Expr>) -> Option<Expr> {
+    let args: Vec<Expr> = args.into_iter().zip(ins).map(|(e, d)| widen(e, *d)).collect();
+    let dtypes: Vec<DType> = ins.iter().map(|d| wide(*d)).collect();
+    let value = op.scalar(&dtypes, wide(out), &args)?;
+    Some(if wide(out) == out { value } else { narrowed(value, out) })
 }
 
 /// The element of a moving operator's result at `index`, from `load(flat index of operand 0)`.

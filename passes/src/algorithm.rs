@@ -53,6 +53,7 @@ pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError
 /// A convolution to which minimal filtering applies, with its extents.
 struct Conv2 {
     kernel: Vec<usize>,
+    dilations: Vec<usize>,
     pads: Vec<usize>,
     images: usize,
     /// Spatial extents of the result.
@@ -75,7 +76,7 @@ impl Conv2 {
         else {
             return None;
         };
-        let steps_of_one = strides.iter().chain(dilations).all(|s| *s == 1);
+        let steps_of_one = strides.iter().all(|s| *s == 1);
         let fact = &graph.node(id).facts[0];
         if !steps_of_one || kernel.len() > 2 || fact.dtype != DType::F32 {
             return None;
@@ -86,7 +87,8 @@ impl Conv2 {
         if y.contains(&0) || c == 0 {
             return None;
         }
-        Some(Conv2 { kernel: kernel.clone(), pads: pads.clone(), images: y[0], out, c, o })
+        let dilations = dilations.clone();
+        Some(Conv2 { kernel: kernel.clone(), dilations, pads: pads.clone(), images: y[0], out, c, o })
     }
 
     /// The cheapest form of minimal filtering, if it is worth while.
@@ -101,7 +103,8 @@ impl Conv2 {
             }
         }
         let (cost, tile, block) = best?;
-        let op = || WinogradConv { kernel: self.kernel.clone(), tile, pads: self.pads.clone(), block };
+        let (kernel, dilations, pads) = (self.kernel.clone(), self.dilations.clone(), self.pads.clone());
+        let op = || WinogradConv { kernel, dilations, tile, pads, block };
         (cost * GAIN < self.direct(target)).then(op)
     }
 
@@ -115,7 +118,8 @@ impl Conv2 {
     }
 
     fn count(&self, tile: &[usize]) -> usize {
-        self.images * self.out.iter().zip(tile).map(|(y, m)| y.div_ceil(*m)).product::<usize>()
+        let along = |i: usize| WinogradConv::tiles(self.out[i], tile[i], self.dilations[i]);
+        self.images * (0..tile.len()).map(along).product::<usize>()
     }
 
     fn places(&self, tile: &[usize]) -> usize {
@@ -199,7 +203,15 @@ mod tests {
     use super::*;
 
     fn conv(side: usize, c: usize, o: usize, kernel: usize) -> Conv2 {
-        Conv2 { kernel: vec![kernel; 2], pads: vec![kernel / 2; 4], images: 1, out: vec![side; 2], c, o }
+        Conv2 {
+            kernel: vec![kernel; 2],
+            dilations: vec![1; 2],
+            pads: vec![kernel / 2; 4],
+            images: 1,
+            out: vec![side; 2],
+            c,
+            o,
+        }
     }
 
     #[test]

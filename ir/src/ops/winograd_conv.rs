@@ -1,4 +1,5 @@
-//! Convolution by minimal filtering (Winograd): fewer multiplications for a window that moves by one element.
+//! Convolution by minimal filtering (Winograd): fewer multiplications for a window that moves by one element. Where a window's elements
+//! are `d` apart, every `d`-th result is filtered as if there were no others: a tile has the same distance between its elements.
 //!
 //! Tiles of `α = tile + kernel - 1` elements an axis overlap by `kernel - 1`. Each is transformed (`v = Bᵀ d B`), multiplied with the
 //! transformed weights and summed over channels, one matrix product for each of the `Π α` places, and transformed back
@@ -11,17 +12,19 @@ use super::conv::{Layout, pad_input};
 use super::cook_toom::{self, CookToom};
 use super::util::for_each_index;
 use super::winograd_weight::{check_tile, two_axes};
-use crate::lower::flatten;
+use crate::lower::{Padding, flatten};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
 use crate::ops::*;
 use tenon_base::Shape;
-use tenon_kernel::{Buf, Contract, Type};
+use tenon_kernel::{BinOp, Buf, Contract, Type};
 
 crate::attributes! {
     /// Operands are the activations `[N, spatial…, C]`, the weights as `winograd_weight` makes them, and an optional bias `[O]`.
     pub struct WinogradConv {
         /// Extent of the window, per spatial axis (one or two).
         pub kernel: Vec<usize>,
+        /// Distance of the window's elements, per spatial axis.
+        pub dilations: Vec<usize>,
         /// Outputs of a tile, per spatial axis.
         pub tile: Vec<usize>,
         /// Padding with zeros before, then after, every spatial axis.
@@ -62,8 +65,9 @@ impl Operator for WinogradConv {
         (1..ins.len()).try_for_each(|i| expect_same_dtype(ins, 0, i))?;
         check_tile(&self.tile, &self.kernel)?;
         let axes = self.kernel.len();
-        if self.block == 0 || self.pads.len() != 2 * axes {
-            return Err(InferError::new("expected a block of at least one tile and two pads an axis"));
+        let distances = self.dilations.len() == axes && !self.dilations.contains(&0);
+        if self.block == 0 || self.pads.len() != 2 * axes || !distances {
+            return Err(InferError::new("expected a block of at least one tile, two pads and a dilation an axis"));
         }
         let (x, u) = (&ins[0].shape, &ins[1].shape);
         let alpha: usize = self.tile.iter().zip(&self.kernel).map(|(m, r)| m + r - 1).product();
@@ -82,7 +86,7 @@ impl Operator for WinogradConv {
         let mut dims = vec![x.0[0].clone()];
         for i in 0..axes {
             let padded = x.0[i + 1].add(&Dim::from(self.pads[i] + self.pads[i + axes]));
-            let y = padded.sub(&Dim::from(self.kernel[i] - 1));
+            let y = padded.sub(&Dim::from(self.dilations[i].saturating_mul(self.kernel[i] - 1)));
             if y.as_const().is_some_and(|y| y < 1) {
                 return Err(InferError::new(format!("spatial axis {i} of {x} is shorter than the window")));
             }
@@ -101,7 +105,9 @@ impl Operator for WinogradConv {
         let (x, u) = (ins[0].to_f64(), ins[1].to_f64());
         let (xd, c, o) = (ins[0].shape(), ins[1].shape()[1], ins[1].shape()[2]);
         let bias = ins.get(2).map(Tensor::to_f64);
-        let tiles: Vec<usize> = (0..axes).map(|i| y[i + 1].div_ceil(self.tile[i])).collect();
+        let line = |i: usize| Line::new(y[i + 1], self.tile[i], self.kernel[i], self.dilations[i]);
+        let lines: Vec<Line> = (0..axes).map(line).collect();
+        let tiles: Vec<usize> = lines.iter().map(|l| l.count).collect();
         let alphas: Vec<usize> = filters.iter().map(CookToom::alpha).collect();
         let mut out = vec![0.0; y.iter().product()];
         for n in 0..y[0] {
@@ -110,7 +116,7 @@ impl Operator for WinogradConv {
                 for_each_index(&alphas, |k| {
                     let mut at = n;
                     let inside = (0..axes).all(|i| {
-                        let p = (t[i] * self.tile[i] + k[i]).checked_sub(self.pads[i]).filter(|p| *p < xd[i + 1]);
+                        let p = lines[i].at(t[i], k[i]).checked_sub(self.pads[i]).filter(|p| *p < xd[i + 1]);
                         at = at * xd[i + 1] + p.unwrap_or(0);
                         p.is_some()
                     });
@@ -134,7 +140,7 @@ impl Operator for WinogradConv {
                 let mut element = 0;
                 for_each_index(&self.tile, |k| {
                     let place = (0..axes).try_fold(n, |at, i| {
-                        let p = t[i] * self.tile[i] + k[i];
+                        let p = lines[i].at(t[i], k[i]);
                         (p < y[i + 1]).then_some(at * y[i + 1] + p)
                     });
                     if let Some(at) = place {
@@ -149,6 +155,17 @@ impl Operator for WinogradConv {
         Ok(vec![Tensor::from_f64(ins[0].dtype(), &y, &out)])
     }
 
+    fn halo(&self, ins: &[Fact]) -> Option<Padding> {
+        let y = self.infer(ins).ok()?[0].dims()?;
+        let axes = self.kernel.len();
+        let mut widths = vec![[0; 2]; axes + 2];
+        for (i, w) in widths[1..=axes].iter_mut().enumerate() {
+            let read = Line::new(y[i + 1], self.tile[i], self.kernel[i], self.dilations[i]).read();
+            *w = [self.pads[i], read.saturating_sub(self.pads[i] + ins[0].shape.0[i + 1].as_usize()?)];
+        }
+        widths.iter().any(|w| *w != [0; 2]).then_some(Padding { widths, fill: 0 })
+    }
+
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         if cx.out_dims(0).contains(&0) {
             return Ok(());
@@ -158,8 +175,8 @@ impl Operator for WinogradConv {
         let places = g.places();
         let v = cx.scratch("v", dtype, places * g.strides(g.c).1);
         let m = cx.scratch("m", dtype, places * g.strides(g.o).1);
-        let y = (!g.whole_tiles()).then(|| cx.scratch("y", dtype, g.tile[0] * g.tile[1] * g.o));
-        let source = g.pad(self, cx);
+        let y = (!g.whole_tiles()).then(|| cx.scratch("y", dtype, g.lines[0].tile * g.lines[1].tile * g.o));
+        let source = &Source::new(self, cx);
         let (full, rest) = (g.tiles() / g.block, g.tiles() % g.block);
         if full > 0 {
             cx.any_loop("block", Expr::int(0), full.into(), true, |cx, b| {
@@ -179,11 +196,13 @@ impl Operator for WinogradConv {
     fn samples() -> Vec<Sample> {
         let of = |kernel: &[usize], tile: &[usize], pads: &[usize], block| WinogradConv {
             kernel: kernel.to_vec(),
+            dilations: vec![1; kernel.len()],
             tile: tile.to_vec(),
             pads: pads.to_vec(),
             block,
         };
         let f = DType::F32;
+        let apart = |op: WinogradConv, dilations: &[usize]| WinogradConv { dilations: dilations.to_vec(), ..op };
         // Weights that are not those of any window give results far larger than their differences: small ones keep both near.
         let small = |s: Sample| s.with_range(&[(-0.5, 0.5), (-0.02, 0.02)]);
         vec![
@@ -193,6 +212,9 @@ impl Operator for WinogradConv {
             Sample::new(of(&[5, 5], &[2, 2], &[2; 4], 2), &[(f, &[1, 5, 7, 3]), (f, &[36, 3, 8])]),
             Sample::new(of(&[1, 3], &[1, 4], &[0, 1, 0, 1], 5), &[(f, &[1, 3, 11, 4]), (f, &[6, 4, 8])]),
             Sample::new(of(&[3], &[4], &[1, 0], 2), &[(DType::F64, &[2, 13, 3]), (DType::F64, &[6, 3, 4])]),
+            Sample::new(apart(of(&[3, 3], &[2, 2], &[0; 4], 7), &[2, 3]), &[(f, &[1, 12, 12, 5]), (f, &[16, 5, 9])]),
+            Sample::new(apart(of(&[3, 3], &[4, 2], &[6; 4], 5), &[6, 6]), &[(f, &[2, 7, 11, 4]), (f, &[24, 4, 8]), (f, &[8])]),
+            Sample::new(apart(of(&[3], &[4], &[8, 0], 6), &[4]), &[(f, &[1, 29, 8]), (f, &[6, 8, 16])]),
         ]
         .into_iter()
         .map(small)
@@ -200,21 +222,121 @@ impl Operator for WinogradConv {
     }
 }
 
+impl WinogradConv {
+    /// Tiles of `tile` results that are `step` apart, along an axis of `out` results.
+    pub fn tiles(out: usize, tile: usize, step: usize) -> usize {
+        Line::new(out, tile, 1, step).count
+    }
+}
+
 /// Elements of a cache line.
 const LINE: usize = 16;
 
+/// The tiles along an axis.
+///
+/// Their numbers count the first elements of `step` tiles that are woven into each other, then those of the next `step`: tiles with
+/// neighbouring numbers lie side by side.
+#[derive(Clone, Copy)]
+struct Line {
+    /// Results along the axis; at least one.
+    out: usize,
+    /// Results of a tile.
+    tile: usize,
+    /// Elements of a tile that is read.
+    alpha: usize,
+    /// The distance between a tile's elements.
+    step: usize,
+    /// How many tiles there are: all of them begin within the results.
+    count: usize,
+}
+
+impl Line {
+    fn new(out: usize, tile: usize, kernel: usize, step: usize) -> Line {
+        let woven = tile.saturating_mul(step);
+        let before = out.div_ceil(woven).saturating_sub(1);
+        let count = before * step + step.min(out - before * woven);
+        Line { out, tile, alpha: tile + kernel - 1, step, count }
+    }
+
+    /// Element `k` of tile number `t`, counted from the first element that is read, or result `k`, counted from the first result.
+    fn at(&self, t: usize, k: usize) -> usize {
+        t + t / self.step * self.step * (self.tile - 1) + k * self.step
+    }
+
+    /// Where tile number `t` begins.
+    fn first(&self, t: Expr) -> Expr {
+        match (self.step, self.count > self.step) {
+            (1, _) => t * self.tile,
+            (_, false) => t,
+            (step, true) => t.clone() + t / step * (step * (self.tile - 1)),
+        }
+    }
+
+    /// The extent of what is read.
+    fn read(&self) -> usize {
+        self.count.checked_sub(1).map_or(0, |last| self.at(last, self.alpha - 1) + 1)
+    }
+
+    /// Whether no tile reaches beyond the results.
+    fn whole(&self) -> bool {
+        self.out.is_multiple_of(self.tile * self.step)
+    }
+}
+
+/// Where the activations are read.
+enum Source {
+    /// In a buffer with zeros around them: that, its extents, and the place in it that the first tile begins at.
+    Padded(Buf, Vec<usize>, [usize; 2]),
+    /// Where they are: no tile reaches beyond them.
+    Plain,
+}
+
+impl Source {
+    fn new(op: &WinogradConv, cx: &mut LowerCx<'_>) -> Source {
+        let Some(wanted) = op.halo(&cx.in_facts()) else { return Source::Plain };
+        let (axes, spatial) = (op.kernel.len(), &wanted.widths[1..=op.kernel.len()]);
+        let (buf, dims, first) = match cx.halo(0) {
+            Some(halo) if halo.covers(&wanted) => {
+                let first: Vec<usize> = (0..axes).map(|i| halo.before[i + 1] - op.pads[i]).collect();
+                (halo.buf, halo.dims.clone(), first)
+            }
+            _ => {
+                let pads: Vec<usize> = (0..2).flat_map(|side| spatial.iter().map(move |w| w[side])).collect();
+                let (buf, dims) = pad_input(cx, Layout::ChannelsLast, &pads);
+                (buf, dims, vec![0; axes])
+            }
+        };
+        let first = if let [a, b] = first[..] { [a, b] } else { [0, first[0]] };
+        Source::Padded(buf, dims, first)
+    }
+
+    /// The place of image `n` at a row and a column, counted from where the first tile begins, and how far it is to the next ones, all
+    /// in elements of `c` channels.
+    fn place(&self, cx: &LowerCx<'_>, [n, row, column]: [Expr; 3]) -> (Expr, [usize; 2]) {
+        let (dims, [top, left]) = match self {
+            Source::Padded(_, dims, first) => (dims.clone(), *first),
+            Source::Plain => (cx.in_dims(0), [0; 2]),
+        };
+        let (columns, c) = (dims[dims.len() - 2], dims[dims.len() - 1]);
+        let rows = if dims.len() == 4 { dims[1] } else { 1 };
+        (flatten(&[n, row + top, column + left], &[dims[0], rows, columns]) * c, [columns * c, c])
+    }
+
+    fn load(&self, cx: &LowerCx<'_>, at: Expr) -> Expr {
+        match self {
+            Source::Padded(buf, ..) => Expr::load(*buf, at),
+            Source::Plain => cx.load_flat(0, at),
+        }
+    }
+}
+
 /// Extents of the computation, as if there were two spatial axes.
 struct Geometry {
-    tile: [usize; 2],
     filters: [CookToom; 2],
     /// Images.
     n: usize,
-    /// Extents of the result.
-    out: [usize; 2],
-    /// Extents of what is read, padded to whole tiles.
-    padded: [usize; 2],
-    /// Tiles of an image, per axis.
-    counts: [usize; 2],
+    /// The tiles along rows and columns.
+    lines: [Line; 2],
     c: usize,
     o: usize,
     block: usize,
@@ -224,18 +346,17 @@ impl Geometry {
     fn new(op: &WinogradConv, cx: &LowerCx<'_>) -> Geometry {
         let (kernel, tile) = two_axes(&op.kernel, &op.tile);
         let yd = cx.out_dims(0);
-        let (out, _) = two_axes(&yd[1..yd.len() - 1], &op.tile);
-        let counts = [out[0].div_ceil(tile[0]), out[1].div_ceil(tile[1])];
-        let padded = [counts[0] * tile[0] + kernel[0] - 1, counts[1] * tile[1] + kernel[1] - 1];
+        let (out, step) = two_axes(&yd[1..yd.len() - 1], &op.dilations);
+        let lines = [0, 1].map(|i| Line::new(out[i], tile[i], kernel[i], step[i]));
         let filters = [CookToom::new(tile[0], kernel[0]), CookToom::new(tile[1], kernel[1])];
         let (n, c, o) = (yd[0], cx.in_dims(1)[1], cx.in_dims(1)[2]);
-        let block = op.block.min(n * counts[0] * counts[1]);
-        Geometry { tile, filters, n, out, padded, counts, c, o, block }
+        let block = op.block.min(n * lines[0].count * lines[1].count);
+        Geometry { filters, n, lines, c, o, block }
     }
 
     /// Tiles of all images.
     fn tiles(&self) -> usize {
-        self.n * self.counts[0] * self.counts[1]
+        self.n * self.lines[0].count * self.lines[1].count
     }
 
     /// Where the rows of what lies between the steps begin, `n` elements each: from tile to tile, and from place to place. Both are an
@@ -253,16 +374,7 @@ impl Geometry {
 
     /// Whether no tile reaches beyond the result.
     fn whole_tiles(&self) -> bool {
-        (0..2).all(|i| self.out[i].is_multiple_of(self.tile[i]))
-    }
-
-    /// The activations with zeros around them, up to whole tiles, where that changes anything.
-    fn pad(&self, op: &WinogradConv, cx: &mut LowerCx<'_>) -> Option<Buf> {
-        let axes = op.kernel.len();
-        let xd = cx.in_dims(0);
-        let after = |i: usize| self.padded[i + 2 - axes] - xd[i + 1] - op.pads[i];
-        let pads: Vec<usize> = op.pads[..axes].iter().copied().chain((0..axes).map(after)).collect();
-        pads.iter().any(|p| *p > 0).then(|| pad_input(cx, Layout::ChannelsLast, &pads).0)
+        self.lines.iter().all(Line::whole)
     }
 
     /// All steps for `count` tiles from number `first` on.
@@ -270,7 +382,7 @@ impl Geometry {
     fn one_block(
         &self,
         cx: &mut LowerCx<'_>,
-        source: Option<Buf>,
+        source: &Source,
         v: Buf,
         m: Buf,
         y: Option<Buf>,
@@ -282,24 +394,24 @@ impl Geometry {
         cx.parfor("t", count, |cx, t| self.transform_output(cx, m, y, first + t.clone(), t));
     }
 
-    /// Image, row and column of tile number `tile`, each a variable.
+    /// Image of tile number `tile`, and the row and column it begins at, each a variable.
     fn place(&self, cx: &mut LowerCx<'_>, tile: Expr) -> [Expr; 3] {
-        let [rows, columns] = self.counts;
+        let [rows, columns] = self.lines.map(|l| l.count);
         let tile = cx.k.bind("tile", tile);
         let image = if self.n == 1 { Expr::int(0) } else { cx.k.bind("image", tile.clone() / (rows * columns)) };
         let inside = if self.n == 1 { tile } else { cx.k.bind("inside", tile % (rows * columns)) };
         let row = cx.k.bind("row", inside.clone() / columns);
         let column = cx.k.bind("column", inside % columns);
-        [image, row, column]
+        [image, cx.k.bind("top", self.lines[0].first(row)), cx.k.bind("left", self.lines[1].first(column))]
     }
 
     /// `v[p, t, c] = (Bᵀ d B)[p]`
-    fn transform_input(&self, cx: &mut LowerCx<'_>, source: Option<Buf>, v: Buf, tile: Expr, t: Expr) {
+    fn transform_input(&self, cx: &mut LowerCx<'_>, source: &Source, v: Buf, tile: Expr, t: Expr) {
         let dtype = cx.in_dtype(0);
-        let [image, row, column] = self.place(cx, tile);
-        let at = [image, row * self.tile[0], column * self.tile[1]];
-        let corner = flatten(&at, &[self.n, self.padded[0], self.padded[1]]) * self.c;
+        let at = self.place(cx, tile);
+        let (corner, [by_row, by_column]) = source.place(cx, at);
         let corner = cx.k.bind("corner", corner);
+        let by = [by_row * self.lines[0].step, by_column * self.lines[1].step];
         let [rows, columns] = [self.filters[0].alpha(), self.filters[1].alpha()];
         let (line, place) = self.strides(self.c);
         cx.parfor("c", self.c, |cx, c| {
@@ -307,11 +419,7 @@ impl Geometry {
             for x in 0..columns {
                 let mut d = vec![];
                 for y in 0..rows {
-                    let at = corner.clone() + (y * self.padded[1] + x) * self.c + c.clone();
-                    let e = match source {
-                        Some(b) => Expr::load(b, at),
-                        None => cx.load_flat(0, at),
-                    };
+                    let e = source.load(cx, corner.clone() + (y * by[0] + x * by[1]) + c.clone());
                     d.push(cx.k.bind("d", e));
                 }
                 transformed.push(cook_toom::emit(cx, dtype, &self.filters[0].input, &d));
@@ -356,10 +464,10 @@ impl Geometry {
     /// `y = Aᵀ m A + bias`, stored where it lies in the result.
     fn transform_output(&self, cx: &mut LowerCx<'_>, m: Buf, y: Option<Buf>, tile: Expr, t: Expr) {
         let dtype = cx.in_dtype(0);
-        let [image, row, column] = self.place(cx, tile);
+        let [image, top, left] = self.place(cx, tile);
         let [rows, columns] = [self.filters[0].alpha(), self.filters[1].alpha()];
-        let [top, left] = [cx.k.bind("top", row * self.tile[0]), cx.k.bind("left", column * self.tile[1])];
-        let dims = [self.n, self.out[0], self.out[1], self.o];
+        let [lines, pixels] = self.lines;
+        let dims = [self.n, lines.out, pixels.out, self.o];
         let (line, place) = self.strides(self.o);
         cx.parfor("o", self.o, |cx, o| {
             let mut transformed = vec![];
@@ -371,30 +479,36 @@ impl Geometry {
                 }
                 transformed.push(cook_toom::emit(cx, dtype, &self.filters[0].output, &d));
             }
-            for i in 0..self.tile[0] {
+            for i in 0..lines.tile {
                 let d: Vec<Expr> = transformed.iter().map(|column| column[i].clone()).collect();
                 for (j, e) in cook_toom::emit(cx, dtype, &self.filters[1].output, &d).into_iter().enumerate() {
                     match y {
-                        Some(y) => cx.k.store(y, o.clone() + (i * self.tile[1] + j) * self.o, e),
+                        Some(y) => cx.k.store(y, o.clone() + (i * pixels.tile + j) * self.o, e),
                         None => {
-                            let at = [image.clone(), top.clone() + i, left.clone() + j, o.clone()];
-                            self.store(cx, &flatten(&at, &dims), &o, e);
+                            let (row, column) = (top.clone() + i * lines.step, left.clone() + j * pixels.step);
+                            self.store(cx, &flatten(&[image.clone(), row, column, o.clone()], &dims), &o, e);
                         }
                     }
                 }
             }
         });
         let Some(y) = y else { return };
-        // Tiles at the end are cut off. The place in the tile is written as a remainder, which says how large it can be.
-        let end = |first: &Expr, axis: usize| {
-            (first.clone() + self.tile[axis]).binary(tenon_kernel::BinOp::Min, self.out[axis].into())
+        // Tiles at the end are cut off.
+        let count = |first: &Expr, line: Line| {
+            ((Expr::from(line.out - 1 + line.step) - first.clone()) / line.step).binary(BinOp::Min, line.tile.into())
         };
-        cx.any_loop("y", top.clone(), end(&top, 0), true, |cx, yi| {
-            cx.any_loop("x", left.clone(), end(&left, 1), true, |cx, xi| {
+        // Nothing but the second minimum says that they are results.
+        let place = |cx: &mut LowerCx<'_>, name: &str, first: &Expr, i: Expr, line: Line| {
+            let at = first.clone() + i * line.step;
+            cx.k.bind(name, at.binary(BinOp::Min, (line.out - 1).into()))
+        };
+        cx.any_loop("i", Expr::int(0), count(&top, lines), true, |cx, i| {
+            let row = place(cx, "y", &top, i.clone(), lines);
+            cx.any_loop("j", Expr::int(0), count(&left, pixels), true, |cx, j| {
+                let column = place(cx, "x", &left, j.clone(), pixels);
                 cx.parfor("o", self.o, |cx, o| {
-                    let inside = yi.clone() % self.tile[0] * self.tile[1] + xi.clone() % self.tile[1];
-                    let e = Expr::load(y, inside * self.o + o.clone());
-                    self.store(cx, &flatten(&[image, yi, xi, o.clone()], &dims), &o, e);
+                    let e = Expr::load(y, (i * pixels.tile + j) * self.o + o.clone());
+                    self.store(cx, &flatten(&[image, row, column, o.clone()], &dims), &o, e);
                 });
             });
         });

@@ -5,7 +5,7 @@ use super::node::{Egraph, Head, Node, OpId, Origin};
 use egg::Id;
 use std::collections::BTreeMap;
 use tenon_base::{DType, Fact};
-use tenon_ir::lower::wide;
+use tenon_ir::lower::pointwise_value;
 use tenon_ir::{Op, OpClass, Operator};
 use tenon_kernel::{Expr, Var};
 
@@ -173,9 +173,10 @@ fn written(eg: &Egraph, n: &Node, facts: &[Fact]) -> Vec<usize> {
         return once;
     }
     let dtype = |a: &Id| eg.analysis.facts(eg[eg.find(*a)].data.ty).first().map_or(DType::F32, |f| f.dtype);
-    let ins: Vec<DType> = n.args.iter().map(|a| wide(dtype(a))).collect();
+    let ins: Vec<DType> = n.args.iter().map(dtype).collect();
     let args: Vec<Expr> = (0..ins.len() as u32).map(|i| Expr::Var(Var(i))).collect();
-    let Some(e) = op.scalar(&ins, wide(facts[0].dtype), &args) else { return once };
+    // Rounding to a type that is only stored takes many steps, each of which has the value.
+    let Some(e) = pointwise_value(op, &ins, facts[0].dtype, args) else { return once };
     let mut times = vec![0; ins.len()];
     e.visit(&mut |e| {
         if let Expr::Var(v) = e {

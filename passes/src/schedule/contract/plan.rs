@@ -397,7 +397,7 @@ impl Plan {
     /// rows fit, or blocks do not pay.
     pub(super) fn block(&self, n: usize) -> Option<usize> {
         let columns = self.v.extent / (self.cover.nv * self.lanes);
-        if self.row_bytes <= self.l2 / 2 || columns < 3 {
+        if self.row_bytes <= self.l2 / 2 || columns < 2 {
             return None;
         }
         let most = (n * (self.l2 / 3) / self.row_bytes).max(1);
