@@ -5,7 +5,7 @@
 
 use crate::PassError;
 use crate::pipeline::{Math, Settings};
-use tenon_base::DType;
+use tenon_base::{DType, Fact};
 use tenon_ir::ops::conv::{Conv, Layout};
 use tenon_ir::ops::winograd_conv::WinogradConv;
 use tenon_ir::ops::winograd_weight::WinogradWeight;
@@ -60,35 +60,29 @@ struct Conv2 {
     out: Vec<usize>,
     c: usize,
     o: usize,
+    /// The part of the taps that the direct sum computes.
+    inside: f64,
 }
 
 impl Conv2 {
     fn of(graph: &Graph, id: NodeId) -> Option<Conv2> {
-        let Some(Op::Conv(Conv {
-            kernel,
-            strides,
-            dilations,
-            pads,
-            group: 1,
-            layout: Layout::ChannelsLast,
-            fill: None,
-        })) = graph.op(id)
-        else {
-            return None;
-        };
-        let steps_of_one = strides.iter().all(|s| *s == 1);
+        let Some(Op::Conv(conv)) = graph.op(id) else { return None };
         let fact = &graph.node(id).facts[0];
-        if !steps_of_one || kernel.len() > 2 || fact.dtype != DType::F32 {
+        let plain = conv.group == 1 && conv.layout == Layout::ChannelsLast && conv.fill.is_none();
+        let steps_of_one = conv.strides.iter().all(|s| *s == 1);
+        if !plain || !steps_of_one || conv.kernel.len() > 2 || fact.dtype != DType::F32 {
             return None;
         }
-        let y = fact.dims()?;
-        let c = *graph.fact(graph.operands(id)[0]).dims()?.last()?;
-        let (o, out) = (*y.last()?, y[1..y.len() - 1].to_vec());
+        let ins: Vec<Fact> = graph.operands(id).iter().map(|v| graph.fact(*v).clone()).collect();
+        let (x, y) = (ins[0].dims()?, fact.dims()?);
+        let (c, o) = (*x.last()?, *y.last()?);
         if y.contains(&0) || c == 0 {
             return None;
         }
-        let dilations = dilations.clone();
-        Some(Conv2 { kernel: kernel.clone(), dilations, pads: pads.clone(), images: y[0], out, c, o })
+        let (from, out) = (conv.layout.spatial(&x), conv.layout.spatial(&y));
+        let inside = if conv.by_taps(&ins, fact) { conv.inside(&from, &out) } else { 1.0 };
+        let Conv { kernel, dilations, pads, .. } = conv.clone();
+        Some(Conv2 { kernel, dilations, pads, images: y[0], out, c, o, inside })
     }
 
     /// The cheapest form of minimal filtering, if it is worth while.
@@ -171,7 +165,7 @@ impl Conv2 {
         let taps: usize = self.kernel.iter().product();
         let weights = (taps * self.c * self.o) as f64;
         let points = (self.images * self.out.iter().product::<usize>()) as f64;
-        Self::multiply(points * weights, target).max(Self::first_read(4.0 * weights))
+        Self::multiply(self.inside * points * weights, target).max(Self::first_read(4.0 * weights))
     }
 
     /// Cycles of minimal filtering with `tile`, in blocks of `block` tiles.

@@ -379,6 +379,9 @@ impl Operator for Conv {
     }
 
     fn halo(&self, ins: &[Fact]) -> Option<Padding> {
+        if self.infer(ins).is_ok_and(|out| self.by_taps(ins, &out[0])) {
+            return None;
+        }
         let mut widths = vec![[0; 2]; ins[0].shape.rank()];
         for i in 0..self.kernel.len() {
             widths[self.layout.spatial_axis(i)] = [self.pads[i], self.pads[i + self.kernel.len()]];
@@ -389,6 +392,10 @@ impl Operator for Conv {
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         let (wd, yd) = (cx.in_dims(1), cx.out_dims(0));
         if yd.contains(&0) {
+            return Ok(());
+        }
+        if self.by_taps(&cx.in_facts(), &cx.out_fact(0)) {
+            self.lower_by_taps(cx);
             return Ok(());
         }
         let l = self.layout;
@@ -491,6 +498,15 @@ impl Operator for Conv {
             Sample::new(
                 conv(&[2, 3], &[1, 2], &[2, 1], &[1, 0, 0, 1], 2, First),
                 &[(f, &[1, 6, 8, 7]), (f, &[4, 3, 2, 3])],
+            ),
+            // Taps most of which are outside.
+            Sample::new(
+                conv(&[3, 3], &[1, 1], &[4, 5], &[4, 5, 4, 5], 1, Last),
+                &[(f, &[2, 6, 7, 17]), (f, &[20, 17, 3, 3]), (f, &[20])],
+            ),
+            Sample::new(
+                conv(&[3, 2], &[2, 1], &[6, 4], &[5, 3, 6, 2], 2, First),
+                &[(f, &[1, 32, 9, 5]), (f, &[6, 16, 3, 2])],
             ),
             // Few channels of results: long rows lie along the sum.
             Sample::new(

@@ -11,6 +11,7 @@ use crate::{Attrs, ValueId};
 use tenon_base::{DType, Dim, Fact, Tensor};
 use tenon_kernel::Expr;
 
+mod conv_taps;
 mod cook_toom;
 mod family;
 mod ml;

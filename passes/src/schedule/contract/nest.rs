@@ -256,7 +256,9 @@ fn columns(p: &Plan, c: &Contract, kernel: &mut Kernel, which: Columns, column: 
     let registers = rest.div_ceil(p.lanes);
     // A column of as many registers whose last is part full still has the rows of the others.
     let rows = if registers == p.cover.nv { &p.cover.full } else { &p.cover.rest };
-    let shared = kernel.in_place.iter().any(|(_, o)| *o == c.out);
+    // What is read to compute an element is not to be overwritten with it before it is read again.
+    let mut shared = kernel.in_place.iter().any(|(_, o)| *o == c.out);
+    c.init.visit(&mut |e| shared |= matches!(e, Expr::Load { buf, .. } if *buf == c.out));
     if paneled || p.partial {
         // Panels are padded, so all lanes are computed; only those that exist are stored.
         let (v0, panel) = (Expr::from(full * width), Expr::from(full));
