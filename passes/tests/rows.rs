@@ -154,6 +154,19 @@ fn scores_take_the_place_of_a_block() {
 }
 
 #[test]
+fn threads_share_the_rows_of_heads_that_they_cannot_share() {
+    let graph = Attention { heads: 3, queries: 512, keys: 512, size: 32, ..PLAIN }.graph();
+    let target = Target::parse("zen3").expect("a target");
+    let settings = Settings { threads: 2, ..Settings::new(target, Math::Default, "m") };
+    let state = tenon_passes::run(graph, &settings, Phase::Planned, &mut |_, _, _| {}).expect("compiles");
+    let kernel = state.program.kernels.iter().find(|k| k.name.contains("softmax")).expect("a kernel of all");
+    let text = kernel.to_string();
+    // Both walk all heads, and each some blocks.
+    assert!(kernel.parts.is_some() && text.contains("parfor %outer in 0..3"), "{text}");
+    assert!(text.contains("parfor %block in %part"), "{text}");
+}
+
+#[test]
 fn what_does_not_pay_or_is_needed_elsewhere_stays() {
     let stays =
         |graph: &Graph, l2: usize| compiled(graph, "x86-64-v3", l2, Math::Default, Phase::Lowered).blocked.is_empty();

@@ -25,6 +25,8 @@ pub(super) enum Choice<'k> {
     Whole(Unit<'k>, usize),
     /// Each part some iterations of a loop: how many.
     Cut(&'k Stmt, Vec<i64>),
+    /// Every part all of it: it fills scratch buffers of which each has its own, for what is cut behind it.
+    Each(Unit<'k>),
     /// All parts the loop, and inside it each something else.
     Inside(&'k Stmt, Vec<&'k Stmt>, Vec<Choice<'k>>),
 }
@@ -209,7 +211,17 @@ impl<'k> Divider<'k> {
             if depth < MAX_DEPTH {
                 let (prelude, units) = self.block_of(s, body);
                 let (mut inner, times) = (load.clone(), times * trips as f64);
-                let choices = units.iter().map(|u| self.choose(u, &mut inner, times, depth + 1, private)).collect();
+                let fills = self.fills(&units, private);
+                let mut choices = vec![];
+                for (i, u) in units.iter().enumerate() {
+                    if fills.contains(&i) {
+                        let cycles = times * u.iter().map(|s| self.cost(s)).sum::<f64>();
+                        inner.iter_mut().for_each(|l| *l += cycles);
+                        choices.push(Choice::Each(u.clone()));
+                    } else {
+                        choices.push(self.choose(u, &mut inner, times, depth + 1, private));
+                    }
+                }
                 let inside = Choice::Inside(s, prelude, choices);
                 if most(&inner) < most(&best) * INNER_GAIN && private.iter().all(|b| self.own(&inside, *b, false)) {
                     (best, choice) = (inner, inside);
@@ -218,6 +230,22 @@ impl<'k> Divider<'k> {
         }
         *load = best;
         choice
+    }
+
+    /// The units of a block that copy operands into `private` buffers for other units of the block: panels that a loop behind them
+    /// multiplies with.
+    fn fills(&self, units: &[Unit<'k>], private: &[Buf]) -> BTreeSet<usize> {
+        let uses: Vec<_> = units.iter().map(|u| touched(u.iter().copied())).collect();
+        let copies = |(r, w): &(BTreeSet<Buf>, BTreeSet<Buf>)| {
+            !w.is_empty() && w.iter().all(|b| private.contains(b)) && r.is_disjoint(&self.written)
+        };
+        let (some, others): (Vec<usize>, Vec<usize>) = (0..units.len()).partition(|i| copies(&uses[*i]));
+        let shared = |i: &usize| {
+            let w = &uses[*i].1;
+            let behind = others.iter().any(|o| o > i && !uses[*o].0.is_disjoint(w));
+            behind && others.iter().all(|o| uses[*o].1.is_disjoint(w) && (o > i || uses[*o].0.is_disjoint(w)))
+        };
+        some.into_iter().filter(shared).collect()
     }
 
     fn block_of(&self, s: &'k Stmt, body: &'k [Stmt]) -> Block<'k> {
@@ -230,8 +258,9 @@ impl<'k> Divider<'k> {
     }
 
     /// What every part runs.
-    pub(super) fn statement(&self, choice: &Choice<'k>) -> Stmt {
-        match choice {
+    pub(super) fn statements(&self, choice: &Choice<'k>) -> Vec<Stmt> {
+        let one = match choice {
+            Choice::Each(unit) => return unit.iter().map(|s| (*s).clone()).collect(),
             Choice::Whole(unit, k) => Stmt::If {
                 cond: self.is_part(*k),
                 then: unit.iter().map(|s| (*s).clone()).collect(),
@@ -243,13 +272,17 @@ impl<'k> Divider<'k> {
                 Stmt::For { var: *var, lo, hi, step: *step, parallel: *parallel, body: body.clone() }
             }
             Choice::Inside(Stmt::For { var, lo, hi, step, parallel, .. }, prelude, choices) => {
-                let body =
-                    prelude.iter().map(|s| (*s).clone()).chain(choices.iter().map(|c| self.statement(c))).collect();
+                let body = prelude
+                    .iter()
+                    .map(|s| (*s).clone())
+                    .chain(choices.iter().flat_map(|c| self.statements(c)))
+                    .collect();
                 Stmt::For { var: *var, lo: lo.clone(), hi: hi.clone(), step: *step, parallel: *parallel, body }
             }
             // Only loops are chosen.
             Choice::Cut(s, _) | Choice::Inside(s, ..) => (*s).clone(),
-        }
+        };
+        vec![one]
     }
 
     fn is_part(&self, k: usize) -> Expr {
@@ -303,7 +336,11 @@ impl<'k> Divider<'k> {
             }
             Choice::Cut(Stmt::For { body, .. }, _) => first_is_store(body, buf) != Some(false),
             Choice::Cut(..) => false,
-            Choice::Inside(_, _, choices) => choices.iter().all(|c| self.own(c, buf, true)),
+            Choice::Each(_) => true,
+            Choice::Inside(_, _, choices) => {
+                let filled = |c: &Choice<'k>| matches!(c, Choice::Each(unit) if touched(unit.iter().copied()).1.contains(&buf));
+                choices.iter().any(filled) || choices.iter().all(|c| self.own(c, buf, true))
+            }
         }
     }
 

@@ -25,7 +25,7 @@ impl<'p> Piece<'p> {
     /// In parts.
     pub(super) fn parts(d: &Divider<'p>, plan: &'p Plan<'p>) -> Piece<'p> {
         let mut body: Vec<Stmt> = d.prelude.iter().map(|s| (*s).clone()).collect();
-        body.extend(plan.choices.iter().map(|c| d.statement(c)));
+        body.extend(plan.choices.iter().flat_map(|c| d.statements(c)));
         for b in &plan.private {
             let buffer = d.kernel.buffer(*b);
             let by = Expr::Var(d.part) * Expr::from(stride(buffer));
