@@ -189,6 +189,8 @@ impl Operator for RoiAlign {
         }
         let d = wide(cx.in_dtype(0));
         let num = |v: f64| Expr::constant(d, v);
+        // A place and its weights are the same in all planes: those are innermost, with a result each.
+        let sums = cx.scratch("sums", d, c);
         let mut k = std::mem::replace(&mut cx.k, KernelBuilder::new("taken"));
         let shown: &LowerCx<'_> = cx;
         let [region, plane, row, column] = ["region", "plane", "row", "column"].map(|v| k.fresh(v, Type::INDEX));
@@ -204,9 +206,13 @@ impl Operator for RoiAlign {
             base = Some(k.bind("batch", b));
         });
         let (Some(down), Some(across), Some(base)) = (down, across, base) else { return Ok(()) };
-        let mut result = None;
-        let bin = k.block(|k| {
-            let acc = k.declare("acc", num(if self.max { f64::NEG_INFINITY } else { 0.0 }));
+        let none = || num(if self.max { f64::NEG_INFINITY } else { 0.0 });
+        let planes = |k: &mut KernelBuilder, f: &mut dyn FnMut(&mut KernelBuilder)| {
+            let body = k.block(|k| f(k));
+            k.push(loop_over(plane, c, true, body));
+        };
+        let mut bin = k.block(|k| {
+            planes(k, &mut |k| k.store(sums, Expr::Var(plane), none()));
             // The elements around a place, the weight of the second, and whether the place is on the image.
             let around = |k: &mut KernelBuilder, a: &Axis<Expr>, bin: Expr, i: Expr, extent: usize, name: &str| {
                 let part = (i.cast(d) + num(0.5)) / a.count.clone().cast(d);
@@ -228,40 +234,44 @@ impl Operator for RoiAlign {
                 k.for_range("j", 0i64, across.count.clone(), |k, j| {
                     let (on_x, x0, x1, fx) = around(k, &across, Expr::Var(column), j, w, "x");
                     let on = k.bind("on", on_y.clone().binary(tenon_kernel::BinOp::And, on_x));
-                    let first = (base.clone() * c + Expr::Var(plane)) * h;
-                    let at = |y: &Expr, x: &Expr| {
-                        let e = shown.load_flat(0, (first.clone() + y.clone()) * w + x.clone());
-                        widen(e, shown.in_dtype(0))
-                    };
                     let one = || num(1.0);
-                    let parts = [
-                        (one() - fy.clone()) * (one() - fx.clone()) * at(&y0, &x0),
-                        (one() - fy.clone()) * fx.clone() * at(&y0, &x1),
-                        fy.clone() * (one() - fx.clone()) * at(&y1, &x0),
-                        fy.clone() * fx.clone() * at(&y1, &x1),
+                    let mut corner = |y: &Expr, x: &Expr, weight: Expr| {
+                        let at = k.bind("at", y.clone() * w + x.clone());
+                        (at, k.bind("weight", weight))
+                    };
+                    let corners = [
+                        corner(&y0, &x0, (one() - fy.clone()) * (one() - fx.clone())),
+                        corner(&y0, &x1, (one() - fy.clone()) * fx.clone()),
+                        corner(&y1, &x0, fy.clone() * (one() - fx.clone())),
+                        corner(&y1, &x1, fy.clone() * fx.clone()),
                     ];
-                    let joined = parts.into_iter().reduce(|a, b| if self.max { b.max(a) } else { a + b });
-                    let sample = k.bind("sample", on.select(joined.unwrap_or_else(|| num(0.0)), num(0.0)));
-                    let held = Expr::Var(acc);
-                    k.set(acc, if self.max { sample.max(held) } else { held + sample });
+                    planes(k, &mut |k| {
+                        let first = (base.clone() * c + Expr::Var(plane)) * (h * w);
+                        let part = |(at, weight): &(Expr, Expr)| {
+                            let e = shown.load_flat(0, first.clone() + at.clone());
+                            weight.clone() * widen(e, shown.in_dtype(0))
+                        };
+                        let joined = corners.iter().map(part).reduce(|a, b| if self.max { b.max(a) } else { a + b });
+                        let sample = on.clone().select(joined.unwrap_or_else(|| num(0.0)), num(0.0));
+                        let held = Expr::load(sums, Expr::Var(plane));
+                        k.store(sums, Expr::Var(plane), if self.max { sample.max(held) } else { held + sample });
+                    });
                 });
             });
-            let count = (down.count.clone() * across.count.clone()).max(Expr::int(1)).cast(d);
-            let held = Expr::Var(acc);
-            result = Some(if self.max {
-                held.clone().compare(CmpOp::Eq, num(f64::NEG_INFINITY)).select(num(0.0), held)
-            } else {
-                held / count
-            });
         });
+        let count = (down.count.clone() * across.count.clone()).max(Expr::int(1)).cast(d);
+        let held = Expr::load(sums, Expr::Var(plane));
+        let result = if self.max {
+            held.clone().compare(CmpOp::Eq, num(f64::NEG_INFINITY)).select(num(0.0), held)
+        } else {
+            held / count
+        };
         cx.k = k;
         let out = ((r * c + Expr::Var(plane)) * self.rows + Expr::Var(row)) * self.columns + Expr::Var(column);
-        let (buf, index, value) = cx.write(0, out, result.unwrap_or_else(|| num(0.0)));
-        let mut bin = bin;
-        bin.push(tenon_kernel::Stmt::Store { buf, index, value });
+        let (buf, index, value) = cx.write(0, out, result);
+        bin.push(loop_over(plane, c, true, vec![tenon_kernel::Stmt::Store { buf, index, value }]));
         let mut body = loop_over(column, self.columns, true, bin);
         body = loop_over(row, self.rows, true, vec![body]);
-        body = loop_over(plane, c, true, vec![body]);
         let mut all = begin;
         all.push(body);
         cx.k.push(loop_over(region, regions, true, all));
