@@ -264,3 +264,37 @@ fn unreadable_files() {
          try: only tensors can be read; sequences and optionals are not supported"
     );
 }
+
+/// What a model without inputs but `x` makes of [[0, 1, 2], [3, 4, 5]].
+fn first_result(m: &ModelProto) -> Vec<f64> {
+    let x = Tensor::new(&[2, 3], &[0f32, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    tenon_ir::eval::run(&imported(m).graph, &[x]).unwrap_or_else(|e| panic!("{e}"))[0].to_f64()
+}
+
+#[test]
+fn a_range_of_the_other_domain_needs_no_step() {
+    let range = |inputs: &[&str]| NodeProto { domain: "com.microsoft".into(), ..node("Range", inputs, &["y"]) };
+    let with_step = |inputs: &[&str]| {
+        let mut m = edit(model(vec![range(inputs)]), |g| {
+            g.initializer = vec![integers("a", &[], &[2]), integers("b", &[], &[7]), integers("c", &[], &[3])];
+            g.output = vec![value("y", I64, &["n"])];
+        });
+        m.opset_import.push(opset("com.microsoft", 1));
+        first_result(&m)
+    };
+    assert_eq!(with_step(&["a", "b"]), [2.0, 3.0, 4.0, 5.0, 6.0]);
+    assert_eq!(with_step(&["a", "b", "c"]), [2.0, 5.0]);
+}
+
+#[test]
+fn neighbours_by_half_pixels_are_not_shifted_back() {
+    let text = |s: &str| AttributeProto { s: Some(s.as_bytes().to_vec().into()), ..kind(AttributeKind::String) };
+    let n = with(node("Resize", &["x", "", "", "to"], &["y"]), "nearest_mode", text("floor"));
+    let n = with(n, "coordinate_transformation_mode", text("tf_half_pixel_for_nn"));
+    let m = edit(model(vec![n]), |g| {
+        g.initializer = vec![integers("to", &[2], &[2, 5])];
+        g.output = vec![value("y", F32, &["2", "5"])];
+    });
+    // (i + 1/2) · 3/5
+    assert_eq!(first_result(&m), [0.0, 0.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 5.0]);
+}

@@ -49,6 +49,8 @@ crate::attr_enum! {
         HalfPixelSymmetric = "half_pixel_symmetric",
         /// As half pixels, 0 where the result has one element.
         PytorchHalfPixel = "pytorch_half_pixel",
+        /// `(i + 1/2) / scale`, of opset 11: for neighbours only.
+        HalfPixelForNearest = "tf_half_pixel_for_nn",
         /// First and last elements meet.
         AlignCorners = "align_corners",
         /// `i / scale`
@@ -155,6 +157,7 @@ impl Method {
             }
             Coordinates::PytorchHalfPixel if a.to <= 1 => 0.0,
             Coordinates::PytorchHalfPixel => (o + 0.5) / a.scale - 0.5,
+            Coordinates::HalfPixelForNearest => (o + 0.5) / a.scale,
             Coordinates::AlignCorners if a.to <= 1 || to == 1.0 => 0.0,
             Coordinates::AlignCorners => o * (from - 1.0) / (to - 1.0),
             Coordinates::Asymmetric => o / a.scale,

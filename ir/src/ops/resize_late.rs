@@ -137,6 +137,10 @@ fn position(cx: &mut Importer<'_>, m: &Method, a: &Late) -> Result<ValueId, Impo
             let offset = apply(cx, "sub", &[half, taken])?;
             apply(cx, "add", &[x, offset])
         }
+        Coordinates::HalfPixelForNearest => {
+            let x = with_constant(cx, "add", o, 0.5)?;
+            apply(cx, "div", &[x, scale])
+        }
         Coordinates::AlignCorners => {
             let (from, to) = (with_constant(cx, "sub", from, 1.0)?, with_constant(cx, "sub", to, 1.0)?);
             // One element lies at 0.

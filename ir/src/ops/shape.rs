@@ -17,6 +17,7 @@ pub(super) fn onnx() -> Vec<OnnxName> {
         on("Size", &[1, 13, 19, 21, 23, 24, 25]),
         on("ConstantOfShape", &[9, 20, 21, 23, 24, 25]),
         on("Range", &[11, 27]),
+        OnnxName { domain: "com.microsoft", name: "Range", versions: &[1] },
     ]
 }
 
@@ -94,15 +95,18 @@ fn symbolic_range(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Option<V
 }
 
 fn import_range(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-    if let Some(made) = symbolic_range(node, cx)? {
+    let stated = node.opt_input(2).is_some() || node.domain() != "com.microsoft";
+    if stated
+        && let Some(made) = symbolic_range(node, cx)? {
         return Ok(made);
     }
     let read = |i: usize, what: &str| -> Result<Scalar, ImportError> {
         let t = cx.constant(node.input(i)?, what)?;
         if t.len() == 1 { Ok(t.get(0)) } else { Err(ImportError::new(format!("{what}: expected one element"))) }
     };
-    let (start, limit, delta) = (read(0, "start")?, read(1, "limit")?, read(2, "delta")?);
+    let (start, limit) = (read(0, "start")?, read(1, "limit")?);
     let dtype = start.dtype();
+    let delta = if stated { read(2, "delta")? } else { convert(Scalar::Int(DType::I64, 1), dtype) };
     let n = ((limit.as_f64() - start.as_f64()) / delta.as_f64()).ceil().max(0.0);
     if n.is_nan() || n > MAX_RANGE {
         return Err(ImportError::new(format!("a range from {start} to {limit} by {delta} has no sensible length")));
