@@ -205,6 +205,7 @@ mod tests {
             out: vec![side; 2],
             c,
             o,
+            inside: 1.0,
         }
     }
 
