@@ -482,6 +482,13 @@ def step_zoo(args):
     run("zoo: kernels and rules", test, env={"TENON_ZOO": str(TARGET / "zoo")})
 
 
+def step_models(_):
+    """Small models of real architectures, in which rules of the optimiser are seen: what ONNX Runtime made of them is beside each."""
+    kept = sorted(f.parent for f in (ROOT / "snapshot-tests/models").glob("*/model.onnx"))
+    for c in verify("models", kept, "--engine", "reference,jit,object", minutes=10, case_seconds=120) or []:
+        report(f"models: {c['name']}", c["status"] == "pass", c["message"] or "")
+
+
 # What takes the optimiser longest, with its free dimensions, and the seconds that it may take between import and kernels.
 OPTIMISE = {
     "resnet50": [],
@@ -624,6 +631,7 @@ STEPS = {
     "foreign": step_foreign,
     "avx512": step_avx512,
     "zoo": step_zoo,
+    "models": step_models,
     "optimise": step_optimise,
     "compile-time": step_compile_time,
     "node": step_node,
@@ -631,7 +639,7 @@ STEPS = {
     "bounded": step_bounded,
     "random": step_random,
 }
-NEED_TENON = {"digits", "bad-input", "examples", "foreign", "avx512", "zoo", "optimise", "node", "contrib", "bounded", "random"}
+NEED_TENON = {"digits", "bad-input", "examples", "foreign", "avx512", "zoo", "models", "optimise", "node", "contrib", "bounded", "random"}
 
 
 def main():

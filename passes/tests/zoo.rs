@@ -2,7 +2,8 @@
 //!
 //! Each model compiles within the limits; for some the number of kernels has a bound: the number of nodes that ONNX Runtime's own
 //! optimiser leaves, or less. Each rule applies where `passes/src/rule/seen.txt` says that it does; for those that are seen in
-//! ONNX's operator cases these have to be in a folder, too: `TENON_ONNX_CASES`.
+//! ONNX's operator cases these have to be in a folder, too: `TENON_ONNX_CASES`. Small models are always at hand, in
+//! `snapshot-tests/models`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,7 +13,8 @@ use tenon_ir::NodeKind;
 use tenon_passes::bounded;
 use tenon_passes::egraph::decisions::Decisions;
 use tenon_passes::pipeline::{Math, Phase, Settings};
-use tenon_passes::rule::{Origin, Seen, seen};
+use tenon_passes::egraph::rules::all;
+use tenon_passes::rule::{Class, Origin, Seen, seen};
 use tenon_target::Target;
 
 /// Kernels at most.
@@ -160,6 +162,43 @@ fn rules_apply_in_the_standards_functions() {
         }
         let state = tenon_passes::run(graph, &settings, Phase::Grouped, &mut |_, _, _| {}).expect("compiles");
         failures.extend(unseen(&seen, Origin::Onnx, s.model, &state.decisions));
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn rules_apply_in_the_models_that_are_kept() {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../snapshot-tests/models");
+    let mut models: Vec<PathBuf> = std::fs::read_dir(folder).expect("a folder").flatten().map(|e| e.path()).collect();
+    models.retain(|f| f.join("model.onnx").is_file());
+    models.sort();
+    let seen = seen().expect("the list reads");
+    let target = Target::parse("x86-64-v3").expect("a target");
+    let approximates = |s: &Seen| all().iter().any(|r| r.name == s.rule && r.class == Class::Approximating);
+    let (mut failures, mut met) = (vec![], vec![]);
+    for model in models.iter().map(|f| f.join("model.onnx")) {
+        let name = model.parent().and_then(|p| p.file_name()).expect("a folder").to_string_lossy().into_owned();
+        let graph = import_file(&model, &options(&model)).expect("imports").graph;
+        let (fast, default): (Vec<Seen>, Vec<Seen>) =
+            seen.iter().filter(|s| s.origin == Origin::Kept && s.model == name).partition(|s| approximates(s));
+        if fast.is_empty() && default.is_empty() {
+            failures.push(format!("{name}: no rule is seen in it, so it need not be kept"));
+        }
+        for (math, here) in [(Math::Fast, fast), (Math::Default, default)] {
+            if here.is_empty() {
+                continue;
+            }
+            let settings = Settings::new(target.clone(), math, "model");
+            let state = tenon_passes::run(graph.clone(), &settings, Phase::Grouped, &mut |_, _, _| {}).expect("compiles");
+            let fired: Vec<String> =
+                state.decisions.fired.iter().map(|f| format!("{} {}", f.rule, f.at.len())).collect();
+            println!("{name}: {}", fired.join(", "));
+            failures.extend(unseen(&here, Origin::Kept, &name, &state.decisions));
+        }
+        met.push(name);
+    }
+    for s in seen.iter().filter(|s| s.origin == Origin::Kept && !met.iter().any(|m| m == s.model)) {
+        failures.push(format!("`{}` is seen in {}, which is not there", s.rule, s.model));
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }

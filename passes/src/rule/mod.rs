@@ -99,13 +99,8 @@ pub enum Origin {
     Zoo,
     /// One of ONNX's operator cases; most are the bodies of the standard's own functions.
     Onnx,
-    /// What another rule makes of its case.
-    Rule,
-    /// What an exporter writes, in words; the graph is the rule's case in `passes/tests/rules`.
-    Exporter,
-    /// An architecture of a library of models, exported by torch.onnx with drawn weights, in which the rule applied. The file is not at
-    /// hand: the graph that is tried is the rule's case.
-    Architecture,
+    /// A small model of a real architecture with drawn weights, as its exporter wrote it, in `snapshot-tests/models`.
+    Kept,
 }
 
 /// Where a rule of the e-graph applies, and how often at least.
@@ -122,16 +117,14 @@ pub struct Seen {
 }
 
 /// Where each rule of the e-graph was seen, in their order: a rule that is seen nowhere is dead weight. Tests look whether it is
-/// so (`passes/tests/egraph.rs`; of real models `passes/tests/zoo.rs`). `None` if the list does not read.
+/// so (`passes/tests/zoo.rs`). `None` if the list does not read.
 pub fn seen() -> Option<Vec<Seen>> {
     let read = |line: &'static str| {
         let [rule, origin, model, times] = line.split(" | ").collect::<Vec<_>>()[..] else { return None };
         let origin = match origin {
             "zoo" => Origin::Zoo,
             "onnx" => Origin::Onnx,
-            "rule" => Origin::Rule,
-            "exporter" => Origin::Exporter,
-            "architecture" => Origin::Architecture,
+            "model" => Origin::Kept,
             _ => return None,
         };
         Some(Seen { rule, origin, model, times: times.parse().ok()? })
@@ -147,9 +140,7 @@ pub fn markdown() -> String {
     let place = |rule: &str| match seen.iter().find(|s| s.rule == rule) {
         Some(Seen { origin: Origin::Zoo, model, times, .. }) => format!("{model}, {times}"),
         Some(Seen { origin: Origin::Onnx, model, times, .. }) => format!("ONNX's `{model}`, {times}"),
-        Some(Seen { origin: Origin::Rule, model, .. }) => format!("what `{model}` makes"),
-        Some(Seen { origin: Origin::Exporter, model, .. }) => format!("exporters: {model}"),
-        Some(Seen { origin: Origin::Architecture, model, .. }) => format!("exported: {model}"),
+        Some(Seen { origin: Origin::Kept, model, times, .. }) => format!("kept `{model}`, {times}"),
         None => String::new(),
     };
     let mut out = String::from(
@@ -157,10 +148,8 @@ pub fn markdown() -> String {
          Classes: *exact* keeps every bit; *reassociating* takes sums, products or roundings of one formula in another order \
          (`--math default`); *approximating* takes another formula within a stated bound (`--math fast`). The normaliser applies \
          what is always good; the e-graph what has a trade-off. *Seen in* names a model in which a rule of the e-graph applies, and in \
-         how many places: one of the zoo, else one of ONNX's operator cases (most are bodies of the standard's functions), else what \
-         another rule makes of its case, else (*exported*) an \
-         architecture that was exported once with drawn weights, else (*exporters*) what writes such models; neither is at hand, and there the rule's \
-         own case goes through all passes.\n",
+         how many places: one of the zoo, else one of ONNX's operator cases (most are bodies of the standard's functions), else (*kept*) \
+         a small model of a real architecture in `snapshot-tests/models`. Tests assert these numbers.\n",
     );
     for stage in [Stage::Normalizer, Stage::Egraph] {
         let rules: Vec<&Info> = all.iter().filter(|r| r.stage == stage).collect();

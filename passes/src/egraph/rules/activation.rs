@@ -8,13 +8,8 @@ use tenon_ir::{Attr, Attrs, Op};
 
 /// The rules of this file.
 pub(super) const RULES: &[Rule] = &[
-    rule!("sigmoid", reassociating, "reciprocal(add(exp(neg(x)), 1))" => "sigmoid(x)", "1 / (1 + e^-x) → sigmoid(x)"),
-    rule!("sigmoid-tanh", reassociating, "mul(add(tanh(mul(x, 0.5)), 1), 0.5)" => "sigmoid(x)", if same,
-        "(1 + tanh(x/2)) / 2 → sigmoid(x)"),
-    rule!("tanh-sigmoid", reassociating, "add(mul(sigmoid(mul(x, 2)), 2), -1)" => "tanh(x)", if same,
-        "2 · sigmoid(2x) - 1 → tanh(x)"),
+    rule!("sigmoid", reassociating, "reciprocal(add(exp(x), 1))" => with sigmoid, "1 / (1 + e^x) → sigmoid(-x)"),
     rule!("silu", reassociating, "mul(x, sigmoid(x))" => "swish{alpha=1.0}(x)", "x · sigmoid(x) → silu"),
-    rule!("silu-div", reassociating, "div(x, add(exp(neg(x)), 1))" => "swish{alpha=1.0}(x)", if same, "x / (1 + e^-x) → silu"),
     rule!("swish", reassociating, "mul(x, sigmoid(mul(x, #a)))" => with swish, "x · sigmoid(a·x) → swish, also QuickGELU"),
     rule!("hard-sigmoid-scaled", reassociating, "mul(clip@k(add(x, #b)), #c)" => with hard_sigmoid_outer,
         "clip(x + b, 0, h) · c → hard_sigmoid where h · c = 1"),
@@ -25,10 +20,6 @@ pub(super) const RULES: &[Rule] = &[
         "(x · clip(x + 3, 0, 6)) / 6 → hard_swish"),
     rule!("gelu-half-last", reassociating, "mul(mul(x, add(erf(mul(x, 0.7071067811865476)), 1)), 0.5)" => "gelu{form=erf,alpha=0.0}(x)", if same,
         "x · (1 + erf(x/√2)) · ½ → gelu"),
-    rule!("gelu-phi", reassociating, "mul(x, add(mul(erf(mul(x, 0.7071067811865476)), 0.5), 0.5))" => "gelu{form=erf,alpha=0.0}(x)", if same,
-        "x · (½·erf(x/√2) + ½) → gelu"),
-    rule!("gelu-sum", reassociating, "mul(add(x, mul(x, erf(mul(x, 0.7071067811865476)))), 0.5)" => "gelu{form=erf,alpha=0.0}(x)", if same,
-        "(x + x · erf(x/√2)) · ½ → gelu"),
     rule!("gelu-tanh-half-first", reassociating,
         "mul(mul(x, 0.5), add(tanh(mul(add(x, mul(mul(mul(x, x), x), 0.044715)), 0.7978845608028654)), 1))" => "gelu{form=tanh,alpha=0.0}(x)", if same,
         "(½·x) · (1 + tanh(√(2/π) · (x + 0.044715·x³))) → gelu, tanh form"),
@@ -45,14 +36,8 @@ pub(super) const RULES: &[Rule] = &[
     rule!("softsign", reassociating, "div(x, add(abs(x), 1))" => "softsign(x)", if same, "x / (1 + |x|) → softsign(x)"),
     rule!("relu-max", reassociating, "max(x, 0)" => "relu(x)", if same, "max(x, 0) → relu(x)"),
     rule!("relu-max-left", reassociating, "max(0, x)" => "relu(x)", if same, "max(0, x) → relu(x)"),
-    rule!("relu-where", reassociating, "where(greater(x, 0), x, 0)" => "relu(x)", if same, "x where x > 0, else 0 → relu(x)"),
-    rule!("leaky-max", reassociating, "max(x, mul(x, #a))" => with leaky_max, "max(x, a·x), 0 ≤ a ≤ 1 → leaky_relu"),
-    rule!("leaky-where", reassociating, "where(greater(x, 0), x, mul(x, #a))" => with leaky, "x where x > 0, else a·x → leaky_relu"),
     rule!("leaky-where-less", reassociating, "where(less(x, 0), mul(x, #a), x)" => with leaky,
         "a·x where x < 0, else x → leaky_relu: ONNX's own function"),
-    rule!("leaky-parts", reassociating, "sub(relu(x), mul(relu(neg(x)), #a))" => with leaky, "relu(x) - a · relu(-x) → leaky_relu"),
-    rule!("prelu-parts", reassociating, "sub(relu(x), mul(relu(neg(x)), $a))" => "prelu(x, a)", if parameter,
-        "relu(x) - a · relu(-x) → prelu"),
     rule!("prelu-parts-sum", reassociating, "add(relu(x), mul(neg(relu(neg(x))), $a))" => "prelu(x, a)", if parameter,
         "relu(x) + a · (-relu(-x)) → prelu"),
     rule!("prelu-scaled-negative", reassociating, "add(relu(x), mul(relu(neg(x)), $a))" => with prelu_negative,
@@ -63,8 +48,6 @@ pub(super) const RULES: &[Rule] = &[
         "a·x where x < 0, else x → prelu: ONNX's own function"),
     rule!("elu-where", reassociating, "where(less(x, 0), sub(exp(x), 1), x)" => "elu{alpha=1.0}(x)", if same,
         "e^x - 1 where x < 0, else x → elu: ONNX's own function"),
-    rule!("elu-where-scaled", reassociating, "where(greater(x, 0), x, mul(add(exp(x), -1), #a))" => with elu,
-        "x where x > 0, else a · (e^x - 1) → elu"),
     rule!("elu-where-less", reassociating, "where(less(x, 0), mul(sub(exp(x), 1), #a), x)" => with elu,
         "a · (e^x - 1) where x < 0, else x → elu: ONNX's own function"),
 ];
@@ -86,6 +69,17 @@ fn activation(name: &str, attrs: &[(&str, f64)]) -> Result<Op, Why> {
     use tenon_ir::Operator;
     let all = attrs.iter().map(|(k, v)| ((*k).to_string(), Attr::Real(Real(*v)))).collect();
     Op::parse(name, Attrs(all)).map_err(Why)
+}
+
+fn sigmoid(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
+    same(cx, m)?;
+    let x = m.value("x");
+    let negated = cx.nodes(x).find_map(|(op, args)| (tenon_ir::Operator::name(op) == "neg").then(|| args[0]));
+    let x = match negated {
+        Some(y) => y,
+        None => cx.named("neg", &[x])?,
+    };
+    cx.named("sigmoid", &[x])
 }
 
 fn swish(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
@@ -144,12 +138,6 @@ fn leaky(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     same(cx, m)?;
     let a = cx.number(m.value("a"))?;
     cx.add(activation("leaky_relu", &[("alpha", a)])?, &[m.value("x")])
-}
-
-fn leaky_max(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let a = cx.number(m.value("a"))?;
-    ensure!((0.0..=1.0).contains(&a), "a slope of {a} is not between 0 and 1");
-    leaky(cx, m)
 }
 
 fn prelu_negative(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {

@@ -17,12 +17,10 @@ pub(super) const RULES: &[Rule] = &[
     rule!("pow-three", reassociating, "pow(x, 3)" => "mul(mul(x, x), x)", if float_same_shape, "x^3 → x · x · x"),
     rule!("pow-half", reassociating, "pow(x, 0.5)" => "sqrt(x)", if float_same_shape, "x^0.5 → √x"),
     rule!("pow-minus-half", reassociating, "pow(x, -0.5)" => "reciprocal(sqrt(x))", if float_same_shape, "x^-0.5 → 1/√x"),
-    rule!("relu-relu", exact, "relu(relu(x))" => "relu(x)", "relu of a relu is nothing new"),
     rule!("add-neg", exact, "add(x, neg(y))" => "sub(x, y)", "x + (-y) → x - y"),
     rule!("relu-after-nonnegative", exact, "relu(_@f(..xs))" => with relu_after_nonnegative,
         "relu of what is never negative → that itself"),
     rule!("clip-clip", exact, "clip@a(clip@b(x))" => with clip_clip, "two clips → one, where the bounds do not cross"),
-    rule!("relu-clip", exact, "relu(clip@b(x))" => with relu_clip, "relu of a clip → a clip from 0"),
     rule!("clip-relu", exact, "clip@a(relu(x))" => with clip_relu, "clip of a relu → a clip from 0"),
     rule!("min-max-clip", exact, "min(max(x, #a), #b)" => with clip_of, "min(max(x, a), b) → clip(x), a ≤ b"),
     rule!("max-min-clip", exact, "max(min(x, #b), #a)" => with clip_of, "max(min(x, b), a) → clip(x), a ≤ b"),
@@ -113,10 +111,6 @@ fn clip_clip(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     joined(cx, m.value("x"), bounds(&a), bounds(&b))
 }
 
-fn relu_clip(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let b = super::bound!(cx, m, "b", Clip)?;
-    joined(cx, m.value("x"), (0.0, f64::INFINITY), bounds(&b))
-}
 
 fn clip_relu(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let a = super::bound!(cx, m, "a", Clip)?;

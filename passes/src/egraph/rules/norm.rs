@@ -6,7 +6,7 @@
 use super::{Rule, Why, ensure, rule};
 use crate::egraph::matching::{Cx, Match};
 use egg::Id;
-use tenon_base::{Real, Scalar, Tensor};
+use tenon_base::Real;
 use tenon_ir::Op;
 use tenon_ir::ops::layer_norm::LayerNorm;
 use tenon_ir::ops::reduce::Reduce;
@@ -28,12 +28,10 @@ pub(super) const RULES: &[Rule] = &[
     rule!("norm-scale-again", reassociating, "mul(layer_norm@n(x, $w), $s)" => with norm_scale,
         "layer_norm(x, w) · s → layer_norm(x, w · s)"),
     rule!("norm-bias", reassociating, "add(layer_norm@n(x, $w), $b)" => with norm_bias, "layer_norm(x, w) + b → layer_norm(x, w, b)"),
-    rule!("norm-bias-alone", reassociating, "add(layer_norm@n(x), $b)" => with norm_bias, "layer_norm(x) + b → layer_norm(x, 1, b)"),
     rule!("softmax", reassociating, "div(exp(x), reduce[sum]@r(exp(x)))" => with |cx, m| softmax(cx, m, false),
         "e^x / Σe^x → softmax"),
     rule!("softmax-shift", reassociating, "softmax@s(sub(x, y))" => with softmax_shift,
         "softmax(x - y) with one y a row → softmax(x)"),
-    rule!("log-softmax", reassociating, "log(softmax@s(x))" => with log_softmax, "log softmax(x) → log_softmax(x)"),
     rule!("log-softmax-sum", reassociating, "sub(x, reduce[log_sum_exp]@r(x))" => with |cx, m| softmax(cx, m, true),
         "x - log Σe^x → log_softmax"),
     rule!("exp-log-softmax", reassociating, "exp(softmax@s(x))" => with exp_log_softmax, "e^log_softmax(x) → softmax(x)"),
@@ -137,13 +135,7 @@ fn norm_bias(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     ensure!(!n.stats, "the statistics are used");
     let x = m.value("x");
     let b = along_rows(cx, &n, x, m.value("b"))?;
-    let w = if m.value("w") == m.root {
-        let one = Scalar::of_f64(cx.dtype(x)?, 1.0);
-        cx.weight(Tensor::full(&[1], one))
-    } else {
-        m.value("w")
-    };
-    cx.add(n, &[x, w, b])
+    cx.add(n, &[x, m.value("w"), b])
 }
 
 fn softmax(cx: &mut Cx<'_>, m: &Match, log: bool) -> Result<Id, Why> {
@@ -164,11 +156,6 @@ fn softmax_shift(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     cx.add(s, &[x])
 }
 
-fn log_softmax(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let s = super::bound!(cx, m, "s", Softmax)?;
-    ensure!(!s.log, "a logarithm already");
-    cx.add(Op::Softmax(Softmax { log: true, ..s }), &[m.value("x")])
-}
 
 fn exp_log_softmax(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let s = super::bound!(cx, m, "s", Softmax)?;

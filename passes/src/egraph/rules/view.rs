@@ -21,16 +21,13 @@ pub(super) const RULES: &[Rule] = &[
         "slice of a concatenation, within one part → slice of the part"),
     rule!("concat-one", exact, "concat@c(x)" => "x", "concatenation of one → itself"),
     rule!("concat-concat", exact, "concat@c(..xs)" => with concat_concat, "concatenation of concatenations → one"),
-    rule!("concat-of-slices", exact, "concat@c(..xs)" => with concat_of_slices, "concatenation of the parts of x, in order → x"),
     rule!("slice-of-unary", exact, "slice@a(_@f(x))" => with slice_of_unary, "slice(f(x)) → f(slice(x)): less to compute"),
     rule!("slice-of-product", exact, "slice@a(matmul@m(x, y))" => with slice_of_product,
         "some rows of a product → product of some rows: the last token's logits"),
     rule!("gather-one", exact, "gather@g(x, $i)" => with gather_one, "gather with one constant index → slice"),
     rule!("gather-range", exact, "gather@g(x, $i)" => with gather_range, "gather with constant indices at one distance → slice"),
-    rule!("expand-nothing", exact, "expand@e(x)" => with expand_nothing, "expand to its own shape → x"),
     rule!("expand-into-operand", exact, "_@f(..xs)" => with expand_into_operand,
         "f(x, expand(y)) → f(x, y), where the operator broadcasts itself"),
-    rule!("pad-nothing", exact, "pad@p(x)" => with pad_nothing, "no padding → x"),
 ];
 
 fn view_view(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
@@ -131,29 +128,6 @@ fn concat_concat(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     cx.add(c, &all)
 }
 
-fn concat_of_slices(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let c = super::bound!(cx, m, "c", Concat)?;
-    let mut whole: Option<Id> = None;
-    let mut at = 0i64;
-    for x in m.list("xs") {
-        let dims = cx.dims(*x)?;
-        let n = dims[c.axis] as i64;
-        let from = cx.nodes(*x).find_map(|(op, args)| match op {
-            Op::Slice(s) => {
-                let elsewhere = (0..dims.len()).all(|i| i == c.axis || s.starts[i] == 0);
-                let fits = elsewhere && s.starts[c.axis] == at && s.steps.iter().all(|&s| s == 1);
-                let source = cx.eg.find(args[0]);
-                (fits && whole.is_none_or(|w| w == source)).then_some(source)
-            }
-            _ => None,
-        });
-        whole = Some(from.ok_or("a part is no next slice of one value")?);
-        at += n;
-    }
-    let whole = whole.ok_or("no parts")?;
-    ensure!(cx.fact(whole)? == cx.fact(m.root)?, "some of the value is left out");
-    Ok(whole)
-}
 
 fn slice_of_unary(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let a = super::bound!(cx, m, "a", Slice)?;
@@ -221,10 +195,6 @@ fn taken(cx: &mut Cx<'_>, m: &Match, axis: usize, start: i64, step: i64, n: usiz
     cx.reshape(part, &to)
 }
 
-fn expand_nothing(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    ensure!(cx.fact(m.value("x"))? == cx.fact(m.root)?, "the shape changes");
-    Ok(m.value("x"))
-}
 
 fn expand_into_operand(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let f = m.op("f").map(|f| cx.op(f).clone()).ok_or("no operator")?;
@@ -242,8 +212,3 @@ fn expand_into_operand(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     cx.add(f, &args)
 }
 
-fn pad_nothing(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
-    let p = super::bound!(cx, m, "p", Pad)?;
-    ensure!(p.pads.iter().all(|&v| v == 0), "elements are added");
-    Ok(m.value("x"))
-}
