@@ -12,8 +12,8 @@ use tenon_frontend::{ImportOptions, import_file, inspect_file, read_tensor_file}
 use tenon_ir::NodeKind;
 use tenon_passes::bounded;
 use tenon_passes::egraph::decisions::Decisions;
-use tenon_passes::pipeline::{Math, Phase, Settings};
 use tenon_passes::egraph::rules::all;
+use tenon_passes::pipeline::{Math, Phase, Settings};
 use tenon_passes::rule::{Class, Origin, Seen, seen};
 use tenon_target::Target;
 
@@ -189,7 +189,8 @@ fn rules_apply_in_the_models_that_are_kept() {
                 continue;
             }
             let settings = Settings::new(target.clone(), math, "model");
-            let state = tenon_passes::run(graph.clone(), &settings, Phase::Grouped, &mut |_, _, _| {}).expect("compiles");
+            let state =
+                tenon_passes::run(graph.clone(), &settings, Phase::Grouped, &mut |_, _, _| {}).expect("compiles");
             let fired: Vec<String> =
                 state.decisions.fired.iter().map(|f| format!("{} {}", f.rule, f.at.len())).collect();
             println!("{name}: {}", fired.join(", "));

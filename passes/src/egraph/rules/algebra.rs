@@ -111,7 +111,6 @@ fn clip_clip(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     joined(cx, m.value("x"), bounds(&a), bounds(&b))
 }
 
-
 fn clip_relu(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let a = super::bound!(cx, m, "a", Clip)?;
     joined(cx, m.value("x"), (0.0, f64::INFINITY), bounds(&a))

@@ -156,7 +156,6 @@ fn softmax_shift(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     cx.add(s, &[x])
 }
 
-
 fn exp_log_softmax(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let s = super::bound!(cx, m, "s", Softmax)?;
     ensure!(s.log, "not a logarithm");

@@ -128,7 +128,6 @@ fn concat_concat(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     cx.add(c, &all)
 }
 
-
 fn slice_of_unary(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let a = super::bound!(cx, m, "a", Slice)?;
     let f = m.op("f").map(|f| cx.op(f).clone()).ok_or("no operator")?;
@@ -195,7 +194,6 @@ fn taken(cx: &mut Cx<'_>, m: &Match, axis: usize, start: i64, step: i64, n: usiz
     cx.reshape(part, &to)
 }
 
-
 fn expand_into_operand(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     let f = m.op("f").map(|f| cx.op(f).clone()).ok_or("no operator")?;
     let xs = m.list("xs").to_vec();
@@ -211,4 +209,3 @@ fn expand_into_operand(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     ensure!(f.infer(&all).is_ok_and(|f| f.len() == 1 && f[0] == want), "the expansion makes the shape");
     cx.add(f, &args)
 }
-
