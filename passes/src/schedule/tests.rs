@@ -203,3 +203,58 @@ fn depthwise_tiles_follow_the_caches() {
     // Places so many lines apart that they fall into few sets do not.
     assert_eq!(outermost(1024, 9, 3), 1);
 }
+
+#[test]
+fn results_of_one_channel_are_made_in_the_order_of_memory() {
+    use tenon_ir::ops::conv::{Conv, Layout};
+    let f = DType::F32;
+    let op = Conv {
+        kernel: vec![1; 2],
+        strides: vec![2; 2],
+        dilations: vec![1; 2],
+        pads: vec![0; 4],
+        group: 1,
+        layout: Layout::ChannelsLast,
+        fill: None,
+    };
+    let sample = Sample::new(op, &[(f, &[1, 101, 41, 24]), (f, &[1, 24, 1, 1])]);
+    let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
+    let target = Target::parse("x86_64-linux/zen3").expect("a target");
+    let (done, _) = schedule_program(program, &ScheduleCx::new(&target, true)).expect("scheduled");
+    let Some(Stmt::For { hi, body, .. }) = done.kernels[0].body.first() else { panic!("a loop") };
+    assert_eq!(*hi, Expr::from(51usize), "rows of the image are outside");
+    assert!(matches!(body.first(), Some(Stmt::For { .. })), "places of a row inside");
+}
+
+#[test]
+fn phases_of_a_large_result_share_their_loop() {
+    use tenon_ir::ops::conv::Layout;
+    use tenon_ir::ops::conv_transpose::ConvTranspose;
+    // Loops outside all others, for the phases of twice the rows and columns of an image.
+    let loops = |size: usize, channels: usize| {
+        let op = ConvTranspose {
+            kernel: vec![2; 2],
+            strides: vec![2; 2],
+            dilations: vec![1; 2],
+            pads: vec![0; 4],
+            output_padding: vec![0; 2],
+            group: 1,
+            layout: Layout::ChannelsLast,
+        };
+        let f = DType::F32;
+        let sample = Sample::new(op, &[(f, &[1, size, size, 24]), (f, &[24, channels, 2, 2])]);
+        let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
+        let target = Target::parse("x86_64-linux/zen3").expect("a target");
+        let (done, _) = schedule_program(program.clone(), &ScheduleCx::new(&target, true)).expect("scheduled");
+        if size < 100 {
+            let inputs = [operands(&sample)[0].clone()];
+            let [a, b] = [&program, &done].map(|p| tenon_kernel::run_program(p, &inputs).expect("it runs"));
+            assert_close("phases", &b, &a);
+        }
+        done.kernels[0].body.iter().filter(|s| matches!(s, Stmt::For { .. })).count()
+    };
+    // What stays in the second cache gains nothing.
+    assert_eq!(loops(20, 24), 4);
+    assert_eq!(loops(40, 24), 1);
+    assert_eq!(loops(200, 1), 1);
+}

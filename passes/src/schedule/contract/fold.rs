@@ -102,10 +102,18 @@ fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option<Fold> {
         }
         u.extent *= d.extent;
     }
-    // Of the loops that share one factor the longest.
-    let shares = |d: &&ContractDim| a.uses(d) != b.uses(d);
-    let m = c.dims.iter().filter(shares).max_by_key(|d| d.extent).cloned();
+    let m = rows_of(c, [&a, &b]);
     Some(Fold { a, b, u, reduce, m, lanes, dtype })
+}
+
+/// Of the loops that share one factor, that whose results lie closest together of those with enough of them, so that lines of
+/// the cache are read and written once; else the longest.
+fn rows_of(c: &Contract, [a, b]: [&Factor; 2]) -> Option<ContractDim> {
+    let out = Affine::of(&c.out_index)?;
+    let distance = |d: &&ContractDim| out.coefficient(d.var).unsigned_abs();
+    let all = c.dims.iter().filter(|d| a.uses(d) != b.uses(d));
+    let nearest = all.clone().filter(|d| d.extent >= ROWS).min_by_key(distance);
+    nearest.or_else(|| all.max_by_key(|d| d.extent)).cloned()
 }
 
 impl Fold {

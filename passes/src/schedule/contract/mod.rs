@@ -2,7 +2,9 @@
 //!
 //! [`plan`] decides with [`shape`] and [`order`], [`tile`] writes one register tile (its sum by [`window`] where both factors are
 //! vectors), [`nest`] the loops around it, [`hoist`] takes copies out of loops that do not change them; what has no row of results is summed in lanes ([`fold`]), what fits no plan is [`scalar`].
+//! Those that fill one result in turns may share their loops ([`beside`]).
 
+mod beside;
 mod dot;
 mod fold;
 mod halves;
@@ -29,7 +31,8 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
     let (mut loops, mut all) = (vec![], vec![]);
     around(&body, &mut loops, &mut all);
     let mut all = all.into_iter();
-    let body = rewrite_stmts(body, &mut |s| match s {
+    let joins = beside::with_the_one_before(&body, unit, cx);
+    let mut one = |s: Stmt| match s {
         Stmt::Contract(mut c) => {
             collapse_contract(&mut c);
             let moving = moving(&c, unit);
@@ -40,8 +43,16 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
             loops
         }
         s => vec![s],
-    });
-    let body = dot::widen_stores(body, &widened);
+    };
+    let mut done = vec![];
+    for (s, joined) in body.into_iter().zip(joins) {
+        let loops = rewrite_stmts(vec![s], &mut one);
+        match joined {
+            true => beside::join(&mut done, loops),
+            false => done.extend(loops),
+        }
+    }
+    let body = dot::widen_stores(done, &widened);
     unit.kernel.body = hoist::run(body, &unit.kernel, parameters);
 }
 
