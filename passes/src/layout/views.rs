@@ -56,6 +56,10 @@ pub(super) fn behind_shuffle(graph: &mut Graph, id: NodeId, outer: &[usize]) -> 
     if moved.is_empty() || moved.len() == outer.len() || !together(&moved) || !together(&in_x) {
         return None;
     }
+    // Whichever moves more axes goes behind: of two that move as many, each would go behind the other for ever.
+    if perm.iter().enumerate().filter(|(i, p)| i != *p).count() <= moved.len() {
+        return None;
+    }
     let mut shuffle: Vec<usize> = (0..outer.len()).collect();
     for i in moved {
         shuffle[perm[i]] = perm[outer[i]];
@@ -99,6 +103,15 @@ fn pieces_of(from: &[usize], to: &[usize]) -> Option<Vec<(Range<usize>, Range<us
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_two_shuffles_none_goes_behind_the_other_for_ever() {
+        let text = "graph g(%x: f32[2,3,4,5,6,7]) -> (\"y\": %1) {\n  \
+                    %0 = transpose(%x) {perm=[0,1,2,4,3,5]} : f32[2,3,4,6,5,7]\n  \
+                    %1 = transpose(%0) {perm=[0,2,1,3,4,5]} : f32[2,4,3,6,5,7]\n}\n";
+        let mut graph = Graph::parse(text).expect("reads");
+        assert_eq!(crate::layout::channels_last(&mut graph).ok(), Some(0), "{graph}");
+    }
 
     #[test]
     fn pieces_are_as_short_as_can_be() {
