@@ -6,6 +6,7 @@
 
 use crate::Op;
 use crate::op::{OpClass, Operator};
+use crate::ops::util::loop_over;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -245,6 +246,12 @@ impl<'a> LowerCx<'a> {
         self.k.push(tenon_kernel::Stmt::For { var, lo, hi, step: 1, parallel, body });
     }
 
+    /// Adds `body` in independent loops of variables `vars`, made by [`LowerCx::nest`], over `dims`.
+    pub fn push_nest(&mut self, vars: &[Var], dims: &[usize], body: Vec<tenon_kernel::Stmt>) {
+        let nest = vars.iter().zip(dims).rev().fold(body, |body, (&var, &n)| vec![loop_over(var, n, true, body)]);
+        nest.into_iter().for_each(|s| self.k.push(s));
+    }
+
     /// Variables for a nest of loops over `0..n` for each of `dims`, which the caller makes; what reads operands meanwhile
     /// knows how far they go.
     pub fn nest(&mut self, name: &str, dims: &[usize]) -> Vec<Var> {
@@ -377,11 +384,7 @@ pub fn lower_by_element(cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
     }
     .ok_or_else(|| LowerError(format!("{} has no lowering for {}", op.name(), out)))?;
     let (buf, at, value) = cx.write(0, flatten(&index, &dims), value);
-    let mut body = vec![tenon_kernel::Stmt::Store { buf, index: at, value }];
-    for (&var, &n) in vars.iter().zip(&dims).rev() {
-        body = vec![tenon_kernel::Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
-    }
-    body.into_iter().for_each(|s| cx.k.push(s));
+    cx.push_nest(&vars, &dims, vec![tenon_kernel::Stmt::Store { buf, index: at, value }]);
     Ok(())
 }
 

@@ -3,7 +3,7 @@
 //! ONNX: [ArgMax](https://onnx.ai/onnx/operators/onnx__ArgMax.html), [ArgMin](https://onnx.ai/onnx/operators/onnx__ArgMin.html) (1, 11, 12, 13).
 
 use super::reshape::Reshape;
-use super::util::for_each_index;
+use super::util::{for_each_index, loop_over};
 use crate::lower::flatten;
 use crate::op::{expect_dtype, expect_operands, resolve_axis};
 use crate::ops::*;
@@ -130,7 +130,7 @@ impl Operator for ArgReduce {
         body.push(Stmt::Store { buf, index, value });
         for (a, (&var, &n)) in vars.iter().zip(&dims).enumerate().rev() {
             if a != self.axis {
-                body = vec![Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
+                body = vec![loop_over(var, n, true, body)];
             }
         }
         body.into_iter().for_each(|s| cx.k.push(s));

@@ -644,11 +644,7 @@ fn pad_value(
     let buf = cx.scratch("padded", cx.in_dtype(0), to.iter().product());
     fill_border(&mut cx.k, buf, &to, &before, &dims, &fill);
     let shifted: Vec<Expr> = vars.iter().zip(&before).map(|(v, &b)| Expr::Var(*v) + b).collect();
-    let mut body = vec![Stmt::Store { buf, index: flatten(&shifted, &to), value }];
-    for (&var, &n) in vars.iter().zip(&dims).rev() {
-        body = vec![Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
-    }
-    body.into_iter().for_each(|s| cx.k.push(s));
+    cx.push_nest(&vars, &dims, vec![Stmt::Store { buf, index: flatten(&shifted, &to), value }]);
     (buf, to)
 }
 

@@ -9,7 +9,7 @@ use super::util::for_each_index;
 use crate::lower::flatten;
 use crate::ops::*;
 use std::ops::Range;
-use tenon_kernel::{Buf, Contract, Stmt, Type};
+use tenon_kernel::{Buf, Contract, Type};
 
 /// Channels that a tap must sum over to be worth a pass over the sums.
 const CHANNELS: usize = 16;
@@ -76,11 +76,8 @@ impl Conv {
         let at: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
         cx.k.open();
         f(cx, flatten(&at, yd), &at);
-        let mut body = cx.k.close();
-        for (&var, &n) in vars.iter().zip(yd).rev() {
-            body = vec![Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel: true, body }];
-        }
-        body.into_iter().for_each(|s| cx.k.push(s));
+        let body = cx.k.close();
+        cx.push_nest(&vars, yd, body);
     }
 
     /// `sums[n, p, o] += Σ_c x[n, c, p·stride + k·dilation - pad] · w[o, c, k]` for the results `p` of which `tap` is inside.

@@ -19,7 +19,7 @@ mod recurrent_dynamic;
 mod recurrent_layer;
 mod resize_late;
 mod same;
-mod util;
+pub(crate) mod util;
 
 /// Imports one ONNX node.
 pub type ImportFn = fn(&OnnxNode<'_>, &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError>;

@@ -45,6 +45,14 @@ fn program_of(sample: &Sample, constant: &[(usize, Tensor)]) -> Option<Program> 
     Some(p)
 }
 
+/// A program of `sample`, whose second operand is constant, and what is scheduled of it for `target`.
+fn scheduled(sample: &Sample, target: &str) -> (Program, Program) {
+    let program = program_of(sample, &[(1, operands(sample)[1].clone())]).expect("a program");
+    let target = Target::parse(target).expect("a target");
+    let (done, _) = schedule_program(program.clone(), &ScheduleCx::new(&target, true)).expect("scheduled");
+    (program, done)
+}
+
 /// Deterministic data in `lo..hi`.
 fn data(fact: &Fact, (lo, hi): (f64, f64), seed: u64) -> Tensor {
     let dims = fact.dims().unwrap_or_default();
@@ -152,9 +160,7 @@ fn halves_are_converted_before_the_loops() {
     // The number of conversions from `f16` per multiplication of the innermost loop.
     let conversions = |rows: usize| {
         let sample = Sample::new(op.clone(), &[(DType::F16, &[rows, 64]), (DType::F16, &[64, 48])]);
-        let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
-        let target = Target::parse("x86_64-linux/x86-64-v3").expect("a target");
-        let (done, _) = schedule_program(program, &ScheduleCx::new(&target, true)).expect("scheduled");
+        let (_, done) = scheduled(&sample, "x86_64-linux/x86-64-v3");
         let mut n = 0;
         visit_stmts(&done.kernels[0].body, &mut |s| {
             if let Stmt::Set { value, .. } = s {
@@ -187,9 +193,7 @@ fn depthwise_tiles_follow_the_caches() {
         };
         let f = DType::F32;
         let sample = Sample::new(op, &[(f, &[1, size, size, channels]), (f, &[channels, 1, window, window])]);
-        let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
-        let target = Target::parse("x86_64-linux/zen3").expect("a target");
-        let (done, _) = schedule_program(program, &ScheduleCx::new(&target, true)).expect("scheduled");
+        let (_, done) = scheduled(&sample, "x86_64-linux/zen3");
         match &done.kernels[0].body[0] {
             Stmt::For { step, .. } => *step,
             s => panic!("a loop, found {s:?}"),
@@ -218,9 +222,7 @@ fn results_of_one_channel_are_made_in_the_order_of_memory() {
         fill: None,
     };
     let sample = Sample::new(op, &[(f, &[1, 101, 41, 24]), (f, &[1, 24, 1, 1])]);
-    let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
-    let target = Target::parse("x86_64-linux/zen3").expect("a target");
-    let (done, _) = schedule_program(program, &ScheduleCx::new(&target, true)).expect("scheduled");
+    let (_, done) = scheduled(&sample, "x86_64-linux/zen3");
     let Some(Stmt::For { hi, body, .. }) = done.kernels[0].body.first() else { panic!("a loop") };
     assert_eq!(*hi, Expr::from(51usize), "rows of the image are outside");
     assert!(matches!(body.first(), Some(Stmt::For { .. })), "places of a row inside");
@@ -243,9 +245,7 @@ fn phases_of_a_large_result_share_their_loop() {
         };
         let f = DType::F32;
         let sample = Sample::new(op, &[(f, &[1, size, size, 24]), (f, &[24, channels, 2, 2])]);
-        let program = program_of(&sample, &[(1, operands(&sample)[1].clone())]).expect("a program");
-        let target = Target::parse("x86_64-linux/zen3").expect("a target");
-        let (done, _) = schedule_program(program.clone(), &ScheduleCx::new(&target, true)).expect("scheduled");
+        let (program, done) = scheduled(&sample, "x86_64-linux/zen3");
         if size < 100 {
             let inputs = [operands(&sample)[0].clone()];
             let [a, b] = [&program, &done].map(|p| tenon_kernel::run_program(p, &inputs).expect("it runs"));
