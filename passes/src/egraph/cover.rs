@@ -19,7 +19,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use tenon_base::Fact;
-use tenon_ir::Op;
+use tenon_ir::{Op, Operator};
 use tenon_ir::lower::{flatten, move_element, unflatten};
 use tenon_kernel::simplify::simplify_index;
 use tenon_kernel::{Affine, Expr, Var};
@@ -30,6 +30,8 @@ const KEPT: usize = 8;
 const FRONT: usize = 6;
 /// Merged cuts of an operand that are tried.
 const TRIED: usize = 5;
+/// Cuts of the same operators in the same classes' places that a class keeps: they differ in which of many equal values they read.
+const ALIKE: usize = 2;
 /// Nodes of a cone.
 const NODES: usize = 24;
 /// Classes a cone reads.
@@ -100,21 +102,23 @@ pub struct Cover<'s, 'e> {
     rank: Vec<f64>,
     /// Classes that use each, as far as can be told before the choice; an output has itself.
     users: Vec<BTreeSet<u32>>,
+    /// Price of each class without any fusion: that of its longest chain.
+    price: Vec<f64>,
 }
 
 impl<'s, 'e> Cover<'s, 'e> {
     /// Covers `space` for the target of `cost`.
     pub fn new(space: &'s Space<'e>, cost: Cost<'s>) -> Cover<'s, 'e> {
         let n = space.classes.len();
-        let mut c =
-            Cover { space, cost, cuts: vec![vec![]; n], work: vec![], rank: vec![], users: vec![BTreeSet::new(); n] };
+        let (cuts, users) = (vec![vec![]; n], vec![BTreeSet::new(); n]);
+        let mut c = Cover { space, cost, cuts, work: vec![], rank: vec![], users, price: vec![] };
         c.work = (0..n as u32).map(|class| c.class_work(class)).collect();
         for class in 0..n as u32 {
             let alone = 0..space.classes[class as usize].items.len() as u32;
             c.cuts[class as usize] = alone.filter_map(|i| c.finish(class, &[(class, i)])).collect();
         }
         c.rank = c.ranks();
-        c.users = c.likely_users();
+        (c.users, c.price) = c.likely_users();
         let mut order: Vec<u32> = (0..n as u32).collect();
         order.sort_by(|a, b| c.rank[*a as usize].total_cmp(&c.rank[*b as usize]).then(a.cmp(b)));
         for class in order {
@@ -170,7 +174,7 @@ impl<'s, 'e> Cover<'s, 'e> {
 
     /// Classes that use each, if every class is made in the cheapest way without any fusion: alternatives that nobody will choose, and what
     /// only those need, use nothing. The price of a way is that of its longest chain; sums would count what is shared again and again.
-    fn likely_users(&self) -> Vec<BTreeSet<u32>> {
+    fn likely_users(&self) -> (Vec<BTreeSet<u32>>, Vec<f64>) {
         let n = self.cuts.len();
         let mut users = vec![BTreeSet::new(); n];
         let mut readers = vec![vec![]; n];
@@ -213,7 +217,7 @@ impl<'s, 'e> Cover<'s, 'e> {
                 }
             }
         }
-        users
+        (users, price)
     }
 
     /// Adds the best merged cuts of `class`.
@@ -265,11 +269,20 @@ impl<'s, 'e> Cover<'s, 'e> {
                 front = next;
             }
         }
-        merged.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.nodes.cmp(&b.1.nodes)));
+        // Of equals that whose operands are the cheapest.
+        let operands = |c: &Cut| c.leaves.iter().map(|l| self.price[*l as usize]).fold(0.0, f64::max);
+        let mut merged: Vec<(f64, f64, Cut)> = merged.into_iter().map(|(gain, c)| (gain, operands(&c), c)).collect();
+        merged.sort_by(|a, b| {
+            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then_with(|| a.2.nodes.cmp(&b.2.nodes))
+        });
         let mut kept: BTreeSet<Vec<u32>> = BTreeSet::new();
-        for (_, cut) in merged {
+        let mut alike: BTreeMap<Vec<(u32, &str)>, usize> = BTreeMap::new();
+        for (_, _, cut) in merged {
+            let kind = cut.nodes.iter().map(|at| (at.0, self.space.op(*at).map_or("", Operator::name))).collect();
+            let of_kind = alike.entry(kind).or_insert(0);
             // Of cuts with the same leaves the best will do.
-            if kept.len() < KEPT && kept.insert(cut.leaves.clone()) {
+            if kept.len() < KEPT && *of_kind < ALIKE && kept.insert(cut.leaves.clone()) {
+                *of_kind += 1;
                 self.cuts[class as usize].push(cut);
             }
         }
