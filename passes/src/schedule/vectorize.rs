@@ -120,14 +120,15 @@ impl Vectorizer<'_> {
         let one = (bytes / shape.most_bytes).max(1);
         // The narrowest elements fill a register; if they are all of one size, a few registers.
         let full = (bytes / shape.least_bytes).min(one * REGISTERS);
-        let registers = if shape.nested { 2 } else { REGISTERS };
         let mut lanes = full.max(
             one * if shape.size > 40 {
                 1
-            } else if shape.size > 12 {
+            } else if shape.size > 12 || shape.nested && halving {
                 2
+            } else if shape.nested {
+                self.side_by_side(shape, n.div_ceil(one))
             } else {
-                registers
+                REGISTERS
             },
         );
         if !halving {
@@ -137,6 +138,13 @@ impl Vectorizer<'_> {
             lanes /= 2;
         }
         (lanes >= 2 && lanes >= one.min(4)).then_some(lanes)
+    }
+
+    /// Of `registers` beside each other that loops inside walk through, how many at once: what lies in a row in memory is read as such as
+    /// far as accumulators last, in even parts.
+    fn side_by_side(&self, shape: &Shape, registers: usize) -> usize {
+        let most = self.target.vector_registers() * 3 / 4 / shape.declared.max(1);
+        registers.div_ceil(registers.div_ceil(most.max(2)))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
@@ -241,6 +249,8 @@ struct Shape {
     /// Bytes of the widest and of the narrowest element that it computes with.
     most_bytes: usize,
     least_bytes: usize,
+    /// Variables of its own that it sets: accumulators.
+    declared: usize,
     /// Nodes of its expressions.
     size: usize,
     /// Whether there are loops in it.
@@ -258,6 +268,7 @@ impl Shape {
             carried: vec![],
             most_bytes: 1,
             least_bytes: 8,
+            declared: 0,
             size: 0,
             nested: false,
             halving: false,
@@ -267,7 +278,10 @@ impl Shape {
         tenon_kernel::stmt::visit_stmts(body, &mut |stmt| {
             match stmt {
                 Stmt::Let { var, .. } => own.push(*var),
-                Stmt::Declare { var, .. } => own.push(*var),
+                Stmt::Declare { var, .. } => {
+                    own.push(*var);
+                    s.declared += 1;
+                }
                 Stmt::Set { var, .. } if !own.contains(var) => s.carried.push(*var),
                 Stmt::Set { .. } => {}
                 Stmt::Store { buf, value, .. } => {

@@ -79,6 +79,11 @@ impl Select<'_> {
                 self.splat(x.ty.elem, x.rows[0], *n, x.ty.elem.size())
             }
             Expr::Lanes(es) => {
+                if let Some(op) = self.folds_eight(es) {
+                    let folded = |e: &Expr| if let Expr::Reduce(_, x) = e { self.expr(x) } else { self.expr(e) };
+                    let vectors: Vec<Val> = es.iter().map(folded).collect();
+                    return self.reduce_eight(op, vectors);
+                }
                 let elem = self.kernel.type_of(&es[0]).elem;
                 let lanes: Vec<Row> = es.iter().map(|e| self.expr(e).rows[0]).collect();
                 self.pack(elem, &lanes)
@@ -202,6 +207,19 @@ impl Select<'_> {
         let integers = from.is_int() && (to.is_int() || matches!(to, DType::F32 | DType::F64));
         let whole = n * size == 16 || n * size == 32 && self.isa.bytes >= 32;
         integers && from.size() < size && matches!(n * from.size(), 4 | 8) && whole
+    }
+
+    /// The operation by which `es` fold eight vectors of at least eight `f32` each, if they do.
+    fn folds_eight(&self, es: &[Expr]) -> Option<BinOp> {
+        let Some(Expr::Reduce(op @ (BinOp::Add | BinOp::Mul), _)) = es.first() else { return None };
+        let folds = |e: &Expr| match e {
+            Expr::Reduce(o, x) => {
+                let ty = self.kernel.type_of(x);
+                o == op && ty.elem == DType::F32 && ty.lanes >= 8 && ty.lanes.is_power_of_two()
+            }
+            _ => false,
+        };
+        (es.len() == 8 && es.iter().all(folds)).then_some(*op)
     }
 
     fn scalar_float(&mut self, e: &Expr) -> VReg {

@@ -146,6 +146,48 @@ impl Select<'_> {
         v
     }
 
+    /// The folds of eight vectors of eight `f32` or more in the lanes of one: the same sums as of [`Select::reduce`], but of halves of
+    /// several vectors in one register.
+    pub(super) fn reduce_eight(&mut self, op: BinOp, vectors: Vec<Val>) -> Val {
+        let ty = Type::vector(DType::F32, 8);
+        let mut eight = vec![];
+        for mut v in vectors {
+            while v.ty.lanes > 8 {
+                let (low, high) = self.halves(&v);
+                v = self.binary(op, &low, &high);
+            }
+            eight.push(self.reg_of(&v, 0));
+        }
+        let y = Width::Y;
+        let both = |s: &mut Self, low: VReg, high: VReg| {
+            let (low, high) = (Val::vector(ty, smallvec![Row::Reg(low)]), Val::vector(ty, smallvec![Row::Reg(high)]));
+            let v = s.binary(op, &low, &high);
+            s.reg_of(&v, 0)
+        };
+        // Halves of one vector of the first four below those of one of the others, then quarters, then single lanes of two.
+        let mut halves = vec![];
+        for (&a, &b) in eight.iter().zip(&eight[4..]) {
+            let low = self.v(V::Insert128, y, &[Arg::Use(a), Arg::Use(b), Arg::Imm(1)]);
+            let high = if self.isa.avx512 {
+                let a = self.v(V::Extract128, y, &[Arg::Use(a), Arg::Imm(1)]);
+                self.v(V::Insert128, y, &[Arg::Use(b), Arg::Use(a), Arg::Imm(0)])
+            } else {
+                self.v(V::Perm2x128, y, &[Arg::Use(a), Arg::Use(b), Arg::Imm(0x31)])
+            };
+            halves.push(both(self, low, high));
+        }
+        let mut quarters = vec![];
+        for ab in halves.chunks(2) {
+            let ab = [Arg::Use(ab[0]), Arg::Use(ab[1])];
+            let (low, high) = (self.v(V::Unpcklpd, y, &ab), self.v(V::Unpckhpd, y, &ab));
+            quarters.push(both(self, low, high));
+        }
+        let ab = |imm| [Arg::Use(quarters[0]), Arg::Use(quarters[1]), Arg::Imm(imm)];
+        let (low, high) = (self.v(V::Shufps, y, &ab(0x88)), self.v(V::Shufps, y, &ab(0xdd)));
+        let all = both(self, low, high);
+        Val::vector(ty, smallvec![Row::Reg(all)])
+    }
+
     /// The lower and the upper half of the lanes.
     fn halves(&mut self, v: &Val) -> (Val, Val) {
         let half = v.ty.lanes / 2;

@@ -15,6 +15,8 @@ pub(super) const RULES: &[Rule] = &[
     rule!("sum-to-mean", reassociating, "mul(reduce[sum]@r(x), #c)" => with sum_to_mean, "Σx · (1/n) → mean"),
     rule!("reduce-reduce", reassociating, "reduce@a(reduce@b(x))" => with reduce_reduce,
         "a reduction of a reduction of the same kind → one over both axes"),
+    rule!("mean-of-points", reassociating, "reduce[mean]@r(conv@k(x, $w, ..b))" => with mean_of_points,
+        "mean over places of a 1×1 convolution → 1×1 convolution of the mean"),
     rule!("reduce-one", exact, "reduce@r(x)" => with reduce_one, "sum, mean, max, min, product over axes of extent 1 → x"),
     rule!("pool-everything", reassociating, "pool[average]@p(x)" => with pool_everything, "average pooling of the whole plane → mean"),
     rule!("pool-everything-max", reassociating, "pool[max]@p(x)" => with pool_everything, "max pooling of the whole plane → max; they differ on NaN"),
@@ -48,6 +50,19 @@ fn reduce_reduce(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
     axes.sort_unstable();
     axes.dedup();
     cx.add(Reduce { kind: a.kind, axes }, &[m.value("x")])
+}
+
+fn mean_of_points(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {
+    let (r, k) = (super::bound!(cx, m, "r", Reduce)?, super::bound!(cx, m, "k", Conv)?);
+    let ones = |v: &[usize]| v.iter().all(|&n| n == 1);
+    ensure!(ones(&k.kernel) && ones(&k.strides) && k.pads.iter().all(|&p| p == 0), "not a 1×1 convolution");
+    ensure!(cx.dtype(m.root)?.is_float() && !cx.is_constant(m.value("x")), "integers, or all constant");
+    let places: Vec<usize> = (0..k.kernel.len()).map(|i| k.layout.spatial_axis(i)).collect();
+    ensure!(r.axes.iter().all(|a| places.contains(a)), "a mean over channels");
+    let mean = cx.add(r, &[m.value("x")])?;
+    let mut args = vec![mean, m.value("w")];
+    args.extend(m.list("b"));
+    cx.add(k, &args)
 }
 
 fn reduce_one(cx: &mut Cx<'_>, m: &Match) -> Result<Id, Why> {

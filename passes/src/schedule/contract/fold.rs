@@ -7,13 +7,17 @@
 use super::plan::{Along, Factor, others_of, pack_constant};
 use super::scalar::multiply_add;
 use super::shape::split;
+use crate::schedule::lanes::{Cost, Lanes};
 use crate::schedule::scope::{Block, for_loop};
 use crate::schedule::{ScheduleCx, Unit};
 use tenon_base::DType;
-use tenon_kernel::{Affine, BinOp, Contract, ContractDim, Expr, Kernel, Stmt, Var};
+use tenon_kernel::{Affine, BinOp, Contract, ContractDim, Expr, Kernel, Stmt, Type, Var};
 
 /// Results at a time.
 const ROWS: usize = 8;
+
+/// Operations on a result from which on the results are better brought together in one vector, even if they are stored one by one.
+const WORTH: usize = 4;
 
 /// The most products of an unrolled loop body.
 const UNROLLED: usize = 64;
@@ -30,6 +34,8 @@ struct Fold {
     m: Option<ContractDim>,
     lanes: usize,
     dtype: DType,
+    /// Whether the code generator takes vectors that fill a part of a register only.
+    partial: bool,
 }
 
 /// Loops for `c`, if it is of this kind.
@@ -103,7 +109,7 @@ fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option<Fold> {
         u.extent *= d.extent;
     }
     let m = rows_of(c, [&a, &b]);
-    Some(Fold { a, b, u, reduce, m, lanes, dtype })
+    Some(Fold { a, b, u, reduce, m, lanes, dtype, partial: cx.target.vector_bytes > 16 })
 }
 
 /// Of the loops that share one factor, that whose results lie closest together of those with enough of them, so that lines of
@@ -172,6 +178,11 @@ impl Fold {
         });
         let body = self.reduce.iter().rev().fold(body, |body, d| vec![for_loop(d.var, d.extent, 1, false, body)]);
         block.stmts.extend(body);
+        if let Some(m0) = m0
+            && self.together(c, m0, &sums, &rest, &mut block).is_some()
+        {
+            return block.stmts;
+        }
         for (i, &sum) in sums.iter().enumerate() {
             let mut total = row(c.init.clone(), i) + Expr::Reduce(BinOp::Add, Box::new(Expr::Var(sum)));
             if let Some(rest) = rest.get(i) {
@@ -183,5 +194,44 @@ impl Fold {
             block.stmts.push(Stmt::Store { buf: c.out, index, value });
         }
         block.stmts
+    }
+    /// Stores the results, the first at `m0` of the loop over them, as one vector of them; `None` if that is not possible, or not worth it.
+    fn together(&self, c: &Contract, m0: &Expr, sums: &[Var], rest: &[Var], block: &mut Block<'_>) -> Option<()> {
+        let m = self.m.as_ref()?;
+        let n = sums.len();
+        if n < 4 || !(self.partial || n.is_multiple_of(self.lanes)) {
+            return None;
+        }
+        let lanes = n as u16;
+        let ty = Type::vector(self.dtype, lanes);
+        let (vars, total) = (block.kernel.vars.len(), block.kernel.new_var("sums", ty));
+        let vectors = [(c.acc, total)];
+        let at = Lanes { var: m.var, base: m0.clone(), lanes, vectors: &vectors };
+        let run = at.stride(&c.out_index) == Some(1);
+        let mut cost = Cost::default();
+        at.cost(&c.value, &mut cost);
+        let wide = (run || cost.operations >= WORTH).then(|| Some((at.widen(&c.init)?, at.widen(&c.value)?))).flatten();
+        let Some((first, value)) = wide else {
+            block.kernel.vars.truncate(vars);
+            return None;
+        };
+        let folded = |v: &Var| Expr::Reduce(BinOp::Add, Box::new(Expr::Var(*v)));
+        let mut sum = first.vector(lanes) + Expr::Lanes(sums.iter().map(folded).collect());
+        if !rest.is_empty() {
+            sum = sum + Expr::Lanes(rest.iter().map(|v| Expr::Var(*v)).collect());
+        }
+        block.stmts.push(Stmt::Let { var: total, value: sum });
+        let value = value.vector(lanes);
+        if run {
+            let index = at.at(&c.out_index, 0);
+            block.stmts.push(Stmt::Store { buf: c.out, index, value });
+            return Some(());
+        }
+        let values = block.bind("values", value);
+        for l in 0..lanes {
+            let one = Expr::Extract(Box::new(values.clone()), l);
+            block.stmts.push(Stmt::Store { buf: c.out, index: at.at(&c.out_index, l), value: one });
+        }
+        Some(())
     }
 }
