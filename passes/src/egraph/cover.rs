@@ -19,8 +19,8 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use tenon_base::Fact;
-use tenon_ir::{Op, Operator};
 use tenon_ir::lower::{flatten, move_element, unflatten};
+use tenon_ir::{Op, Operator};
 use tenon_kernel::simplify::simplify_index;
 use tenon_kernel::{Affine, Expr, Var};
 
@@ -272,9 +272,7 @@ impl<'s, 'e> Cover<'s, 'e> {
         // Of equals that whose operands are the cheapest.
         let operands = |c: &Cut| c.leaves.iter().map(|l| self.price[*l as usize]).fold(0.0, f64::max);
         let mut merged: Vec<(f64, f64, Cut)> = merged.into_iter().map(|(gain, c)| (gain, operands(&c), c)).collect();
-        merged.sort_by(|a, b| {
-            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then_with(|| a.2.nodes.cmp(&b.2.nodes))
-        });
+        merged.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then_with(|| a.2.nodes.cmp(&b.2.nodes)));
         let mut kept: BTreeSet<Vec<u32>> = BTreeSet::new();
         let mut alike: BTreeMap<Vec<(u32, &str)>, usize> = BTreeMap::new();
         for (_, _, cut) in merged {

@@ -8,7 +8,7 @@
 use super::lanes::{Cost, Lanes};
 use super::{ScheduleCx, Unit};
 use tenon_base::DType;
-use tenon_kernel::{BinOp, Buf, CmpOp, Expr, Kernel, MathFn, Stmt, Type, Var};
+use tenon_kernel::{Affine, BinOp, Buf, CmpOp, Expr, Kernel, MathFn, Stmt, Type, Var};
 use tenon_target::Target;
 
 /// Vectorises the loops of the kernel.
@@ -167,6 +167,7 @@ impl Vectorizer<'_> {
             vectors: vec![],
             cost: Cost::default(),
             stores: 0,
+            pairs: self.target.vector_bytes > 16,
         };
         let mut before = vec![];
         let mut after = vec![];
@@ -404,6 +405,8 @@ struct Widener<'k> {
     vectors: Vec<(Var, Var)>,
     cost: Cost,
     stores: usize,
+    /// Whether the code generator weaves two vectors into one as such.
+    pairs: bool,
 }
 
 impl Widener<'_> {
@@ -429,7 +432,53 @@ impl Widener<'_> {
     }
 
     fn block(&mut self, body: &[Stmt]) -> Option<Vec<Stmt>> {
-        body.iter().map(|s| self.statement(s)).collect()
+        let mut out = vec![];
+        let mut left = body;
+        while let Some((s, rest)) = left.split_first() {
+            if let Some(next) = rest.first().filter(|next| self.is_pair(s, next)) {
+                out.append(&mut self.pair(s, next)?);
+                left = &rest[1..];
+            } else {
+                out.push(self.statement(s)?);
+                left = rest;
+            }
+        }
+        Some(out)
+    }
+
+    /// Whether `s` and `next` store elements that alternate: what interleaves two rows.
+    fn is_pair(&self, s: &Stmt, next: &Stmt) -> bool {
+        let (Stmt::Store { buf, index, .. }, Stmt::Store { buf: other, index: behind, value }) = (s, next) else {
+            return false;
+        };
+        let mut reads = self.kernel.in_place.iter().any(|(_, o)| o == buf);
+        value.visit(&mut |e| reads |= matches!(e, Expr::Load { buf: b, .. } if b == buf));
+        let l = self.lanes_of(&self.vectors);
+        let apart = Affine::of(index)
+            .zip(Affine::of(behind))
+            .is_some_and(|(a, b)| a.terms == b.terms && a.base.checked_add(1) == Some(b.base));
+        let word = self.kernel.buffer(*buf).dtype;
+        let fits = word.size() == 4 && l.stride(index) == Some(2) && self.lanes > 1;
+        self.pairs && buf == other && apart && fits && !reads
+    }
+
+    /// Both stores as one of twice as many lanes.
+    fn pair(&mut self, s: &Stmt, next: &Stmt) -> Option<Vec<Stmt>> {
+        let (Stmt::Store { buf, index, value: a }, Stmt::Store { value: b, .. }) = (s, next) else { return None };
+        let mut out = vec![];
+        let mut halves = vec![];
+        for value in [a, b] {
+            let value = self.value(value)?;
+            let var = self.kernel.new_var("half", self.kernel.type_of(&value));
+            out.push(Stmt::Let { var, value });
+            halves.push(var);
+        }
+        let lane = |l: u16| halves.iter().map(move |v| Expr::Extract(Box::new(Expr::Var(*v)), l));
+        let value = Expr::Lanes((0..self.lanes).flat_map(lane).collect());
+        let index = self.lanes_of(&self.vectors).at(index, 0);
+        self.stores += 2;
+        out.push(Stmt::Store { buf: *buf, index, value });
+        Some(out)
     }
 
     fn statement(&mut self, s: &Stmt) -> Option<Stmt> {
@@ -480,13 +529,17 @@ mod tests {
 
     /// Whether the vectorised kernel that `f` builds has vector loads and stores at all.
     fn vectorised(f: impl FnOnce(&mut KernelBuilder, Buf, Buf), reassociate: bool) -> bool {
+        vectorised_for("x86_64-linux", f, reassociate)
+    }
+
+    fn vectorised_for(target: &str, f: impl FnOnce(&mut KernelBuilder, Buf, Buf), reassociate: bool) -> bool {
         let mut k = KernelBuilder::new("k");
         let x = k.buffer("x", DType::F32, 2000, Access::In);
         let y = k.buffer("y", DType::F32, 2000, Access::Out);
         f(&mut k, x, y);
         let mut unit =
             Unit { kernel: k.finish(), constant: vec![false; 2], largest: vec![], packs: vec![], considered: vec![] };
-        let target = Target::parse("x86_64-linux").expect("a target");
+        let target = Target::parse(target).expect("a target");
         run(&mut unit, &ScheduleCx::new(&target, reassociate));
         tenon_kernel::verify::verify_kernel(&unit.kernel, tenon_kernel::verify::Stage::Structured)
             .expect("well formed");
@@ -544,6 +597,21 @@ mod tests {
         assert!(nest([1, 20], [1, 20])); // the outer loop moves inside
         assert!(!nest([50, 1], [1, 20])); // a transposition: every load would be a gather
         assert!(!nest([2, 40], [1, 20]));
+    }
+
+    #[test]
+    fn rows_that_alternate_are_woven() {
+        let weave = |apart: i64| {
+            move |k: &mut KernelBuilder, x: Buf, y: Buf| {
+                k.parfor("i", 500, |k, i| {
+                    k.store(y, i.clone() * 2, Expr::load(x, i.clone()));
+                    k.store(y, i.clone() * 2 + apart, Expr::load(x, i.clone() + 500));
+                });
+            }
+        };
+        assert!(vectorised_for("x86_64-linux/x86-64-v3", weave(1), false));
+        assert!(!vectorised_for("x86_64-linux", weave(1), false));
+        assert!(!vectorised_for("x86_64-linux/x86-64-v3", weave(3), false));
     }
 
     #[test]

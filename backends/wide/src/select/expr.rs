@@ -84,6 +84,10 @@ impl Select<'_> {
                     let vectors: Vec<Val> = es.iter().map(folded).collect();
                     return self.reduce_eight(op, vectors);
                 }
+                if let Some((a, b)) = self.alternate(es) {
+                    let (a, b) = (self.expr(a), self.expr(b));
+                    return self.weave(&a, &b);
+                }
                 let elem = self.kernel.type_of(&es[0]).elem;
                 let lanes: Vec<Row> = es.iter().map(|e| self.expr(e).rows[0]).collect();
                 self.pack(elem, &lanes)
@@ -220,6 +224,17 @@ impl Select<'_> {
             _ => false,
         };
         (es.len() == 8 && es.iter().all(folds)).then_some(*op)
+    }
+
+    /// The two vectors of words whose lanes alternate in `es`, all of them and in order, if they are such.
+    fn alternate<'e>(&self, es: &'e [Expr]) -> Option<(&'e Expr, &'e Expr)> {
+        let of = |e: &'e Expr| if let Expr::Extract(x, l) = e { Some((&**x, usize::from(*l))) } else { None };
+        let ((a, _), (b, _)) = (of(es.first()?)?, of(es.get(1)?)?);
+        let ty = self.kernel.type_of(a);
+        let plain = matches!((a, b), (Expr::Var(_), Expr::Var(_))) && ty == self.kernel.type_of(b);
+        let fits = ty.elem.size() == 4 && 2 * usize::from(ty.lanes) == es.len() && ty.lanes > 1;
+        let alternate = es.iter().enumerate().all(|(i, e)| of(e) == Some((if i % 2 == 0 { a } else { b }, i / 2)));
+        (plain && fits && alternate).then_some((a, b))
     }
 
     fn scalar_float(&mut self, e: &Expr) -> VReg {

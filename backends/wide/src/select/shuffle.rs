@@ -188,6 +188,49 @@ impl Select<'_> {
         Val::vector(ty, smallvec![Row::Reg(all)])
     }
 
+    /// The lanes of `a` and `b`, words, in turns.
+    pub(super) fn weave(&mut self, a: &Val, b: &Val) -> Val {
+        let ty = Type::vector(a.ty.elem, 2 * a.ty.lanes);
+        let w = self.width_of(a);
+        let mut rows: Rows = smallvec![];
+        for r in 0..a.rows.len() {
+            // Within 128 bits, lanes of the lower half alternate to one register and those of the upper half to another: so halves of
+            // what comes first go to the lower halves.
+            let mut spread = |v: &Val| {
+                let v = self.reg_of(v, r);
+                match w {
+                    Width::Y => self.v(V::PermqI, w, &[Arg::Use(v), Arg::Imm(0xd8)]),
+                    Width::Z => {
+                        let order = [0u32, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15];
+                        let order = self.constant(order.iter().flat_map(|l| l.to_le_bytes()).collect());
+                        let order = self.in_reg(order, w, 4);
+                        self.v(V::Permd, w, &[Arg::Use(order), Arg::Use(v)])
+                    }
+                    _ => v,
+                }
+            };
+            let ab = [Arg::Use(spread(a)), Arg::Use(spread(b))];
+            let low = self.v(V::Unpcklps, w, &ab);
+            let left = usize::from(ty.lanes) * 4 - rows.len() * self.isa.bytes;
+            if w.bytes() < self.isa.bytes && left > w.bytes() {
+                // Both halves fill one register.
+                let high = self.v(V::Unpckhps, w, &ab);
+                let (op, both) = match w {
+                    Width::Y => (V::Insert256, Width::Z),
+                    _ => (V::Insert128, Width::Y),
+                };
+                rows.push(Row::Reg(self.v(op, both, &[Arg::Use(low), Arg::Use(high), Arg::Imm(1)])));
+                continue;
+            }
+            rows.push(Row::Reg(low));
+            if left > w.bytes() {
+                let high = self.v(V::Unpckhps, w, &ab);
+                rows.push(Row::Reg(high));
+            }
+        }
+        Val::vector(ty, rows)
+    }
+
     /// The lower and the upper half of the lanes.
     fn halves(&mut self, v: &Val) -> (Val, Val) {
         let half = v.ty.lanes / 2;

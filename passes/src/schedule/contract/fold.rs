@@ -210,7 +210,8 @@ impl Fold {
         let run = at.stride(&c.out_index) == Some(1);
         let mut cost = Cost::default();
         at.cost(&c.value, &mut cost);
-        let wide = (run || cost.operations >= WORTH).then(|| Some((at.widen(&c.init)?, at.widen(&c.value)?))).flatten();
+        let wide =
+            (run || cost.operations >= WORTH).then(|| Some((at.widen(&c.init)?, at.widen(&c.value)?))).flatten();
         let Some((first, value)) = wide else {
             block.kernel.vars.truncate(vars);
             return None;
