@@ -120,6 +120,22 @@ pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
             });
         }
     }
+    push("Lanes of two in turns".into(), 0, |o, _| {
+        let lane = |l: u16| [o.a, o.b].map(|x| Expr::Extract(Box::new(x.clone()), l));
+        Expr::Lanes((0..o.lanes).flat_map(lane).collect())
+    });
+    if float && lanes.is_power_of_two() && lanes > 1 {
+        for (i, op) in [BinOp::Add, BinOp::Mul].iter().enumerate() {
+            push(format!("Lanes of eight folds by {op:?}"), i, |o, i| {
+                let op = [BinOp::Add, BinOp::Mul][i];
+                let both = |x: &Expr, y: &Expr| x.clone().binary(BinOp::Sub, y.clone());
+                let (x, y, z) = (both(o.a, o.b), both(o.b, o.c), both(o.c, o.a));
+                let (a, b, c) = (o.a.clone(), o.b.clone(), o.c.clone());
+                let all = [a.clone(), b, x, c, y, a, z.clone(), z];
+                Expr::Lanes(all.into_iter().map(|v| Expr::Reduce(op, Box::new(v))).collect())
+            });
+        }
+    }
     push("Splat of Extract".into(), 0, |o, _| Expr::Extract(Box::new(o.a.clone()), o.lanes - 1).splat(o.lanes));
     push("Lanes".into(), 0, |o, _| {
         Expr::Lanes((0..o.lanes).rev().map(|i| Expr::Extract(Box::new(o.a.clone()), i)).collect())
@@ -139,15 +155,15 @@ pub(crate) fn kernel(d: DType, lanes: u16, blocks: usize, cases: &[Case]) -> Ker
     let [a, b, c] = ["a", "b", "c"].map(|x| k.buffer(x, d, n, Access::In));
     let m = k.buffer("m", DType::Bool, n, Access::In);
     k.parfor("i", blocks, |k, i| {
-        let at = i * i64::from(lanes);
+        let at = i.clone() * i64::from(lanes);
         let load = |buf| Expr::Load { buf, index: Box::new(at.clone()), lanes };
         let [a, b, c, m] = [a, b, c, m].map(load);
         let [a, b, c, m] = [k.bind("va", a), k.bind("vb", b), k.bind("vc", c), k.bind("vm", m)];
         for (j, case) in cases.iter().enumerate() {
             let e = (case.expr)(Operands { a: &a, b: &b, c: &c, m: &m, dtype: d, lanes }, case.arg);
-            let elem = k.kernel().type_of(&e).elem;
-            let y = k.buffer(&format!("y{j}"), elem, n, Access::Out);
-            k.store(y, at.clone(), e);
+            let ty = k.kernel().type_of(&e);
+            let y = k.buffer(&format!("y{j}"), ty.elem, blocks * usize::from(ty.lanes), Access::Out);
+            k.store(y, i.clone() * i64::from(ty.lanes), e);
         }
     });
     k.finish()
