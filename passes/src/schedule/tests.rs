@@ -229,6 +229,26 @@ fn results_of_one_channel_are_made_in_the_order_of_memory() {
 }
 
 #[test]
+fn rows_of_tiles_lie_beside_each_other() {
+    use tenon_ir::ops::conv::{Conv, Layout};
+    let f = DType::F32;
+    let op = Conv {
+        kernel: vec![1; 2],
+        strides: vec![2; 2],
+        dilations: vec![1; 2],
+        pads: vec![0; 4],
+        group: 1,
+        layout: Layout::ChannelsLast,
+        fill: None,
+    };
+    // Four rows of a column of the image cost as many products as four of a row.
+    let sample = Sample::new(op, &[(f, &[1, 224, 320, 24]), (f, &[24, 24, 1, 1])]);
+    let (_, done) = scheduled(&sample, "x86_64-linux/zen3");
+    let Some(Stmt::For { hi, .. }) = done.kernels[0].body.last() else { panic!("a loop") };
+    assert_eq!(*hi, Expr::from(112usize), "rows of the image are outside");
+}
+
+#[test]
 fn phases_of_a_large_result_share_their_loop() {
     use tenon_ir::ops::conv::Layout;
     use tenon_ir::ops::conv_transpose::ConvTranspose;

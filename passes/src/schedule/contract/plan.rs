@@ -308,11 +308,10 @@ impl Shaper<'_> {
         for d in others.iter().filter(shares) {
             let cover = self.cover(d.extent, Some(d), factors);
             let cost = cover.cost * (all / d.extent) as f64;
-            // Of equals the one whose rows lie closest together.
             let distance = factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0);
             let other = self.asked.is_some_and(|t| (t.rows, t.registers) != cover.size());
             let price = (other, cost, distance);
-            if best.as_ref().is_none_or(|b| price < b.0) {
+            if best.as_ref().is_none_or(|b| self.is_better(price, b.0)) {
                 best = Some((price, d.clone(), cover));
             }
         }
@@ -320,6 +319,18 @@ impl Shaper<'_> {
             Some((_, d, cover)) => (Some(d), cover),
             None => (None, self.cover(1, None, factors)),
         }
+    }
+
+    /// Whether `a` is to be preferred: of those that cost about the same, that whose rows lie closest together, so that lines of memory are
+    /// read and written at once.
+    fn is_better(&self, a: Price, b: Price) -> bool {
+        // Windows share what they load along one loop or the other; how that is ordered in memory is decided later.
+        let about = if self.both { 1e-9 } else { 0.02 };
+        if a.0 != b.0 {
+            return b.0;
+        }
+        let same = (a.1 - b.1).abs() <= about * b.1;
+        if same { a.2 < b.2 } else { a.1 < b.1 }
     }
 
     fn cover(&self, m: usize, d: Option<&ContractDim>, factors: [&Factor; 2]) -> Cover {
