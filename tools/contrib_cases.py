@@ -75,6 +75,21 @@ def fused(c):
     c.add("cdist", "CDist", MS, {"a": r(5, 3), "b": r(4, 3)}, metric="euclidean")
 
 
+def historical(c):
+    """Experiments of the first opsets, in models converted from Core ML."""
+    r = drawn("historical")
+    old = {"domain": "", "opset": 7}
+    image = {"x": r(2, 3, 7, 8)}
+    c.add("affine", "Affine", operands=image, alpha=0.5, beta=-1.5, **old)
+    c.add("crop", "Crop", operands=image, border=[1, 2, 3, 0], **old)
+    c.add("crop_scale", "Crop", operands=image, border=[1, 2, 0, 0], scale=[3, 5], **old)
+    c.add("image_scaler", "ImageScaler", operands=image, scale=2.0, bias=[0.5, -1.0, 3.0], **old)
+    c.add("parametric_softplus", "ParametricSoftplus", operands=image, alpha=0.7, beta=1.3, **old)
+    c.add("scaled_tanh", "ScaledTanh", operands=image, alpha=1.7, beta=0.6, **old)
+    c.add("einsum_ones", "Einsum", "", {"a": r(1, 3, 1), "b": r(2, 2, 4)}, equation="bij,bjk->bik")
+    c.add("einsum_ones_left", "Einsum", "", {"a": r(1, 3), "b": r(5, 1)}, equation="ij,ij->ji")
+
+
 def norms(c):
     r = drawn("norms")
     x = {"x": r(2, 3, 8), "s": r(2, 3, 8), "g": r(8), "b": r(8)}
@@ -82,6 +97,11 @@ def norms(c):
     c.add("skip_norm_bias", "SkipLayerNormalization", MS, {**x, "e": r(8)}, ("y", "", "", "sum"), epsilon=1e-5)
     c.add("skip_simplified", "SkipSimplifiedLayerNormalization", MS, {"x": r(2, 3, 8), "s": r(2, 3, 8), "g": r(8)}, ("y", "", "", "sum"), epsilon=1e-5)
     c.add("simplified", "SimplifiedLayerNormalization", "", {"x": r(2, 3, 8), "g": r(8)}, epsilon=1e-5, axis=-1)
+    half = lambda **o: {n: a.astype(np.float16) for n, a in o.items()}
+    c.add("skip_norm_half", "SkipLayerNormalization", MS, half(**x), ("y", "mean", "inverse", "sum"), epsilon=1e-5)
+    c.add("skip_simplified_half", "SkipSimplifiedLayerNormalization", MS, half(x=r(2, 3, 8), s=r(2, 3, 8), g=r(8)), ("y", "", "inverse"), epsilon=1e-5)
+    c.add("layer_norm_rows", "LayerNormalization", "", {"x": r(2, 5, 7), "g": r(2, 1, 7), "b": r(2, 1, 7)})
+    c.add("simplified_rows", "SimplifiedLayerNormalization", "", {"x": r(2, 3, 7), "g": r(2, 1, 7)}, epsilon=1e-5, axis=-1)
     ids = lambda n, *s: np.random.default_rng(n).integers(0, n, s).astype(np.int32)
     c.add("embed_norm", "EmbedLayerNormalization", MS,
           {"ids": ids(11, 2, 5), "seg": ids(2, 2, 5), "word": r(11, 8), "pos": r(7, 8), "segs": r(2, 8), "g": r(8), "b": r(8), "m": ids(2, 2, 5)},
@@ -95,6 +115,7 @@ def attention(c):
     qkv = {"x": r(2, 4, 12), "w": r(12, 24), "b": r(24)}
     c.add("attention", "Attention", MS, qkv, num_heads=2)
     c.add("attention_lengths", "Attention", MS, {**qkv, "m": lengths}, num_heads=2)
+    c.add("attention_ends_begins", "Attention", MS, {**qkv, "m": np.array([4, 3, 1, 0], np.int32)}, num_heads=2)
     c.add("attention_mask_causal", "Attention", MS, {**qkv, "m": mask}, num_heads=2, unidirectional=1)
     c.add("attention_past", "Attention", MS, {**qkv, "m": None, "past": r(2, 2, 2, 3, 4)}, ("y", "present"), num_heads=2, unidirectional=1)
     c.add("mha", "MultiHeadAttention", MS, {"q": r(2, 3, 8), "k": r(2, 5, 8), "v": r(2, 5, 12)}, num_heads=2)
@@ -115,6 +136,15 @@ def attention(c):
           ("y", "k2", "v2"), num_heads=4, kv_num_heads=2, do_rotary=1)  # fmt: skip
     c.add("gqa_window_softcap", "GroupQueryAttention", MS, {**gqa(6), "pk": None, "pv": None, "last": one([5]), "total": one([6])},
           ("y", "k2", "v2"), num_heads=4, kv_num_heads=2, local_window_size=3, softcap=5.0)  # fmt: skip
+    # A cache with room for ten: behind what counts of it go the new keys.
+    room = lambda b, l: {"q": r(b, l, 64), "k": r(b, l, 32), "v": r(b, l, 32), "pk": r(b, 2, 10, 16), "pv": r(b, 2, 10, 16)}
+    outputs = ("y", "k2", "v2")
+    c.add("gqa_room_prompt", "GroupQueryAttention", MS, {**room(1, 4), "last": one([3]), "total": one([4])},
+          outputs, constants=("total",), num_heads=4, kv_num_heads=2)  # fmt: skip
+    c.add("gqa_room_decode", "GroupQueryAttention", MS, {**room(2, 1), "last": one([6, 3]), "total": one([7]), **wide},
+          outputs, constants=("total",), num_heads=4, kv_num_heads=2, do_rotary=1)  # fmt: skip
+    c.add("gqa_room_more_window", "GroupQueryAttention", MS, {**room(1, 3), "last": one([8]), "total": one([9]), **wide},
+          outputs, constants=("total",), num_heads=4, kv_num_heads=2, do_rotary=1, local_window_size=4)  # fmt: skip
     positions = np.array([[3, 4, 5], [0, 1, 2]], np.int64)
     c.add("rotary", "RotaryEmbedding", MS, {"x": r(2, 3, 16), "p": positions, **caches}, num_heads=2)
     c.add("rotary_interleaved", "RotaryEmbedding", MS, {"x": r(2, 2, 3, 8), "p": np.array([2], np.int64), **caches}, interleaved=1)
@@ -126,6 +156,7 @@ def quantized(c):
     fixed = ("b", "s", "z")
     c.add("nbits4", "MatMulNBits", MS, {"a": r(3, 40), "b": bytes_(6, 3, 8), "s": r(18)}, constants=fixed, K=40, N=6, bits=4, block_size=16)
     c.add("nbits4_zeros", "MatMulNBits", MS, {"a": r(3, 40), "b": bytes_(6, 3, 8), "s": r(18), "z": bytes_(12)}, constants=fixed, K=40, N=6, bits=4, block_size=16)
+    c.add("nbits4_vector", "MatMulNBits", MS, {"a": r(40), "b": bytes_(6, 3, 8), "s": r(18)}, constants=fixed, K=40, N=6, bits=4, block_size=16)
     # So many that they stay packed.
     large = {"a": r(2, 256), "b": bytes_(70, 8, 16), "s": r(70 * 8)}
     c.add("nbits4_packed", "MatMulNBits", MS, large, constants=fixed, K=256, N=70, bits=4, block_size=32)
@@ -218,6 +249,7 @@ def features(c):
     c.add("imputer", "Imputer", ML, {"x": np.where(x["x"] > 0.5, np.nan, x["x"]).astype(F)}, imputed_value_floats=[1.0, 2.0, 3.0], replaced_value_float=float("nan"))
     c.add("one_hot", "OneHotEncoder", ML, {"x": np.array([1, 5, 2], np.int64)}, cats_int64s=[1, 2, 3])
     c.add("feature_vectorizer", "FeatureVectorizer", ML, {"x": r(4, 3), "z": r(4, 2)}, inputdimensions=[3, 2])
+    c.add("feature_vectorizer_encoded", "FeatureVectorizer", ML, {"x": r(1, 1, 4), "z": r(1, 1, 2)}, inputdimensions=[4, 2])
     c.add("extractor", "ArrayFeatureExtractor", ML, {"x": r(3, 5), "at": np.array([4, 0], np.int64)})
     c.add("label_encoder", "LabelEncoder", ML, {"x": np.array([3, 1, 8], np.int64)}, keys_int64s=[1, 3], values_floats=[0.5, 1.5], default_float=-2.0)
 
@@ -225,7 +257,7 @@ def features(c):
 def main():
     cases = Cases(sys.argv[1])
     wrong = []
-    for group in [fused, norms, attention, quantized, linear, trees, features]:
+    for group in [fused, historical, norms, attention, quantized, linear, trees, features]:
         try:
             group(cases)
         except Exception as e:  # A case that ONNX Runtime itself refuses is a mistake of this file.

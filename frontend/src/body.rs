@@ -9,9 +9,9 @@ use crate::level::Level;
 use crate::limits::{MAX_DEPTH, MAX_FOLDED_BYTES, MAX_INLINED, MAX_NODES, check_dims, check_fact};
 use crate::lists::value;
 use crate::order::order;
-use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
 use crate::report::{Report, shortened};
-use crate::tensor::{to_tensor, typed_len};
+use crate::tensor::{dense_bytes, to_dense, to_tensor, typed_len};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::rc::Rc;
@@ -33,8 +33,8 @@ pub(crate) enum Slot<'p> {
     Nothing,
     /// An initializer that nothing has used yet.
     Initializer(&'p TensorProto),
-    /// A sparse initializer.
-    Sparse,
+    /// A sparse initializer that nothing has used yet.
+    Sparse(&'p SparseTensorProto),
     /// An operand of a function that its caller leaves out.
     Absent,
     /// Has a problem, or depends on something that has; already reported.
@@ -201,8 +201,9 @@ impl<'p> Session<'p> {
                 self.report.error(&t.name, "", ImportError::new("two initializers have this name"));
             }
         }
-        for t in g.sparse_initializer.iter().filter_map(|s| s.values.as_ref()) {
-            if !self.define(&t.name, Slot::Sparse) {
+        for s in &g.sparse_initializer {
+            let Some(t) = &s.values else { continue };
+            if !self.define(&t.name, Slot::Sparse(s)) {
                 self.report.error(&t.name, "", ImportError::new("two initializers have this name"));
             }
         }
@@ -220,11 +221,7 @@ impl<'p> Session<'p> {
             let level = self.frames[at].level;
             let now = match slot {
                 Slot::Initializer(t) => self.load(t, level),
-                Slot::Sparse => {
-                    let e = ImportError::new("sparse initializers are not supported");
-                    self.report.error(name, "", e.with_help("store the tensor densely"));
-                    Slot::Poisoned
-                }
+                Slot::Sparse(s) => self.load_sparse(name, s, level),
                 other => return self.seen(other, level),
             };
             self.frames[at].names.insert(key, now);
@@ -242,6 +239,22 @@ impl<'p> Session<'p> {
             }
             Err(e) => {
                 self.report.error(&t.name, "", ImportError { message: format!("initializer: {}", e.message), ..e });
+                Slot::Poisoned
+            }
+        }
+    }
+
+    /// The dense form, which may be much larger than what the file holds: it counts as computed.
+    fn load_sparse(&mut self, name: &str, s: &'p SparseTensorProto, level: usize) -> Slot<'p> {
+        let dense = dense_bytes(s).and_then(|bytes| {
+            self.add_folded(bytes);
+            if self.folded > MAX_FOLDED_BYTES { Ok(None) } else { to_dense(s, &mut self.files).map(Some) }
+        });
+        match dense {
+            Ok(Some(tensor)) => Slot::Value(self.level_mut(level).graph.add_weight(name.to_string(), tensor)),
+            Ok(None) => Slot::Poisoned,
+            Err(e) => {
+                self.report.error(name, "", ImportError { message: format!("sparse initializer: {}", e.message), ..e });
                 Slot::Poisoned
             }
         }

@@ -17,7 +17,7 @@ use tenon_base::{Diagnostics, Dim, Fact, Shape, Tensor};
 use tenon_ir::{Graph, ImportError};
 
 /// Versions of the file format that are known.
-const IR_VERSIONS: std::ops::RangeInclusive<i64> = 3..=14;
+const IR_VERSIONS: std::ops::RangeInclusive<i64> = 1..=14;
 /// The newest version of `ai.onnx` that is known.
 const NEWEST_OPSET: i64 = 28;
 
@@ -179,10 +179,14 @@ pub(crate) fn decode(data: &Bytes) -> Result<ModelProto, ImportError> {
         return Err(not_onnx("the file is not an ONNX model".to_string()));
     }
     wire::check(data, wire::Message::Model)?;
-    let model = ModelProto::decode(data.clone())
+    let mut model = ModelProto::decode(data.clone())
         .map_err(|e| ImportError::new(format!("the file is not a valid ONNX model: {e}")))?;
     if model.graph.is_none() && model.opset_import.is_empty() {
         return Err(not_onnx("the file is not an ONNX model: it has neither a graph nor operator sets".to_string()));
+    }
+    // Operator sets came with IR version 3: older files have the first.
+    if (1..3).contains(&model.ir_version) && model.opset_import.iter().all(|o| !domain(&o.domain).is_empty()) {
+        model.opset_import.push(OperatorSetId { domain: String::new(), version: 1 });
     }
     Ok(model)
 }

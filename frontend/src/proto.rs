@@ -147,11 +147,16 @@ pub(crate) struct Segment {
     pub(crate) end: i64,
 }
 
-/// A sparse tensor: only its name (that of its values) is read.
+/// A sparse tensor: the elements that are not 0, and where they are. Its name is that of its values.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct SparseTensorProto {
     #[prost(message, optional, tag = "1")]
     pub(crate) values: Option<TensorProto>,
+    /// `[n]` positions in the tensor as a list, or `[n, rank]` indices.
+    #[prost(message, optional, tag = "2")]
+    pub(crate) indices: Option<TensorProto>,
+    #[prost(int64, repeated, packed = "false", tag = "3")]
+    pub(crate) dims: Vec<i64>,
 }
 
 /// Values of one type, in a data file.

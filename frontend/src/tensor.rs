@@ -2,7 +2,7 @@
 
 use crate::files::{self, DataFiles};
 use crate::limits::{MAX_RANK, bytes_of};
-use crate::proto::{OptionalProto, SequenceProto, TensorProto};
+use crate::proto::{OptionalProto, SequenceProto, SparseTensorProto, TensorProto};
 use crate::wire;
 use bytes::Bytes;
 use prost::Message as _;
@@ -124,6 +124,48 @@ pub(crate) fn to_tensor(p: &TensorProto, external: &mut DataFiles) -> Result<Ten
     };
     let data = if dtype == DType::Bool { normalised(data) } else { data };
     Tensor::from_bytes(dtype, &shape, data).map_err(|e| ImportError::new(e.to_string()))
+}
+
+/// The bytes of a sparse tensor made dense.
+pub(crate) fn dense_bytes(s: &SparseTensorProto) -> Result<usize, ImportError> {
+    let code = s.values.as_ref().map_or(0, |v| v.data_type);
+    Ok(extents(dtype_of_code(i64::from(code))?, &s.dims)?.1)
+}
+
+/// A sparse tensor made dense: zeros but for its values.
+pub(crate) fn to_dense(s: &SparseTensorProto, external: &mut DataFiles) -> Result<Tensor, ImportError> {
+    let (Some(values), Some(indices)) = (&s.values, &s.indices) else {
+        return Err(ImportError::new("expected values and indices"));
+    };
+    let (values, indices) = (to_tensor(values, external)?, to_tensor(indices, external)?);
+    let dtype = values.dtype();
+    let (shape, bytes) = extents(dtype, &s.dims)?;
+    let (count, rank) = (values.len(), shape.len());
+    // One number is a position in the tensor as a list.
+    let width = match indices.shape() {
+        [n] if *n == count => 1,
+        [n, r] if *n == count && *r == rank => rank,
+        other => {
+            return Err(ImportError::new(format!(
+                "expected indices of shape [{count}] or [{count},{rank}] for {count} values of {dtype}{:?}, found {other:?}",
+                s.dims
+            )));
+        }
+    };
+    let limits = if indices.shape().len() == 1 { vec![shape.iter().product()] } else { shape.clone() };
+    let size = dtype.size();
+    let mut data = vec![0u8; bytes];
+    let at = indices.to_i64();
+    for i in 0..count {
+        let index = &at[i * width..(i + 1) * width];
+        let mut flat = 0usize;
+        for (&x, &limit) in index.iter().zip(&limits) {
+            let inside = usize::try_from(x).ok().filter(|x| *x < limit);
+            flat = flat * limit + inside.ok_or_else(|| ImportError::new(format!("its index {index:?} is not in {:?}", s.dims)))?;
+        }
+        data[flat * size..(flat + 1) * size].copy_from_slice(&values.bytes()[i * size..(i + 1) * size]);
+    }
+    Tensor::from_bytes(dtype, &shape, data.into()).map_err(|e| ImportError::new(e.to_string()))
 }
 
 /// The extents as sizes, and the bytes they ask for.

@@ -44,7 +44,7 @@ impl Message {
             (Message::Model, 14) | (Message::Tensor, 13) => Message::Entry,
             (Message::Model, 25) => Message::Function,
             (Message::Graph, 1) | (Message::Function, 7) => Message::Node,
-            (Message::Graph, 5) | (Message::Attribute, 5) | (Message::Sparse, 1) => Message::Tensor,
+            (Message::Graph, 5) | (Message::Attribute, 5) | (Message::Sparse, 1 | 2) => Message::Tensor,
             (Message::Sequence | Message::Optional, 3) => Message::Tensor,
             (Message::Optional, 5) => Message::Sequence,
             (Message::Graph, 11 | 12) => Message::ValueInfo,

@@ -112,8 +112,8 @@ fn headers() {
     check(&[
         (
             "old IR",
-            header(2, vec![opset("", 17)]),
-            "error: the file has IR version 2; 3 to 14 are supported\n\
+            header(0, vec![opset("", 17)]),
+            "error: the file has IR version 0; 1 to 14 are supported\n\
              \x20 try: convert it with onnx.version_converter, or export it again",
         ),
         (
@@ -440,7 +440,13 @@ fn tensors() {
         int32_data: int32_data.to_vec(),
         ..w()
     };
-    let sparse = SparseTensorProto { values: Some(w()) };
+    let sparse = |indices: TensorProto, dims: &[i64]| {
+        let sparse = SparseTensorProto { values: Some(w()), indices: Some(indices), dims: dims.to_vec() };
+        problems(&edit(initializer(w()), |g| {
+            g.initializer.clear();
+            g.sparse_initializer = vec![sparse];
+        }))
+    };
     check(&[
         (
             "too few bytes",
@@ -515,13 +521,24 @@ fn tensors() {
             "error[w]: initializer: data location 5 is not known",
         ),
         (
-            "sparse",
-            problems(&edit(initializer(w()), |g| {
-                g.initializer.clear();
-                g.sparse_initializer = vec![sparse]
-            })),
-            "error[w]: sparse initializers are not supported\n\
-             \x20 try: store the tensor densely",
+            "sparse, indices of another count",
+            sparse(integers("i", &[2], &[0, 4]), &[2, 3]),
+            "error[w]: sparse initializer: expected indices of shape [3] or [3,2] for 3 values of f32[2, 3], found [2]",
+        ),
+        (
+            "sparse, index outside",
+            sparse(integers("i", &[3, 2], &[0, 0, 1, 2, 1, 3]), &[2, 3]),
+            "error[w]: sparse initializer: its index [1, 3] is not in [2, 3]",
+        ),
+        (
+            "sparse, negative index",
+            sparse(integers("i", &[3], &[0, -1, 2]), &[2, 3]),
+            "error[w]: sparse initializer: its index [-1] is not in [2, 3]",
+        ),
+        (
+            "sparse, a dense form too large",
+            sparse(integers("i", &[3], &[0, 1, 2]), &[1 << 20, 1 << 10]),
+            "error: constants computed at import take more than 1073741824 bytes",
         ),
     ]);
 }

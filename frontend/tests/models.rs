@@ -37,6 +37,33 @@ fn unnamed_extents_can_be_pinned_by_input_and_axis() {
 }
 
 #[test]
+fn files_older_than_operator_sets_are_of_the_first() {
+    let old = |ir_version| ModelProto { ir_version, opset_import: vec![], ..model(vec![node("Relu", &["x"], &["y"])]) };
+    assert_eq!(output_fact(&imported(&old(1))), "f32[2,3]");
+    assert_eq!(ops(&imported(&old(2))), ["relu"]);
+    assert!(problems(&old(3)).contains("does not say which opset"));
+}
+
+#[test]
+fn sparse_initializers_become_dense() {
+    let dense = |indices: TensorProto| {
+        let sparse = SparseTensorProto { values: Some(weights("w", &[2])), indices: Some(indices), dims: vec![2, 3] };
+        let m = edit(model(vec![node("Add", &["x", "w"], &["y"])]), |g| g.sparse_initializer = vec![sparse]);
+        let done = imported(&m);
+        let value = done.graph.nodes().find_map(|n| match &done.graph.node(n).kind {
+            NodeKind::Weight(name, t) if name == "w" => Some(t.to_f64()),
+            _ => None,
+        });
+        value.expect("a constant of the initializer's name")
+    };
+    let [a, b] = Tensor::from_bytes(tenon_base::DType::F32, &[2], weights("w", &[2]).raw_data.expect("raw")).expect("two").to_f64()[..] else {
+        panic!("two values")
+    };
+    assert_eq!(dense(integers("i", &[2], &[1, 5])), [0.0, a, 0.0, 0.0, 0.0, b]);
+    assert_eq!(dense(integers("i", &[2, 2], &[0, 2, 1, 0])), [0.0, 0.0, a, b, 0.0, 0.0]);
+}
+
+#[test]
 fn an_initializer_that_is_also_an_input_is_constant_unless_it_is_set() {
     let m = edit(model(vec![node("Add", &["x", "w"], &["y"])]), |g| {
         g.input.push(value("w", F32, &["3"]));

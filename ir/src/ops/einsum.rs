@@ -58,6 +58,9 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
         }
         None => implicit_output(&terms),
     };
+    for i in 0..terms.len() {
+        terms[i] = without_ones(cx, &terms, i)?;
+    }
     let mut terms = terms.into_iter();
     let first = terms.next().ok_or_else(|| ImportError::new("expected at least one operand, found none"))?;
     let rest: Vec<Term> = terms.collect();
@@ -80,6 +83,20 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
     }
     let acc = simplify(cx, acc, &output)?;
     Ok(vec![arrange(cx, &acc, &output)?])
+}
+
+/// Term `i` without the axes of one element that are broadcast: another term has them longer.
+fn without_ones(cx: &mut Importer<'_>, terms: &[Term], i: usize) -> Result<Term, ImportError> {
+    let term = &terms[i];
+    let dims = cx.shape(term.value).0.clone();
+    let one = Dim::Const(1);
+    let longer = |label: char| {
+        terms.iter().any(|t| t.labels.iter().zip(&cx.shape(t.value).0).any(|(l, d)| *l == label && *d != one))
+    };
+    let kept: Vec<usize> = (0..dims.len()).filter(|&a| dims[a] != one || !longer(term.labels[a])).collect();
+    let to = Shape(kept.iter().map(|&a| dims[a].clone()).collect());
+    let labels = kept.iter().map(|&a| term.labels[a]).collect();
+    Ok(Term { value: reshape(cx, term.value, to)?, labels })
 }
 
 fn is_ellipsis(label: char) -> bool {

@@ -9,7 +9,7 @@
 use super::binary::Binary;
 use super::cast::Cast;
 use super::reshape::Reshape;
-use super::util::{broadcast_offset, for_each_index};
+use super::util::{apply, broadcast_offset, for_each_index};
 use crate::import::dtype_of_code;
 use crate::lower::{broadcast_index, flatten, wide};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype, resolve_axis};
@@ -261,23 +261,43 @@ impl Operator for LayerNorm {
 fn import_layer(node: &OnnxNode<'_>, cx: &mut Importer<'_>, rms: bool) -> Result<Vec<ValueId>, ImportError> {
     let x = node.input(0)?;
     let dtype = cx.dtype(x);
+    let stats = node.wants_output(1) || node.wants_output(2);
     let stash = match node.int("stash_type", 1)? {
-        code if dtype == DType::F16 => dtype_of_code(code)?,
+        code if stats && dtype == DType::F16 => dtype_of_code(code)?,
         _ => dtype,
     };
     let axis = resolve_axis(node.int("axis", -1)?, cx.rank(x))?;
-    let stats = node.wants_output(1) || node.wants_output(2);
     let op = LayerNorm { axis, epsilon: Real(f64::from(node.float("epsilon", 1e-5)?)), rms, stats };
     let mut operands = vec![x, node.input(1)?];
     operands.extend(node.opt_input(2));
+    normalised(cx, op, &operands, stash)
+}
+
+/// The results of `op`, its statistics of dtype `stash`.
+pub(super) fn normalised(
+    cx: &mut Importer<'_>,
+    op: LayerNorm,
+    operands: &[ValueId],
+    stash: DType,
+) -> Result<Vec<ValueId>, ImportError> {
+    let dtype = cx.dtype(operands[0]);
     // Half floats are normalised in `f32` anyway; only the statistics' dtype tells the difference.
-    if stats && stash != dtype {
+    if op.stats && stash != dtype {
         let wide = operands.iter().map(|v| cx.op(Cast::to(stash), &[*v])).collect::<Result<Vec<_>, _>>()?;
-        let mut all = cx.ops(op, &wide)?;
+        let mut all = normalised(cx, op, &wide, stash)?;
         all[0] = cx.op(Cast::to(dtype), &[all[0]])?;
         return Ok(all);
     }
-    cx.ops(op, &operands)
+    // ONNX Runtime takes a scale and a bias that differ from row to row, too.
+    let inner = cx.rank(operands[0]).saturating_sub(op.axis);
+    if operands[1..].iter().all(|v| cx.rank(*v) <= inner) {
+        return cx.ops(op, operands);
+    }
+    let mut all = cx.ops(op, &operands[..1])?;
+    for (name, &v) in ["mul", "add"].into_iter().zip(&operands[1..]) {
+        all[0] = apply(cx, name, &[all[0], v])?;
+    }
+    Ok(all)
 }
 
 /// Normalises every group of channels (one channel each for `None`) over its channels and the spatial axes.

@@ -106,7 +106,14 @@ fn extractor(node: &OnnxNode<'_>, cx: &mut Importer<'_>, mut x: ValueId) -> Resu
 /// All operands side by side, as `f32`.
 fn vectorizer(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<ValueId, ImportError> {
     let mut parts = vec![];
-    for x in node.all_inputs()? {
+    for mut x in node.all_inputs()? {
+        // What one-hot encoding made of features has an axis more: it is taken row by row.
+        if let [rows, rest @ ..] = &cx.shape(x).0[..]
+            && rest.len() > 1
+        {
+            let to = Shape(vec![rows.clone(), Shape(rest.to_vec()).numel()]);
+            x = reshape(cx, x, to)?;
+        }
         parts.push(ml::rows(cx, x, DType::F32)?);
     }
     cx.op(Concat { axis: 1 }, &parts)

@@ -200,6 +200,7 @@ ops! {
     fused,
     global_lp_pool,
     hardmax,
+    historical,
     integer_product,
     linear_models,
     losses,

@@ -2,9 +2,12 @@
 //!
 //! [Attention, MultiHeadAttention, GroupQueryAttention](https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md). Past keys
 //! and values are concatenated with the new ones. Of GroupQueryAttention this means that the past is full: `total_sequence_length` is
-//! its length and that of the query together, as decoders that grow their cache by concatenation have it.
+//! its length and that of the query together, as decoders that grow their cache by concatenation have it; where it is known to be no
+//! more than the length of the past, the past is a buffer with room, and new keys go where `seqlens_k` says.
 
 use super::concat::Concat;
+use super::expand::Expand;
+use super::gather_elements::GatherElements;
 use super::matmul::MatMul;
 use super::rotary::{angles, rotate};
 use super::softmax::Softmax;
@@ -115,16 +118,40 @@ fn causal(cx: &mut Importer<'_>, l: &Dim, s: &Dim, window: Option<usize>, dtype:
     Ok(cx.weight(Tensor::from_f64(dtype, &[l, s], &all)))
 }
 
-/// The key mask in any of its forms as something to add: lengths `[B]`, keys to keep `[B, S]` or `[B, L, S]`.
-fn key_mask(cx: &mut Importer<'_>, mask: ValueId, s: &Dim, low: f64, dtype: DType) -> Result<ValueId, ImportError> {
+/// `[B, 1, 1, 1]`
+fn of_batch(b: Dim) -> Shape {
+    Shape(vec![b, Dim::Const(1), Dim::Const(1), Dim::Const(1)])
+}
+
+/// The key mask in any of its forms as something to add: lengths `[B]`, ends and beginnings `[2·B]`, keys to keep `[B, S]` or `[B, L, S]`.
+fn key_mask(
+    cx: &mut Importer<'_>,
+    mask: ValueId,
+    [batch, s]: [&Dim; 2],
+    low: f64,
+    dtype: DType,
+) -> Result<ValueId, ImportError> {
     let shape = cx.shape(mask).clone();
     let hidden = match &shape.0[..] {
         [b] => {
             let n = s.as_usize().ok_or_else(|| ImportError::new(format!("the number of keys must be known, found {s}")))?;
             let keys = counted(cx, 0, &[1, 1, 1, n])?;
-            let lengths = cast(cx, mask, DType::I64)?;
-            let lengths = reshape(cx, lengths, Shape(vec![b.clone(), Dim::Const(1), Dim::Const(1), Dim::Const(1)]))?;
-            apply(cx, "greater_or_equal", &[keys, lengths])?
+            let limits = cast(cx, mask, DType::I64)?;
+            let each = |cx: &mut Importer<'_>, v: ValueId| reshape(cx, v, of_batch(batch.clone()));
+            match batch.as_usize() {
+                // The ends of all rows, then where they begin.
+                Some(rows) if *b == Dim::from(2 * rows) => {
+                    let (ends, begins) = (part(cx, limits, 0, 0, rows)?, part(cx, limits, 0, rows, rows)?);
+                    let (ends, begins) = (each(cx, ends)?, each(cx, begins)?);
+                    let behind = apply(cx, "greater_or_equal", &[keys, ends])?;
+                    let before = apply(cx, "less", &[keys, begins])?;
+                    apply(cx, "or", &[behind, before])?
+                }
+                _ => {
+                    let lengths = each(cx, limits)?;
+                    apply(cx, "greater_or_equal", &[keys, lengths])?
+                }
+            }
         }
         [b, s] => {
             let m = reshape(cx, mask, Shape(vec![b.clone(), Dim::Const(1), Dim::Const(1), s.clone()]))?;
@@ -156,6 +183,7 @@ fn extended(cx: &mut Importer<'_>, past: Option<ValueId>, new: ValueId) -> Resul
 fn packed(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     let (x, w) = (node.input(0)?, node.input(1)?);
     let heads = count(node, "num_heads")?;
+    no_room(node, 6)?;
     if node.int("do_rotary", 0)? != 0 {
         return Err(ImportError::new("do_rotary is not supported").with_help("export with RotaryEmbedding nodes"));
     }
@@ -204,7 +232,8 @@ fn packed(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, Im
     let (l, s) = (cx.shape(parts[0]).0[2].clone(), cx.shape(k).0[2].clone());
     let mut biases = vec![];
     if let Some(m) = node.opt_input(3) {
-        biases.push(key_mask(cx, m, &s, f64::from(node.float("mask_filter_value", -10000.0)?), dtype)?);
+        let batch = cx.shape(parts[0]).0[0].clone();
+        biases.push(key_mask(cx, m, [&batch, &s], f64::from(node.float("mask_filter_value", -10000.0)?), dtype)?);
     }
     biases.extend(node.opt_input(5));
     if node.int("unidirectional", 0)? != 0 {
@@ -219,8 +248,18 @@ fn scale(node: &OnnxNode<'_>) -> Result<Option<f64>, ImportError> {
     Ok(node.opt_float("scale")?.filter(|s| *s != 0.0).map(f64::from))
 }
 
+/// Refuses operand `at`, the length of a past in a buffer with room for more.
+fn no_room(node: &OnnxNode<'_>, at: usize) -> Result<(), ImportError> {
+    if node.opt_input(at).is_none() && node.int("past_present_share_buffer", 0)? == 0 {
+        return Ok(());
+    }
+    let e = ImportError::new("`past_sequence_length`: a past with room for more keys is not supported");
+    Err(e.with_help("export with past keys and values that are as long as the sequence so far"))
+}
+
 fn multi_head(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     let heads = count(node, "num_heads")?;
+    no_room(node, 8)?;
     let query = node.input(0)?;
     let dtype = cx.dtype(query);
     let unpack = |cx: &mut Importer<'_>, x: ValueId, i: usize| -> Result<ValueId, ImportError> {
@@ -274,7 +313,8 @@ fn multi_head(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>
     let (l, s) = (cx.shape(q).0[2].clone(), cx.shape(k).0[2].clone());
     let mut biases = vec![];
     if let Some(m) = node.opt_input(4) {
-        biases.push(key_mask(cx, m, &s, f64::from(node.float("mask_filter_value", -10000.0)?), dtype)?);
+        let batch = cx.shape(q).0[0].clone();
+        biases.push(key_mask(cx, m, [&batch, &s], f64::from(node.float("mask_filter_value", -10000.0)?), dtype)?);
     }
     biases.extend(node.opt_input(5));
     if node.int("unidirectional", 0)? != 0 {
@@ -283,6 +323,80 @@ fn multi_head(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>
     let scale = scale(node)?;
     let y = Core { q, k, v, biases, scale, softcap: 0.0 }.import(cx)?;
     Ok(vec![y, k, v])
+}
+
+/// A past that is a buffer with room for the new keys: they go behind those that count.
+struct Room {
+    /// `i64[B, 1, 1, 1]`: how many keys of each row's past count.
+    before: ValueId,
+    /// New keys.
+    new: usize,
+    /// Keys that there is room for.
+    size: usize,
+}
+
+impl Room {
+    /// `None` where the past counts to its end, or nothing is known of it.
+    fn of(node: &OnnxNode<'_>, cx: &mut Importer<'_>, [b, l]: [&Dim; 2]) -> Result<Option<Room>, ImportError> {
+        let known = |v: Option<ValueId>| v.and_then(|v| cx.known(v)).and_then(|t| t.to_i64().first().copied());
+        let size = node.opt_input(3).and_then(|p| cx.shape(p).0.get(2).and_then(Dim::as_usize));
+        let (Some(total), Some(size), Some(new)) = (known(node.opt_input(6)), size, l.as_usize()) else { return Ok(None) };
+        let total = usize::try_from(total).unwrap_or(0);
+        if total == size + new {
+            return Ok(None);
+        }
+        if total > size || total < new {
+            return Err(ImportError::new(format!(
+                "total_sequence_length: expected {} for a past of {size} keys and {new} more, or {new} to {size} for one with room, found {total}",
+                size + new
+            )));
+        }
+        let before = if total == new {
+            let zero = number(cx, DType::I64, 0.0);
+            cx.op(Expand { to: of_batch(b.clone()) }, &[zero])?
+        } else {
+            let last = cast(cx, node.input(5)?, DType::I64)?;
+            let last = reshape(cx, last, of_batch(b.clone()))?;
+            with_constant(cx, "add", last, 1.0 - new as f64)?
+        };
+        Ok(Some(Room { before, new, size }))
+    }
+
+    /// The positions `i64[B, L]` of the new keys.
+    fn positions(&self, cx: &mut Importer<'_>) -> Result<ValueId, ImportError> {
+        let steps = counted(cx, 0, &[1, self.new])?;
+        let to = Shape(cx.shape(self.before).0[..2].to_vec());
+        let before = reshape(cx, self.before, to)?;
+        apply(cx, "add", &[before, steps])
+    }
+
+    /// `past[B, H, size, E]` with `new[B, H, L, E]` in its place, and zeros behind.
+    fn filled(&self, cx: &mut Importer<'_>, past: ValueId, new: ValueId) -> Result<ValueId, ImportError> {
+        let keys = counted(cx, 0, &[1, 1, self.size, 1])?;
+        let at = apply(cx, "sub", &[keys, self.before])?;
+        let shape = cx.shape(past).clone();
+        let index = cx.op(Expand { to: shape }, &[at])?;
+        let chosen = cx.op(GatherElements { axis: 2 }, &[new, index])?;
+        let old = with_constant(cx, "less", at, 0.0)?;
+        let behind = with_constant(cx, "greater_or_equal", at, self.new as f64)?;
+        let zero = number(cx, cx.dtype(past), 0.0);
+        let rest = cx.op(Where {}, &[behind, zero, chosen])?;
+        cx.op(Where {}, &[old, past, rest])
+    }
+
+    /// Hides what is behind each query, and what is more than `window` before it.
+    fn causal(&self, cx: &mut Importer<'_>, window: Option<usize>, dtype: DType) -> Result<ValueId, ImportError> {
+        let keys = counted(cx, 0, &[1, 1, 1, self.size])?;
+        let queries = counted(cx, 0, &[1, 1, self.new, 1])?;
+        let at = apply(cx, "add", &[self.before, queries])?;
+        let mut hidden = apply(cx, "greater", &[keys, at])?;
+        if let Some(w) = window {
+            let first = with_constant(cx, "sub", at, w as f64)?;
+            let gone = apply(cx, "less_or_equal", &[keys, first])?;
+            hidden = apply(cx, "or", &[hidden, gone])?;
+        }
+        masked(cx, hidden, lowest(dtype), dtype)
+    }
 }
 
 fn group_query(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
@@ -304,11 +418,13 @@ fn group_query(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId
     };
     let past = |i: usize| node.opt_input(i);
     let l = cx.shape(q).0[1].clone();
+    let room = Room::of(node, cx, [&cx.shape(q).0[0].clone(), &l])?;
     if node.int("do_rotary", 0)? != 0 {
         let (cos, sin) = (node.input(7)?, node.input(8)?);
-        let positions = match node.opt_input(9) {
-            Some(p) => p,
-            None => {
+        let positions = match (node.opt_input(9), &room) {
+            (Some(p), _) => p,
+            (None, Some(room)) => room.positions(cx)?,
+            (None, None) => {
                 // The new positions follow those of the past.
                 let before = past(3).and_then(|p| cx.shape(p).0.get(2).cloned()).unwrap_or(Dim::Const(0));
                 let (Some(from), Some(n)) = (before.as_const(), l.as_const()) else {
@@ -324,17 +440,25 @@ fn group_query(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId
         k = rotate(cx, k, c, s, width, interleaved)?;
     }
     let (q, k, v) = (swap(cx, q)?, swap(cx, k)?, swap(cx, v)?);
-    let present_k = extended(cx, past(3), k)?;
-    let present_v = extended(cx, past(4), v)?;
+    let extend = |cx: &mut Importer<'_>, past: Option<ValueId>, new: ValueId| match (&room, past) {
+        (Some(room), Some(past)) => room.filled(cx, past, new),
+        _ => extended(cx, past, new),
+    };
+    let present_k = extend(cx, past(3), k)?;
+    let present_v = extend(cx, past(4), v)?;
     let s = cx.shape(present_k).0[2].clone();
     let window = usize::try_from(node.int("local_window_size", -1)?).ok().filter(|w| *w > 0);
-    let mut biases = vec![causal(cx, &l, &s, window, dtype)?];
-    if let Some(last) = node.opt_input(5) {
+    let mut biases = vec![match &room {
+        Some(room) => room.causal(cx, window, dtype)?,
+        None => causal(cx, &l, &s, window, dtype)?,
+    }];
+    if let (Some(last), None) = (node.opt_input(5), &room) {
         // The last valid key of each batch element.
         let to = Shape(vec![cx.shape(last).numel()]);
         let last = reshape(cx, last, to)?;
         let lengths = with_constant(cx, "add", last, 1.0)?;
-        biases.push(key_mask(cx, lengths, &s, lowest(dtype), dtype)?);
+        let batch = cx.shape(lengths).0[0].clone();
+        biases.push(key_mask(cx, lengths, [&batch, &s], lowest(dtype), dtype)?);
     }
     biases.extend(node.opt_input(10));
     let (hq, hk) = (Dim::from(heads), Dim::from(shared));

@@ -23,7 +23,18 @@ pub(super) fn onnx() -> Vec<OnnxName> {
 
 pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
     match node.op_type() {
-        "MatMulNBits" => matmul(node, cx),
+        "MatMulNBits" => {
+            let a = node.input(0)?;
+            let shape = cx.shape(a).clone();
+            if shape.rank() != 1 {
+                return matmul(node, cx, a);
+            }
+            // A vector is one row.
+            let row = reshape(cx, a, Shape(vec![Dim::Const(1), shape.0[0].clone()]))?;
+            let y = matmul(node, cx, row)?[0];
+            let columns = Shape(cx.shape(y).0[1..].to_vec());
+            Ok(vec![reshape(cx, y, columns)?])
+        }
         "GatherBlockQuantized" => rows(node, cx),
         _ => lstm(node, cx),
     }
@@ -49,7 +60,7 @@ fn unpacked(cx: &mut Importer<'_>, x: ValueId, bits: usize) -> Result<ValueId, I
 }
 
 /// `A · dequantised(B)ᵀ`, B by blocks along K.
-fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
+fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>, a: ValueId) -> Result<Vec<ValueId>, ImportError> {
     let attr = |name: &str, default: i64| -> Result<usize, ImportError> {
         let v = node.int(name, default)?;
         let n = usize::try_from(v).ok().filter(|n| (1..1 << 30).contains(n));
@@ -62,11 +73,10 @@ fn matmul(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, Im
     if node.opt_input(4).is_some() {
         return Err(ImportError::new("`g_idx`: reordered columns are not supported"));
     }
-    let a = node.input(0)?;
     let dtype = cx.dtype(a);
     let blocks = k.div_ceil(block);
     if bits == 4
-        && let Some(y) = packed(node, cx, [k, n, block])?
+        && let Some(y) = packed(node, cx, a, [k, n, block])?
     {
         return Ok(vec![with_bias(node, cx, y)?]);
     }
@@ -109,8 +119,12 @@ fn with_bias(node: &OnnxNode<'_>, cx: &mut Importer<'_>, y: ValueId) -> Result<V
 const PACKED: usize = 1 << 14;
 
 /// The product with weights that stay 4 bits wide, if they are known, many, and in whole blocks.
-fn packed(node: &OnnxNode<'_>, cx: &mut Importer<'_>, [k, n, block]: [usize; 3]) -> Result<Option<ValueId>, ImportError> {
-    let a = node.input(0)?;
+fn packed(
+    node: &OnnxNode<'_>,
+    cx: &mut Importer<'_>,
+    a: ValueId,
+    [k, n, block]: [usize; 3],
+) -> Result<Option<ValueId>, ImportError> {
     if !matches!(cx.dtype(a), DType::F32 | DType::F16) || !k.is_multiple_of(block) || k.saturating_mul(n) < PACKED {
         return Ok(None);
     }

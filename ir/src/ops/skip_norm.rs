@@ -5,7 +5,7 @@
 //! SimplifiedLayerNormalization into the domain ai.onnx.
 
 use super::gather::Gather;
-use super::layer_norm::LayerNorm;
+use super::layer_norm::{LayerNorm, normalised};
 use super::reduce::{Kind, Reduce};
 use super::util::{apply, cast, counted, number, reshape};
 use crate::op::resolve_axis;
@@ -32,7 +32,8 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
             let axis = resolve_axis(node.int("axis", -1)?, cx.rank(x))?;
             let stats = node.wants_output(1);
             let op = LayerNorm { axis, epsilon: epsilon(1e-5)?, rms: true, stats };
-            let all = cx.ops(op, &[x, node.input(1)?])?;
+            let stash = statistics(cx, x);
+            let all = normalised(cx, op, &[x, node.input(1)?], stash)?;
             // Of the statistics only the inverse deviation is one of the operator's results.
             Ok(all.into_iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, v)| v).collect())
         }
@@ -48,7 +49,8 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
             let stats = node.wants_output(1) || node.wants_output(2);
             let mut operands = vec![sum, node.input(2)?];
             operands.extend(beta);
-            let mut all = cx.ops(LayerNorm { axis, epsilon: epsilon(1e-12)?, rms, stats }, &operands)?;
+            let stash = statistics(cx, sum);
+            let mut all = normalised(cx, LayerNorm { axis, epsilon: epsilon(1e-12)?, rms, stats }, &operands, stash)?;
             while all.len() < 3 {
                 all.push(all[0]);
             }
@@ -56,6 +58,11 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
             Ok(all)
         }
     }
+}
+
+/// The dtype of statistics: `f32` of half floats, too.
+fn statistics(cx: &Importer<'_>, x: ValueId) -> DType {
+    if cx.dtype(x) == DType::F16 { DType::F32 } else { cx.dtype(x) }
 }
 
 /// Word, position and segment embeddings, summed and normalised.
