@@ -9,7 +9,9 @@ use crate::level::Level;
 use crate::limits::{MAX_DEPTH, MAX_FOLDED_BYTES, MAX_INLINED, MAX_NODES, check_dims, check_fact};
 use crate::lists::value;
 use crate::order::order;
-use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto};
+use crate::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
+};
 use crate::report::{Report, shortened};
 use crate::tensor::{dense_bytes, to_dense, to_tensor, typed_len};
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,7 +256,11 @@ impl<'p> Session<'p> {
             Ok(Some(tensor)) => Slot::Value(self.level_mut(level).graph.add_weight(name.to_string(), tensor)),
             Ok(None) => Slot::Poisoned,
             Err(e) => {
-                self.report.error(name, "", ImportError { message: format!("sparse initializer: {}", e.message), ..e });
+                self.report.error(
+                    name,
+                    "",
+                    ImportError { message: format!("sparse initializer: {}", e.message), ..e },
+                );
                 Slot::Poisoned
             }
         }

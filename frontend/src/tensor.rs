@@ -161,7 +161,8 @@ pub(crate) fn to_dense(s: &SparseTensorProto, external: &mut DataFiles) -> Resul
         let mut flat = 0usize;
         for (&x, &limit) in index.iter().zip(&limits) {
             let inside = usize::try_from(x).ok().filter(|x| *x < limit);
-            flat = flat * limit + inside.ok_or_else(|| ImportError::new(format!("its index {index:?} is not in {:?}", s.dims)))?;
+            flat = flat * limit
+                + inside.ok_or_else(|| ImportError::new(format!("its index {index:?} is not in {:?}", s.dims)))?;
         }
         data[flat * size..(flat + 1) * size].copy_from_slice(&values.bytes()[i * size..(i + 1) * size]);
     }

@@ -38,7 +38,8 @@ fn unnamed_extents_can_be_pinned_by_input_and_axis() {
 
 #[test]
 fn files_older_than_operator_sets_are_of_the_first() {
-    let old = |ir_version| ModelProto { ir_version, opset_import: vec![], ..model(vec![node("Relu", &["x"], &["y"])]) };
+    let old =
+        |ir_version| ModelProto { ir_version, opset_import: vec![], ..model(vec![node("Relu", &["x"], &["y"])]) };
     assert_eq!(output_fact(&imported(&old(1))), "f32[2,3]");
     assert_eq!(ops(&imported(&old(2))), ["relu"]);
     assert!(problems(&old(3)).contains("does not say which opset"));
@@ -56,7 +57,10 @@ fn sparse_initializers_become_dense() {
         });
         value.expect("a constant of the initializer's name")
     };
-    let [a, b] = Tensor::from_bytes(tenon_base::DType::F32, &[2], weights("w", &[2]).raw_data.expect("raw")).expect("two").to_f64()[..] else {
+    let [a, b] = Tensor::from_bytes(tenon_base::DType::F32, &[2], weights("w", &[2]).raw_data.expect("raw"))
+        .expect("two")
+        .to_f64()[..]
+    else {
         panic!("two values")
     };
     assert_eq!(dense(integers("i", &[2], &[1, 5])), [0.0, a, 0.0, 0.0, 0.0, b]);
