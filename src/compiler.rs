@@ -11,7 +11,7 @@ use tenon_ir::{Graph, NodeKind};
 use tenon_kernel::work::{Work, work_of_calls};
 use tenon_kernel::{Call, Program};
 use tenon_passes::bounded::Bounded;
-use tenon_passes::pipeline::{Math, Pass, Phase, Settings, State};
+use tenon_passes::pipeline::{Math, Pass, Phase, Precision, Settings, State};
 use tenon_passes::tuning::Considered;
 use tenon_target::Target;
 
@@ -38,6 +38,9 @@ pub struct Options {
     pub states: Vec<(String, String)>,
     /// Which rewrites of floating-point arithmetic are allowed.
     pub math: Math,
+    /// What factors of `f32` products may be rounded to: a permission, used where the target has the instruction. With
+    /// [`Precision::Bf16`], `math` cannot be [`Math::Strict`].
+    pub precision: Precision,
     /// Threads that a run may use, at least 1. Large kernels are divided for as many; results do not depend on it.
     pub threads: usize,
     /// The model's name in symbols and files; by default from the file's name.
@@ -61,6 +64,7 @@ impl Options {
             given,
             states,
             math: Math::default(),
+            precision: Precision::default(),
             threads: 1,
             name: None,
             recipe: None,
@@ -232,6 +236,13 @@ impl Compiler {
         to: Phase,
         watch: &mut dyn FnMut(&Pass, &State, usize),
     ) -> Result<(Graph, Bounded, State), Error> {
+        if self.options.precision == Precision::Bf16 && self.options.math == Math::Strict {
+            let help =
+                "allow other orders of sums (`--math default`) or leave factors as they are (`--precision f32`)";
+            return Err(Error::Input(format!(
+                "precision bf16 rounds the factors of products, where strict mathematics keeps every bit; {help}"
+            )));
+        }
         let (graph, bounded) = self.bounded(graph)?;
         let graph = self.quantised(graph, name)?;
         let mut state = tenon_passes::run(graph.clone(), &self.settings(name), to, watch)?;
@@ -279,10 +290,10 @@ impl Compiler {
     }
 
     fn settings(&self, name: &str) -> Settings {
-        let Options { target, math, states, threads, .. } = &self.options;
+        let Options { target, math, precision, states, threads, .. } = &self.options;
         let (target, name, states) = (target.clone(), artifact::c_identifier(name), states.clone());
         let tuning = self.options.recipe.as_ref().map(|r| r.tuning(&target.name)).unwrap_or_default();
-        Settings { states, threads: *threads, tuning, ..Settings::new(target, *math, &name) }
+        Settings { precision: *precision, states, threads: *threads, tuning, ..Settings::new(target, *math, &name) }
     }
 
     fn compile(
@@ -397,6 +408,12 @@ impl Compiled {
     /// All kernel calls, in order.
     pub fn calls(&self) -> Vec<&Call> {
         self.program.calls()
+    }
+
+    /// The kernel calls that multiply factors rounded to `bf16`: see [`Options::precision`].
+    pub fn rounded_calls(&self) -> usize {
+        let rounds: Vec<bool> = self.program.kernels.iter().map(tenon_kernel::bf16::multiplies).collect();
+        self.program.calls().iter().filter(|c| rounds[c.kernel]).count()
     }
 
     /// Machine code in this process.

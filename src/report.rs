@@ -36,6 +36,8 @@ pub struct Report {
     pub macs: u64,
     /// Those of them that multiply integers and add up integers.
     pub integer_macs: u64,
+    /// Kernel calls that multiply factors rounded to `bf16`.
+    pub bf16_calls: usize,
     /// Convolutions and matrix products, in the order they run, and whether they compute in integers.
     pub layers: Vec<LayerReport>,
     /// Kernel calls by what they compute, most first.
@@ -166,6 +168,7 @@ impl Report {
             arena_bytes: p.arena_bytes,
             macs: layers.iter().map(|l| l.macs).sum(),
             integer_macs: layers.iter().filter(|l| l.integers).map(|l| l.macs).sum(),
+            bf16_calls: c.rounded_calls(),
             layers,
             calls_by_kernel,
             memory: memory(p),

@@ -5,7 +5,7 @@
 
 `tenon verify --engine object --target zen4` uses it where TENON_EMULATOR_x86_64="python3 tools/emulate.py --cpu sapphire_rapids".
 The CPU is one of Bochs, as a library (the Python package bochscpu-python): corei7_skylake_x, which is the level x86-64-v4, unless
-NAME says another, such as sapphire_rapids (AVX512-VNNI) or arrow_lake (AVX-VNNI, no AVX-512). The program may read its standard
+NAME says another, such as tigerlake (AVX512-VNNI) or sapphire_rapids (AVX512-BF16). The program may read its standard
 input, write its standard output, and exit: all that a model and the program around it do. It has the memory it was linked for and
 a stack; an address outside or an instruction that the CPU does not know ends the run with status 127.
 """
@@ -25,6 +25,8 @@ PML4, PDPT, DIRECTORIES, DOOR, STACK_TOP = 0x1000, 0x2000, 0x3000, 0x9000, 0x200
 PAGE, LARGE, GIB = 0x1000, 0x200000, 1 << 30
 PRESENT_WRITABLE, LARGE_PAGE = 0x3, 0x80
 EBADF, ENOSYS = 9, 38
+# The CPUs that releases of the library make unasked.
+LIBRARYS_CHOICE = ["corei3_cnl", "tigerlake"]
 
 
 def load(program):
@@ -45,7 +47,7 @@ def load(program):
 
 
 def choose(cpu):
-    """Makes the next CPU one of that name: the library always makes its own choice, so that function goes on in the other."""
+    """Makes the next CPU one of that name: the library always makes its own choice, so those functions go on in the other."""
     import bochscpu._bochscpu as module
 
     library, system = ctypes.CDLL(module.__file__), ctypes.CDLL(None)
@@ -57,8 +59,11 @@ def choose(cpu):
             sys.exit(f"emulate: no CPU is called {name}")
         return ctypes.cast(function, ctypes.c_void_p).value
 
-    here, there = maker("corei3_cnl"), maker(cpu)
-    if here != there:
+    there = maker(cpu)
+    for name in LIBRARYS_CHOICE:
+        here = maker(name)
+        if here == there:
+            continue
         begin = here // PAGE * PAGE
         if system.mprotect(ctypes.c_void_p(begin), ctypes.c_size_t(2 * PAGE), 7) != 0:
             sys.exit("emulate: the library's code cannot be changed here")

@@ -130,6 +130,11 @@ def step_digits(_):
     run("digits, profile", [TENON, "profile", "examples/digits", "--seconds", "0.2"], contains="of peak")
     against = ["--seconds", "0.2", "--json", "--against", "onnxruntime", "--python", python()]
     run("digits, bench against ONNX Runtime", [TENON, "bench", "examples/digits/model.onnx", *against], contains='"agrees": true')
+    rounded = ["--precision", "bf16", "--target"]
+    run("digits, bf16", [TENON, "run", "examples/digits", "--engine", "kernel", *rounded, "zen4"], contains="of 360 recognised: 98.")
+    for target, told in [("zen4", "in bf16: the factors of products of 3"), ("x86-64-v3", "in bf16: none")]:
+        out = TARGET / "test-out" / "bf16"
+        run(f"digits, bf16 for {target}", [TENON, "compile", "examples/digits", "-o", out, *rounded, target], contains=told)
     recipe = TARGET / "test-out" / "tuned.recipe.toml"
     recipe.parent.mkdir(parents=True, exist_ok=True)
     run("digits, tune", [TENON, "tune", "examples/digits", "--seconds", "0.5", "-o", recipe], contains="contractions")
@@ -272,6 +277,8 @@ def bad_samples_and_recipes(out):
         run(f"bad input: recipe: {name}", [TENON, "compile", digits, "--recipe", path, "-o", made], expect=2, contains=told)
     for budget, told in [("arena=-1", "is not a size"), ("latency=soon", "is not a time"), ("max_error=nan", "is not a number")]:
         run(f"bad input: {budget}", [TENON, "compile", digits, "--budget", budget, "-o", made], expect=2, contains=told)
+    run("bad input: bf16, strictly", [TENON, "compile", digits, "--precision", "bf16", "--math", "strict", "-o", made], expect=2,
+        contains="--math default")  # fmt: skip
     for target, told in [("x86_64-linux/nope", "unknown CPU"), ("aarch64-linux/cortex-a76+frob", "unknown feature"), ("../x", "unknown")]:
         run(f"bad input: target {target}", [TENON, "compile", digits, "--target", target, "-o", made], expect=2, contains=told)
     report("bad samples, recipes, budgets and targets write nothing", not made.exists())
@@ -345,11 +352,11 @@ def step_foreign(args):
         emulated(target, [ROOT / "examples/digits/model.onnx", *(made or [])])
 
 
-def emulated(target, cases):
+def emulated(target, cases, *precision):
     """Objects for `target` on its emulator. A model without data is compared with the reference interpreter; those of the zoo
     with their recorded outputs; and both with the kernel interpreter, bit for bit."""
-    flags = ["--engine", "object", "--target", target, "--math", "strict"]
-    for c in verify(f"objects for {target}", cases, *flags, "--bits", minutes=6, case_seconds=120) or []:
+    flags = ["--engine", "object", "--target", target, *(precision or ["--math", "strict"])]
+    for c in verify(f"objects for {' '.join([target, *precision])}", cases, *flags, "--bits", minutes=6, case_seconds=120) or []:
         engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
         say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
         report(f"{target}: {c['name']}", c["status"] == "pass", c["message"] or "")
@@ -357,7 +364,7 @@ def emulated(target, cases):
 
 # A package with an emulated x86 CPU, and the CPU for each target: the one with that target's vectors and no more.
 EMULATOR = "bochscpu-python==0.3.1"
-AVX512 = {"x86-64-v4": "corei7_skylake_x", "icelake-server": "tigerlake"}
+AVX512 = {"x86-64-v4": "corei7_skylake_x", "icelake-server": "tigerlake", "sapphire-rapids": "sapphire_rapids"}
 
 
 def step_avx512(args):
@@ -372,6 +379,8 @@ def step_avx512(args):
     for target, cpu in AVX512.items():
         os.environ[variable] = f"{PYTHON} {ROOT / 'tools/emulate.py'} --cpu {cpu}"
         emulated(target, [ROOT / "examples/digits/model.onnx", *(made or [])])
+    # The last of them multiplies factors of bf16.
+    emulated("sapphire-rapids", [ROOT / "examples/digits/model.onnx", *(made or [])], "--precision", "bf16")
     run("kernels with AVX-512", ["cargo", "test", "-q", "--workspace", "--release", "--test", "emulated"])
     del os.environ[variable]
 

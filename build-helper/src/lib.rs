@@ -44,7 +44,7 @@ use std::hash::Hasher;
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 use tenon::target::Feature;
-use tenon::{ArtifactOptions, Budget, Compiler, Emit, Math, Options, Recipe, Target, Tensor};
+use tenon::{ArtifactOptions, Budget, Compiler, Emit, Math, Options, Precision, Recipe, Target, Tensor};
 
 mod stamp;
 
@@ -74,6 +74,7 @@ pub struct Model {
     same: BTreeMap<String, String>,
     set: BTreeMap<String, Tensor>,
     math: Math,
+    precision: Precision,
     threads: usize,
     recipe: Option<PathBuf>,
     limits: Vec<(String, String)>,
@@ -92,6 +93,7 @@ impl Model {
             same: BTreeMap::new(),
             set: BTreeMap::new(),
             math: Math::default(),
+            precision: Precision::default(),
             threads: 1,
             recipe: None,
             limits: vec![],
@@ -145,6 +147,13 @@ impl Model {
     #[must_use]
     pub fn math(mut self, math: Math) -> Model {
         self.math = math;
+        self
+    }
+
+    /// What factors of `f32` products may be rounded to, where the target has the instruction.
+    #[must_use]
+    pub fn precision(mut self, precision: Precision) -> Model {
+        self.precision = precision;
         self
     }
 
@@ -227,6 +236,7 @@ impl Model {
         options.same.clone_from(&self.same);
         options.set.clone_from(&self.set);
         options.math = self.math;
+        options.precision = self.precision;
         options.threads = self.threads;
         options.recipe = self.recipe.as_deref().map(Recipe::read).transpose().map_err(|e| e.to_string())?;
         options.name.clone_from(&self.name);

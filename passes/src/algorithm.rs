@@ -1,6 +1,9 @@
 //! Algorithms of convolutions: the direct sum, or minimal filtering (Winograd) where that is cheaper on the target.
 //!
-//! The choice is by an estimate of cycles. Minimal filtering saves multiplications and pays with transforms, with weights that
+//! The choice is by an estimate of cycles. Where factors are rounded to `bf16` sums are direct: the transforms would make the rounding of
+//! their results several times larger, and save less than pairs of products do.
+//!
+//! Minimal filtering saves multiplications and pays with transforms, with weights that
 //! are several times larger, and with results that are thrown away where tiles reach beyond the image.
 
 use crate::PassError;
@@ -26,7 +29,7 @@ const TILES: &[(usize, &[usize])] = &[(3, &[4, 2]), (5, &[2]), (2, &[4])];
 
 /// Replaces direct convolutions where `settings` allow another order of sums; gives how many.
 pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError> {
-    if settings.math == Math::Strict {
+    if settings.math == Math::Strict || settings.rounds_factors() {
         return Ok(0);
     }
     let internal = |message: String| PassError::Internal { pass: "algorithms".into(), message };

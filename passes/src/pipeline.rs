@@ -84,6 +84,16 @@ pub enum Math {
     Fast,
 }
 
+/// What factors of products of `f32` may be rounded to; sums stay `f32`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Precision {
+    /// Nothing else.
+    #[default]
+    F32,
+    /// `bf16`, to nearest even, where the target multiplies it: each factor moves by at most 2⁻⁸ of itself.
+    Bf16,
+}
+
 /// What a compile is for.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -91,6 +101,8 @@ pub struct Settings {
     pub target: Target,
     /// Allowed rewrites.
     pub math: Math,
+    /// What factors of products may be rounded to.
+    pub precision: Precision,
     /// The program's name: a C identifier.
     pub name: String,
     /// Threads that a run may use, 1 to [`tenon_kernel::Kernel::MAX_PARTS`].
@@ -104,7 +116,13 @@ pub struct Settings {
 impl Settings {
     /// For one thread of `target`; the program is called `name`.
     pub fn new(target: Target, math: Math, name: &str) -> Settings {
-        Settings { target, math, name: name.to_string(), threads: 1, states: vec![], tuning: Tuning::default() }
+        let (precision, name, tuning) = (Precision::default(), name.to_string(), Tuning::default());
+        Settings { target, math, precision, name, threads: 1, states: vec![], tuning }
+    }
+
+    /// Whether products are computed of factors rounded to `bf16`: it is allowed, and the target has the instruction.
+    pub fn rounds_factors(&self) -> bool {
+        self.precision == Precision::Bf16 && self.math > Math::Strict && self.target.has_bf16_dot_product()
     }
 }
 
@@ -286,7 +304,8 @@ pub const PIPELINE: &[Pass] = &[
         doc: "tiles, packs, vectorises and unrolls for the target",
         run: |s, x| {
             let reassociate = x.math > Math::Strict;
-            let cx = schedule::ScheduleCx { target: &x.target, reassociate, tuning: &x.tuning };
+            let cx =
+                schedule::ScheduleCx { target: &x.target, reassociate, bf16: x.rounds_factors(), tuning: &x.tuning };
             let program = std::mem::take(&mut s.program);
             (s.program, s.considered) = schedule::schedule_program(program, &cx)
                 .map_err(|e| PassError::Internal { pass: "schedule".into(), message: e.to_string() })?;

@@ -8,7 +8,8 @@
 //! - `eval`: the reference interpreter's outputs on drawn inputs;
 //! - `agree`: compiled for the target and run by the kernel interpreter, and compiled for this machine, it gives what the reference
 //!   interpreter gives (found by `tools/random_graphs.py`, cut down by hand); no snapshot;
-//! - `to=<phase>`: the state of the pipeline at the phase; `target: x86_64-linux/x86-64-v3` after it says for what;
+//! - `to=<phase>`: the state of the pipeline at the phase; `target: x86_64-linux/x86-64-v3` after it says for what, and
+//!   `precision: bf16` behind that what factors may be rounded to;
 //! - `asm`: machine code of the target, one function after the other, without addresses.
 //!
 //! Kernels (`.tk`) have `error`, `print`, `verify` and `run` (the kernel interpreter on drawn inputs). `INSTA_UPDATE=always`
@@ -22,7 +23,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tenon::engine::{Engine, Session};
-use tenon::{Compiler, Options, Phase, Target};
+use tenon::{Compiler, Options, Phase, Precision, Target};
 use tenon_base::Fact;
 use tenon_base::text::write_data;
 use tenon_ir::verify::report;
@@ -104,7 +105,12 @@ fn graph_stage(text: &str, stage: &str, target: &str) -> Result<String, Failed> 
         };
     }
     let graph = parsed.map_err(|e| e.to_string())?;
-    let compiler = || Ok::<_, Failed>(Compiler::new(Options::new(Target::parse(target)?)));
+    let (target, precision) = target.split_once(" precision: ").unwrap_or((target, "f32"));
+    let compiler = || {
+        let mut options = Options::new(Target::parse(target)?);
+        options.precision = if precision == "bf16" { Precision::Bf16 } else { Precision::F32 };
+        Ok::<_, Failed>(Compiler::new(options))
+    };
     match stage {
         "print" => {
             let printed = graph.to_string();

@@ -79,7 +79,12 @@ fn flag(f: Feature) -> Option<&'static str> {
         Feature::Zfhmin => "has_zfhmin",
         Feature::Zfh => "has_zfh",
         Feature::Zvfh => "has_zvfh",
-        Feature::Sse2 | Feature::F16c | Feature::Avx512cd | Feature::Avx512bw | Feature::Neon => return None,
+        Feature::Sse2
+        | Feature::F16c
+        | Feature::Avx512cd
+        | Feature::Avx512bw
+        | Feature::Avx512bf16
+        | Feature::Neon => return None,
     })
 }
 

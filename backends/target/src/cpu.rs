@@ -83,9 +83,11 @@ cpus! {
         "Intel Skylake-SP and Skylake-X servers.";
     "cascadelake" X86_64 < Some("x86-64-v4"); [Avx512vnni]; 32 1024 1408; 16; 2.0 x 64; 2.6;
         "Intel Cascade Lake servers: the first with 8-bit dot products.";
+    "cooperlake" X86_64 < Some("cascadelake"); [Avx512bf16]; 32 1024 1408; 16; 2.0 x 64; 2.6;
+        "Intel Cooper Lake servers: the first with dot products of bf16.";
     "icelake-server" X86_64 < Some("x86-64-v4"); [Avx512vbmi Avx512bitalg Avx512vnni]; 48 1280 1536; 16; 2.0 x 64; 2.6;
         "Intel Ice Lake servers.";
-    "sapphire-rapids" X86_64 < Some("icelake-server"); [AvxVnni]; 48 2048 1920; 16; 2.0 x 64; 2.6;
+    "sapphire-rapids" X86_64 < Some("icelake-server"); [AvxVnni Avx512bf16]; 48 2048 1920; 16; 2.0 x 64; 2.6;
         "Intel Sapphire Rapids and Emerald Rapids servers.";
     "zen1" X86_64 < Some("x86-64-v3"); []; 32 512 2048; 8; 2.0 x 16; 3.2;
         "AMD Zen and Zen+: EPYC 7001, Ryzen 1000 and 2000; 256-bit vectors take two steps.";
@@ -93,7 +95,7 @@ cpus! {
         "AMD Zen 2: EPYC 7002, Ryzen 3000.";
     "zen3" X86_64 < Some("x86-64-v3"); []; 32 512 4096; 8; 2.0 x 32; 3.5;
         "AMD Zen 3: EPYC 7003, Ryzen 5000.";
-    "zen4" X86_64 < Some("x86-64-v4"); [Avx512vbmi Avx512bitalg Avx512vnni]; 32 1024 4096; 8; 2.0 x 32; 3.7;
+    "zen4" X86_64 < Some("x86-64-v4"); [Avx512vbmi Avx512bitalg Avx512vnni Avx512bf16]; 32 1024 4096; 8; 2.0 x 32; 3.7;
         "AMD Zen 4: EPYC 9004, Ryzen 7000; 512-bit vectors take two steps.";
     "zen5" X86_64 < Some("zen4"); [AvxVnni]; 48 1024 4096; 8; 2.0 x 64; 3.9;
         "AMD Zen 5: EPYC 9005, Ryzen 9000.";

@@ -58,7 +58,7 @@ fn detect(_baseline: FeatureSet) -> FeatureSet {
         Sse2 "sse2" Sse3 "sse3" Ssse3 "ssse3" Sse41 "sse4.1" Sse42 "sse4.2" Popcnt "popcnt" Cx16 "cmpxchg16b"
         Avx "avx" Avx2 "avx2" Fma "fma" F16c "f16c" Bmi1 "bmi1" Bmi2 "bmi2" Lzcnt "lzcnt" AvxVnni "avxvnni"
         Avx512f "avx512f" Avx512cd "avx512cd" Avx512dq "avx512dq" Avx512bw "avx512bw" Avx512vl "avx512vl"
-        Avx512vbmi "avx512vbmi" Avx512bitalg "avx512bitalg" Avx512vnni "avx512vnni"
+        Avx512vbmi "avx512vbmi" Avx512bitalg "avx512bitalg" Avx512vnni "avx512vnni" Avx512bf16 "avx512bf16"
     }
     set
 }
@@ -81,7 +81,11 @@ fn identify() -> Option<&'static str> {
         (b"Auth", 0x1a, _) => Some("zen5"),
         (b"Genu", 6, 0x3c | 0x3d | 0x3f | 0x45 | 0x46 | 0x47 | 0x4f | 0x56) => Some("haswell"),
         (b"Genu", 6, 0x4e | 0x5e | 0x8e | 0x9e | 0xa5 | 0xa6) => Some("skylake"),
-        (b"Genu", 6, 0x55) => Some(if signature & 15 >= 5 { "cascadelake" } else { "skylake-avx512" }),
+        (b"Genu", 6, 0x55) => Some(match signature & 15 {
+            10.. => "cooperlake",
+            5.. => "cascadelake",
+            _ => "skylake-avx512",
+        }),
         (b"Genu", 6, 0x6a | 0x6c) => Some("icelake-server"),
         (b"Genu", 6, 0x8f | 0xcf) => Some("sapphire-rapids"),
         (b"Genu", 6, 0x97 | 0x9a | 0xb7 | 0xba | 0xbf) => Some("alderlake"),

@@ -112,6 +112,7 @@ impl Target {
         // `f16` is computed in `f32`; narrow integers are as wide as their products, but for dot products of bytes.
         let lanes = match dtype {
             DType::I8 | DType::U8 if self.has_dot_product() => self.lanes(dtype),
+            DType::BF16 if !self.has_bf16_dot_product() => self.lanes(DType::F32),
             DType::F16 | DType::Bool => self.lanes(DType::F32),
             DType::I8 | DType::U8 => self.lanes(DType::I16),
             _ => self.lanes(dtype),
@@ -133,6 +134,7 @@ impl Target {
         let products = match dtype {
             DType::I8 | DType::U8 if self.has(Feature::I8mm) => 8.0,
             DType::I8 | DType::U8 if self.has_dot_product() => 4.0,
+            DType::BF16 if self.has_bf16_dot_product() => 2.0,
             DType::I8 | DType::U8 | DType::I16 | DType::U16 => 2.0,
             DType::F64 | DType::I64 | DType::U64 => 0.5,
             _ => 1.0,
@@ -143,6 +145,11 @@ impl Target {
     /// Whether 8-bit integers are multiplied and summed by one instruction.
     pub fn has_dot_product(&self) -> bool {
         [Feature::AvxVnni, Feature::Avx512vnni, Feature::Dotprod].iter().any(|f| self.has(*f))
+    }
+
+    /// Whether pairs of `bf16` are multiplied and added to `f32` by one instruction that generated code uses.
+    pub fn has_bf16_dot_product(&self) -> bool {
+        self.vector_bytes == 64 && self.has(Feature::Avx512bf16)
     }
 
     /// Features that the code may use and `machine` has not; those of another architecture are not compared.

@@ -13,6 +13,8 @@ pub(crate) struct Isa {
     pub(crate) f16c: bool,
     /// Dot products of bytes.
     pub(crate) vnni: bool,
+    /// Dot products of `bf16`.
+    pub(crate) bf16: bool,
 }
 
 impl Isa {
@@ -27,6 +29,7 @@ impl Isa {
             avx512,
             f16c: target.has(Feature::F16c),
             vnni: target.has(if avx512 { Feature::Avx512vnni } else { Feature::AvxVnni }),
+            bf16: target.has_bf16_dot_product(),
         })
     }
 }

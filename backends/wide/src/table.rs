@@ -234,6 +234,8 @@ table! {
     Pblendw: INVALID VEX_Vpblendw_xmm_xmm_xmmm128_imm8 VEX_Vpblendw_ymm_ymm_ymmm256_imm8 INVALID INVALID INVALID INVALID;
     Pternlogd: INVALID INVALID INVALID INVALID EVEX_Vpternlogd_xmm_k1z_xmm_xmmm128b32_imm8 EVEX_Vpternlogd_ymm_k1z_ymm_ymmm256b32_imm8 EVEX_Vpternlogd_zmm_k1z_zmm_zmmm512b32_imm8;
     Pdpbusd: INVALID VEX_Vpdpbusd_xmm_xmm_xmmm128 VEX_Vpdpbusd_ymm_ymm_ymmm256 INVALID EVEX_Vpdpbusd_xmm_k1z_xmm_xmmm128b32 EVEX_Vpdpbusd_ymm_k1z_ymm_ymmm256b32 EVEX_Vpdpbusd_zmm_k1z_zmm_zmmm512b32;
+    Dpbf16ps: INVALID INVALID INVALID INVALID EVEX_Vdpbf16ps_xmm_k1z_xmm_xmmm128b32 EVEX_Vdpbf16ps_ymm_k1z_ymm_ymmm256b32 EVEX_Vdpbf16ps_zmm_k1z_zmm_zmmm512b32;
+    Cvtneps2bf16: INVALID INVALID INVALID INVALID EVEX_Vcvtneps2bf16_xmm_k1z_xmmm128b32 EVEX_Vcvtneps2bf16_xmm_k1z_ymmm256b32 EVEX_Vcvtneps2bf16_ymm_k1z_zmmm512b32;
     Pmovm2b: INVALID INVALID INVALID INVALID EVEX_Vpmovm2b_xmm_kr EVEX_Vpmovm2b_ymm_kr EVEX_Vpmovm2b_zmm_kr;
     Pmovm2w: INVALID INVALID INVALID INVALID EVEX_Vpmovm2w_xmm_kr EVEX_Vpmovm2w_ymm_kr EVEX_Vpmovm2w_zmm_kr;
     Pmovm2d: INVALID INVALID INVALID INVALID EVEX_Vpmovm2d_xmm_kr EVEX_Vpmovm2d_ymm_kr EVEX_Vpmovm2d_zmm_kr;
@@ -277,7 +279,7 @@ impl V {
         match (self, i) {
             (Extract128, 0) | (Insert128, 2) => Width::X,
             (Extract256, 0) | (Insert256, 2) => Width::Y,
-            (Cvtpd2ps | Cvttpd2dq | Cvtps2ph | Pmovwb | Pmovdw | Pmovqd, 0) => part(2),
+            (Cvtpd2ps | Cvttpd2dq | Cvtps2ph | Cvtneps2bf16 | Pmovwb | Pmovdw | Pmovqd, 0) => part(2),
             (Pmovdb | Pmovqw, 0) => part(4),
             (Pmovqb, 0) => part(8),
             (Cvtdq2pd | Cvtps2pd | Cvtph2ps, 1) => part(2),

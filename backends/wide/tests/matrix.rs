@@ -18,7 +18,8 @@ fn every_operator_gives_the_interpreters_bits() {
         for d in DType::ALL {
             for lanes in LANES {
                 let blocks = (300 / usize::from(lanes)).max(4);
-                let cases = cases(d, lanes);
+                let mut cases = cases(d, lanes);
+                cases.retain(|c| !c.bf16 || target.has_bf16_dot_product());
                 for group in cases.chunks(3) {
                     let names = || group.iter().map(|c| c.name.as_str()).collect::<Vec<_>>();
                     let k = kernel(d, lanes, blocks, group);
@@ -59,7 +60,8 @@ fn every_operator_compiles_for_every_level() {
     for target in levels() {
         for d in DType::ALL {
             for lanes in [1, 3, 20, 64] {
-                let cases = cases(d, lanes);
+                let mut cases = cases(d, lanes);
+                cases.retain(|c| !c.bf16 || target.has_bf16_dot_product());
                 for group in cases.chunks(6) {
                     // Long vectors of wide elements may not fit; that is said as such.
                     if let Err(e) = compile(&kernel(d, lanes, 2, group), &target)

@@ -185,7 +185,11 @@ pub enum Expr {
     Fma(Box<[Expr; 3]>),
     /// Dot products of short runs: lane `i` is `c[i] + Σ_j a[g·i + j] · b[g·i + j]` in `i32`, which wraps. `c` has `n` lanes of `i32`;
     /// `a` and `b` have `g·n` lanes each, of `u8` or `i8` (not necessarily the same; `g` is 4) or both of `i16` (`g` is 2).
+    ///
+    /// Where both are `u16` they are the bits of `bf16`, `g` is 2, and `c` and the sum are `f32`, rounded as [`crate::bf16`] says.
     Dot(Box<[Expr; 3]>),
+    /// The bits of `f32` lanes rounded to `bf16`, as `u16`: see [`crate::bf16`].
+    ToBf16(Box<Expr>),
     /// Value conversion. To `bool`: `x != 0`. To and from `f16` by way of `f32`: a wider float is rounded twice.
     Cast(DType, Box<Expr>),
     /// The same bits as another element type of the same size (not `bool`).
@@ -303,6 +307,12 @@ impl Expr {
         Expr::Dot(Box::new([a, b, c]))
     }
 
+    /// The bits as `bf16`: see [`Expr::ToBf16`].
+    #[must_use]
+    pub fn rounded_bf16(self) -> Expr {
+        Expr::ToBf16(Box::new(self))
+    }
+
     /// Conversion to `dtype`.
     #[must_use]
     pub fn cast(self, dtype: DType) -> Expr {
@@ -333,6 +343,7 @@ impl Expr {
             Expr::Const(_) | Expr::Var(_) => vec![],
             Expr::Load { index, .. } => vec![index],
             Expr::Unary(_, e)
+            | Expr::ToBf16(e)
             | Expr::Cast(_, e)
             | Expr::Bitcast(_, e)
             | Expr::Splat(_, e)
@@ -356,6 +367,7 @@ impl Expr {
             Expr::Select(b) => Expr::Select(Box::new((*b).map(f))),
             Expr::Fma(b) => Expr::Fma(Box::new((*b).map(f))),
             Expr::Dot(b) => Expr::Dot(Box::new((*b).map(f))),
+            Expr::ToBf16(e) => Expr::ToBf16(Box::new(f(*e))),
             Expr::Cast(d, e) => Expr::Cast(d, Box::new(f(*e))),
             Expr::Bitcast(d, e) => Expr::Bitcast(d, Box::new(f(*e))),
             Expr::Splat(n, e) => Expr::Splat(n, Box::new(f(*e))),

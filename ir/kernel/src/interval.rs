@@ -132,7 +132,8 @@ pub(crate) fn elem(e: &Expr, facts: &Facts) -> Option<DType> {
         Expr::Compare(..) => Some(DType::Bool),
         Expr::Select(b) => elem(&b[1], facts).or_else(|| elem(&b[2], facts)),
         Expr::Fma(b) => elem(&b[0], facts),
-        Expr::Dot(_) => Some(DType::I32),
+        Expr::Dot(b) => elem(&b[2], facts),
+        Expr::ToBf16(_) => Some(DType::U16),
         Expr::Cast(d, _) | Expr::Bitcast(d, _) => Some(*d),
         Expr::Lanes(v) | Expr::Math(_, v) => v.first().and_then(|e| elem(e, facts)),
     }

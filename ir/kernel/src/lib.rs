@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod affine;
+pub mod bf16;
 pub mod build;
 pub mod codegen;
 pub mod expr;

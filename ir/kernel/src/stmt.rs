@@ -252,6 +252,7 @@ impl Kernel {
             Expr::Fma(b) => self.type_of(&b[0]),
             Expr::Dot(b) => self.type_of(&b[2]),
             Expr::Cast(d, e) | Expr::Bitcast(d, e) => Type::vector(*d, self.type_of(e).lanes),
+            Expr::ToBf16(e) => Type::vector(DType::U16, self.type_of(e).lanes),
             Expr::Splat(n, e) => Type::vector(self.type_of(e).elem, *n),
             Expr::Lanes(v) => Type::vector(self.type_of(&v[0]).elem, v.len() as u16),
             Expr::Extract(e, _) | Expr::Reduce(_, e) => Type::scalar(self.type_of(e).elem),

@@ -134,7 +134,10 @@ fn rejected() {
         ("let %a = bitcast_f64(1.0)", "bitcast to f64 is not defined for f32"),
         ("let %a = bitcast_u8(true)", "bitcast to u8 is not defined for bool"),
         ("let %a = splat3(splat2(1))", "splat of i64x2 to 3 lanes, which is no multiple"),
-        ("let %a = dot(splat8(1u8), splat8(1i16), splat2(0i32))", "dot of u8x8 and i16x8, expected bytes or i16"),
+        (
+            "let %a = dot(splat8(1u8), splat8(1i16), splat2(0i32))",
+            "dot of u8x8 and i16x8, expected bytes, i16 or the bits of bf16 (u16)",
+        ),
         (
             "let %a = dot(splat8(1u8), splat8(1i8), splat4(0i32))",
             "dot of u8x8 and i8x8 adds to i32 of their lanes / 4, found i32x4",
@@ -143,6 +146,11 @@ fn rejected() {
             "let %a = dot(splat4(1i16), splat4(1i16), splat2(0))",
             "dot of i16x4 and i16x4 adds to i32 of their lanes / 2, found i64x2",
         ),
+        (
+            "let %a = dot(splat4(1u16), splat4(1u16), splat2(0i32))",
+            "dot of u16x4 and u16x4 adds to f32 of their lanes / 2, found i32x2",
+        ),
+        ("let %a = to_bf16(splat4(1i32))", "to_bf16 is not defined for i32"),
         ("let %a = lanes(splat2(1))", "lanes of vectors"),
         ("let %a = extract(splat2(1), 2)", "lane 2 of i64x2"),
         ("let %a = reduce_add(splat3(1))", "reduce_add of 3 lanes, which is not a power of two"),

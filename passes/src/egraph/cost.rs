@@ -16,6 +16,8 @@ use tenon_target::Target;
 #[derive(Clone, Debug)]
 pub struct Cost<'t> {
     target: &'t Target,
+    /// Whether factors of products of `f32` are rounded to `bf16`.
+    bf16: bool,
 }
 
 /// Cycles to enter and leave a kernel, with its cold start.
@@ -37,7 +39,18 @@ pub fn bytes(f: &Fact) -> f64 {
 impl<'t> Cost<'t> {
     /// Prices on `target`.
     pub fn new(target: &'t Target) -> Cost<'t> {
-        Cost { target }
+        Cost { target, bf16: false }
+    }
+
+    /// The same where products of `f32` are of factors rounded to `bf16`, if `yes`.
+    #[must_use]
+    pub fn rounding_factors(self, yes: bool) -> Cost<'t> {
+        Cost { bf16: yes, ..self }
+    }
+
+    /// What factors of `d` are multiplied as, where one is a constant that is packed.
+    fn multiplied(&self, d: DType) -> DType {
+        if self.bf16 && d == DType::F32 { DType::BF16 } else { d }
     }
 
     /// Cycles to call a kernel that computes for `compute` cycles and waits for `moving` of its operands and results.
@@ -84,7 +97,8 @@ impl<'t> Cost<'t> {
                     (true, Layout::ChannelsLast) => 0.2,
                     (true, Layout::ChannelsFirst) => 0.1,
                 };
-                2.0 * n * per as f64 / (self.peak(d) * efficiency)
+                let factors = if depthwise { d } else { self.multiplied(d) };
+                2.0 * n * per as f64 / (self.peak(factors) * efficiency)
             }
             Op::ConvTranspose(_) => 2.0 * x * ins.get(1).map_or(1.0, numel) / (self.peak(d) * 0.2 * channels(ins)),
             // Minimal filtering: products of transformed tiles, and the transforms.
@@ -104,8 +118,10 @@ impl<'t> Cost<'t> {
                 } else {
                     a[r - 1]
                 };
-                // A right operand that is not constant is packed inside the kernel unless its rows are.
-                2.0 * n * k as f64 / (self.peak(d) * 0.6)
+                // A right operand that is not constant is packed inside the kernel unless its rows are; matrices are mostly constant.
+                let matrix = ins.get(1).is_some_and(|b| b.shape.rank() <= 2);
+                let factors = if matrix { self.multiplied(d) } else { d };
+                2.0 * n * k as f64 / (self.peak(factors) * 0.6)
             }
             Op::Softmax(_) => map(n, 2.0 * MATH + 6.0),
             Op::LayerNorm(_) => map(x, 10.0),

@@ -78,7 +78,7 @@ pub fn optimize(graph: &Graph, settings: &Settings) -> Result<Optimized, PassErr
     let before = eg.total_size();
     let saturation = saturate::saturate(&mut eg, &ready, &Limits::for_graph(before)).map_err(internal)?;
     let space = Space::new(&eg, &imported.roots);
-    let cover = Cover::new(&space, Cost::new(&settings.target));
+    let cover = Cover::new(&space, Cost::new(&settings.target).rounding_factors(settings.rounds_factors()));
     let mut problem = cover.problem();
     problem.prune();
     let (solution, price) =

@@ -38,6 +38,8 @@ pub struct ScheduleCx<'a> {
     pub target: &'a Target,
     /// Whether sums and products may be computed in another order than the text of a loop says.
     pub reassociate: bool,
+    /// Whether factors of products of `f32` may be rounded to `bf16`, and the machine multiplies those.
+    pub bf16: bool,
     /// Tiles that are known to be better than what the estimate says.
     pub tuning: &'a Tuning,
 }
@@ -45,7 +47,7 @@ pub struct ScheduleCx<'a> {
 impl<'a> ScheduleCx<'a> {
     /// For `target`, with nothing measured.
     pub fn new(target: &'a Target, reassociate: bool) -> ScheduleCx<'a> {
-        ScheduleCx { target, reassociate, tuning: Tuning::NONE }
+        ScheduleCx { target, reassociate, bf16: false, tuning: Tuning::NONE }
     }
 }
 

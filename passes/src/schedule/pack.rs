@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 use tenon_base::{DType, Tensor};
-use tenon_kernel::Buf;
+use tenon_kernel::{Buf, bf16};
 
 /// The layout `[outer…][tiles][inner…][lanes]` of a buffer: element `(o, t, i, l)` is element
 /// `base + Σ o·stride + (t·lanes + l)·lane_stride + Σ i·stride` of the source, or 0 where `t·lanes + l` is `extent` or more.
@@ -111,6 +111,8 @@ pub(crate) enum Arrangement {
     Floats(Layout),
     /// In groups of neighbours.
     Groups(Groups),
+    /// In groups of neighbours, rounded to `bf16`.
+    Bf16(Groups),
     /// The sums of the columns of groups, in `i32`.
     Sums(Groups),
 }
@@ -125,6 +127,10 @@ impl Arrangement {
                 Tensor::from_f64(DType::F32, &[t.len()], &t.to_f64())
             }
             Arrangement::Groups(g) => g.apply(source),
+            Arrangement::Bf16(g) => {
+                let rounded: Vec<u16> = g.apply(source).to_vec::<f32>().into_iter().map(bf16::round).collect();
+                Tensor::new(&[rounded.len()], &rounded)
+            }
             Arrangement::Sums(g) => g.sums(source),
         }
     }

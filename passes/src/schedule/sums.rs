@@ -39,7 +39,7 @@ fn sums(body: &[Stmt], kernel: &Kernel) -> Option<BTreeMap<Var, usize>> {
         match s {
             Stmt::Let { .. } => {}
             Stmt::Set { var, value } if kernel.var(*var).ty.elem.is_float() && adds(*var, value) => {
-                *all.entry(*var).or_insert(0) += 1;
+                *all.entry(*var).or_insert(0) += if matches!(value, Expr::Dot(_)) { 2 } else { 1 };
             }
             Stmt::For { lo, hi, step, parallel: false, body, .. } => {
                 let trips = trips(lo, hi, *step)?;
@@ -60,12 +60,12 @@ fn sums(body: &[Stmt], kernel: &Kernel) -> Option<BTreeMap<Var, usize>> {
     (reads == writes && !all.is_empty()).then_some(all)
 }
 
-/// `acc = a · b + acc`
+/// `acc = a · b + acc`, or the same of pairs
 fn adds(acc: Var, value: &Expr) -> bool {
     let is_acc = |e: &Expr| *e == Expr::Var(acc);
     let product = |e: &Expr| matches!(e, Expr::Binary(BinOp::Mul, _));
     match value {
-        Expr::Fma(abc) => is_acc(&abc[2]),
+        Expr::Fma(abc) | Expr::Dot(abc) => is_acc(&abc[2]),
         Expr::Binary(BinOp::Add, ab) => (is_acc(&ab[0]) && product(&ab[1])) || (is_acc(&ab[1]) && product(&ab[0])),
         _ => false,
     }

@@ -153,6 +153,48 @@ fn constant_operands_are_packed_and_agree() {
     }
 }
 
+/// What single contractions make of factors that are `bf16` already: pairs of products lose nothing.
+#[test]
+fn factors_that_are_bf16_give_what_f32_gives() {
+    let target = Target::parse("x86_64-linux/zen4").expect("a target");
+    let cx = ScheduleCx { bf16: true, ..ScheduleCx::new(&target, true) };
+    let mut used = std::collections::BTreeSet::new();
+    for (file, samples) in tenon_ir::ops::all_samples() {
+        for (i, sample) in samples.iter().enumerate().filter(|(_, s)| s.ins.len() > 1) {
+            let rounded = |t: Tensor| match t.dtype() {
+                DType::F32 => Tensor::from_f64(DType::F32, t.shape(), &round(&t)),
+                _ => t,
+            };
+            let all: Vec<Tensor> = operands(sample).into_iter().map(rounded).collect();
+            let constants: Vec<(usize, Tensor)> = (1..all.len()).map(|i| (i, all[i].clone())).collect();
+            let Some(program) = program_of(sample, &constants) else { continue };
+            // Where products follow each other, what the first gives is rounded for the second.
+            let (mut contractions, mut alone) = (0, false);
+            for k in &program.kernels {
+                visit_stmts(&k.body, &mut |s| contractions += usize::from(matches!(s, Stmt::Contract(_))));
+                alone |= k.body.iter().any(|s| matches!(s, Stmt::Contract(_)));
+            }
+            let name = format!("{file} {i}");
+            let (scheduled, _) = schedule_program(program.clone(), &cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+            if !scheduled.kernels.iter().any(tenon_kernel::bf16::multiplies) {
+                continue;
+            }
+            let [found, expected] =
+                [&scheduled, &program].map(|p| tenon_kernel::run_program(p, &all[..1]).expect(&name));
+            if contractions == 1 && alone {
+                assert_close(&name, &found, &expected);
+            }
+            used.insert(file);
+        }
+    }
+    assert!(["conv", "conv_transpose", "matmul"].iter().all(|f| used.contains(f)), "{used:?}");
+}
+
+fn round(t: &Tensor) -> Vec<f64> {
+    let half = |v: f64| f32::from_bits(u32::from(tenon_kernel::bf16::round(v as f32)) << 16);
+    t.to_f64().into_iter().map(|v| f64::from(half(v))).collect()
+}
+
 #[test]
 fn halves_are_converted_before_the_loops() {
     use tenon_ir::ops::matmul::MatMul;

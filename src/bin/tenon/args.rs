@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tenon::{Math, Options, Target, Tensor};
+use tenon::{Math, Options, Precision, Target, Tensor};
 
 /// What is known of the inputs, and what to compile for.
 #[derive(Clone, Debug, clap::Args)]
@@ -29,6 +29,10 @@ pub(crate) struct CompileArgs {
     /// approximations too.
     #[arg(long, value_enum, default_value = "default")]
     pub(crate) math: MathArg,
+    /// What factors of f32 products (convolutions, matrix products) may be rounded to; sums stay f32. It is a permission: bf16 is
+    /// used where the target has the instruction (x86 with AVX512_BF16), and `tenon compile` says how often.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) precision: PrecisionArg,
     /// Threads that a run may use: large kernels are divided for as many. Results do not depend on it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) threads: u16,
@@ -72,6 +76,14 @@ pub(crate) enum MathArg {
     Fast,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum PrecisionArg {
+    /// Factors stay as they are.
+    F32,
+    /// To nearest, by at most 2^-8 of each factor.
+    Bf16,
+}
+
 impl CompileArgs {
     /// The compiler's options for the model in `path`.
     pub(crate) fn options(&self, path: &Path) -> Outcome<Options> {
@@ -96,6 +108,10 @@ impl CompileArgs {
             MathArg::Strict => Math::Strict,
             MathArg::Default => Math::Default,
             MathArg::Fast => Math::Fast,
+        };
+        options.precision = match self.precision {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::Bf16 => Precision::Bf16,
         };
         Ok(options)
     }

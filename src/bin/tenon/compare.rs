@@ -25,6 +25,13 @@ impl Tolerance {
         }
     }
 
+    /// The same where `n` kernels one behind the other round the factors of their products to `bf16`. Each of two factors moves by at most
+    /// 2⁻⁸ of itself, so a sum of products by 2⁻⁷ of its size; what `n` of them add is independent, and grows with `√n`.
+    pub(crate) fn rounding(self, n: usize) -> Tolerance {
+        let of_scale = 2.0 * tenon::kernel::bf16::UNIT_ROUNDOFF * (n as f64).sqrt();
+        Tolerance { of_scale: self.of_scale.max(of_scale), ..self }
+    }
+
     fn limit(&self, dtype: DType, expected: f64, scale: f64) -> f64 {
         if dtype.is_float() {
             self.absolute + self.of_scale * scale + self.relative * expected.abs()

@@ -1,6 +1,6 @@
 //! `tenon compile`: a model to files that an application links.
 
-use crate::args::{CompileArgs, model_file};
+use crate::args::{CompileArgs, PrecisionArg, model_file};
 use crate::budget::{self, BudgetArgs};
 use crate::failure::{Outcome, problems_json};
 use crate::output::{self, Table, bytes, say, time};
@@ -125,6 +125,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
             "budget": budget::lines_json(&lines),
             "macs": report.macs,
             "integer_macs": report.integer_macs,
+            "bf16_calls": report.bf16_calls,
             "calls": report.calls,
             "seconds": total.as_secs_f64(),
             "timings": steps.iter().map(|(n, t)| json!({ "step": n, "seconds": t.as_secs_f64() })).collect::<Vec<_>>(),
@@ -149,6 +150,14 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         let part = 100.0 * report.integer_macs as f64 / report.macs.max(1) as f64;
         let all = report.layers.len();
         say!("  in integers: {integers} of {all} convolutions and matrix products, {part:.1} % of the multiply-adds");
+    }
+    match (report.bf16_calls, args.compile.precision) {
+        (0, PrecisionArg::Bf16) if !compiled.target.has_bf16_dot_product() => say!(
+            "  in bf16: none, {} has no dot products of it; zen4, sapphire-rapids and cooperlake have",
+            report.target
+        ),
+        (_, PrecisionArg::F32) => {}
+        (n, PrecisionArg::Bf16) => say!("  in bf16: the factors of products of {n} kernel calls"),
     }
     for l in &lines {
         say!("  budget kept: {l}");

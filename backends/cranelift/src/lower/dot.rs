@@ -14,6 +14,9 @@ use tenon_kernel::{Expr, Type};
 impl Lower<'_> {
     /// Lane `i` is `c[i] + Σ_j a[g·i + j] · b[g·i + j]`.
     pub(super) fn dot(&mut self, a: &Val, b: &Val, c: &Val) -> Val {
+        if a.ty.elem == DType::U16 {
+            return self.dot_bf16(a, b, c);
+        }
         if self.in_scalars(c.ty) {
             return self.dot_scalars(a, b, c);
         }

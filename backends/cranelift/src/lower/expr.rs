@@ -50,6 +50,10 @@ impl Lower<'_> {
                 let [x, y, z] = [0, 1, 2].map(|i| self.expr(&xyz[i]));
                 self.dot(&x, &y, &z)
             }
+            Expr::ToBf16(x) => {
+                let x = self.expr(x);
+                self.rounded_bf16(&x)
+            }
             Expr::Cast(to, x) => {
                 let x = self.expr(x);
                 self.cast(&x, *to)

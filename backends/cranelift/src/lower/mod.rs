@@ -5,6 +5,7 @@
 //! one scalar a lane, by the same code.
 
 mod address;
+mod bf16;
 mod cast;
 mod dot;
 pub(crate) mod entry;

@@ -26,6 +26,8 @@ pub(crate) struct Case {
     pub(crate) name: String,
     expr: fn(Operands<'_>, usize) -> Expr,
     arg: usize,
+    /// It computes with `bf16`, which not every code generator does for every machine.
+    pub(crate) bf16: bool,
 }
 
 /// What a case is made of.
@@ -42,8 +44,10 @@ pub(crate) struct Operands<'a> {
 /// The cases that are defined for `d`.
 pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
     let mut out = vec![];
-    let mut push =
-        |name: String, arg: usize, expr: fn(Operands<'_>, usize) -> Expr| out.push(Case { name, expr, arg });
+    let mut push = |name: String, arg: usize, expr: fn(Operands<'_>, usize) -> Expr| {
+        let bf16 = name.contains("bf16");
+        out.push(Case { name, expr, arg, bf16 });
+    };
     let float = matches!(d, DType::F32 | DType::F64);
     for (i, op) in UNARY.iter().enumerate() {
         let ok = match op {
@@ -96,6 +100,21 @@ pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
     }
     if float {
         push("Fma".into(), 0, |o, _| Expr::fma(o.a.clone(), o.b.clone(), o.c.clone()));
+    }
+    if d == DType::F32 {
+        push("to_bf16".into(), 0, |o, _| o.a.clone().rounded_bf16());
+    }
+    if d == DType::F32 && lanes.is_multiple_of(2) {
+        push("Dot of rounded bf16".into(), 0, |o, _| {
+            let sums = Expr::Lanes((0..o.lanes / 2).map(|i| Expr::Extract(Box::new(o.c.clone()), i)).collect());
+            Expr::Splat(o.lanes, Box::new(Expr::dot(o.a.clone().rounded_bf16(), o.b.clone().rounded_bf16(), sums)))
+        });
+    }
+    if d == DType::U16 && lanes.is_multiple_of(2) {
+        push("Dot of bf16".into(), 0, |o, _| {
+            let sum = Expr::constant(DType::F32, -7.0).splat(o.lanes / 2);
+            Expr::Splat(o.lanes, Box::new(Expr::dot(o.a.clone(), o.b.clone(), sum)))
+        });
     }
     let byte = matches!(d, DType::U8 | DType::I8);
     if byte || d == DType::I16 {

@@ -120,7 +120,7 @@ impl Select<'_> {
     }
 
     /// Lanes to lanes of half the size by `f`, which gives half a register; two become one.
-    fn rows_narrowed(&mut self, v: &Val, f: &mut dyn FnMut(&mut Self, Row, Width) -> Row) -> Rows {
+    pub(super) fn rows_narrowed(&mut self, v: &Val, f: &mut dyn FnMut(&mut Self, Row, Width) -> Row) -> Rows {
         let w = self.width_of(v);
         let to = self.width(v.ty.lanes, v.lane / 2);
         let mut out: Rows = smallvec![];

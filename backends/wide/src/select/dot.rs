@@ -3,6 +3,8 @@
 //! With VNNI four products of an unsigned and a signed byte are one instruction. Without, bytes are taken apart into even and
 //! odd ones, as 16-bit lanes, whose products are summed in pairs without saturation: lanes stay where they are, and an operand
 //! of several products is taken apart once.
+//!
+//! Products of `bf16` need AVX512_BF16: what has it not leaves such kernels to the other code generator.
 
 use super::Select;
 use super::value::{Row, Rows, Val, in_vector};
@@ -19,13 +21,18 @@ impl Select<'_> {
         let w = self.width(a.ty.lanes, a.lane);
         let mut rows: Rows = smallvec![];
         for i in 0..a.rows.len() {
-            let c_row = if c.is_scalar() {
+            let c_row = if c.is_scalar() && c.ty.elem == DType::F32 {
+                Row::Reg(self.float_reg(c.rows[0], DType::F32))
+            } else if c.is_scalar() {
                 let v = self.int_reg(c.rows[0], DType::I32);
                 Row::Reg(self.v(V::MovdFrom, Width::X, &[Arg::Use(v)]))
             } else {
                 c.rows[i]
             };
             rows.push(self.dot_row((a.ty.elem, a.rows[i]), (b.ty.elem, b.rows[i]), c_row, w));
+        }
+        if c.is_scalar() && c.ty.elem == DType::F32 {
+            return Val::scalar(DType::F32, rows[0]);
         }
         if c.is_scalar() {
             let v = self.in_reg(rows[0], Width::X, 4);
@@ -37,6 +44,9 @@ impl Select<'_> {
     }
 
     fn dot_row(&mut self, (x, a): (DType, Row), (y, b): (DType, Row), c: Row, w: Width) -> Row {
+        if x == DType::U16 {
+            return Row::Reg(self.dot_bf16(c, a, b, w));
+        }
         if x == DType::I16 {
             let product = self.v2c(V::Pmaddwd, w, 2, a, b);
             return self.v2c(V::Paddd, w, 4, product, c);
@@ -83,6 +93,36 @@ impl Select<'_> {
         let d = self.vec_reg();
         self.push(Op::V(V::Pdpbusd, w), [Arg::Mod(d, c), Arg::Use(a), b]);
         d
+    }
+
+    /// `c` plus two products a lane of `bf16`.
+    fn dot_bf16(&mut self, c: Row, a: Row, b: Row, w: Width) -> VReg {
+        let c = self.in_reg(c, w, 4);
+        if !self.isa.bf16 {
+            self.unsupported("dot products of bf16 without AVX512_BF16");
+            return c;
+        }
+        let a = self.in_reg(a, w, 2);
+        let b = self.operand(b);
+        let d = self.vec_reg();
+        self.push(Op::V(V::Dpbf16ps, w), [Arg::Mod(d, c), Arg::Use(a), b]);
+        d
+    }
+
+    /// The bits of `f32` lanes as `bf16`.
+    pub(super) fn rounded_bf16(&mut self, v: &Val) -> Val {
+        let ty = Type::vector(DType::U16, v.ty.lanes);
+        if !self.isa.bf16 {
+            self.unsupported("bf16 without AVX512_BF16");
+        } else if v.is_scalar() {
+            let x = self.float_reg(v.rows[0], DType::F32);
+            let d = self.v(V::Cvtneps2bf16, Width::X, &[Arg::Use(x)]);
+            let r = self.gen_reg();
+            self.push(Op::V(V::MovdTo, Width::X), [Arg::Def(r), Arg::Use(d)]);
+            return Val::scalar(DType::U16, Row::Reg(self.extended(r, DType::U16)));
+        }
+        let rows = self.rows_narrowed(v, &mut |s, r, w| s.v1(V::Cvtneps2bf16, w, r));
+        Val::vector(ty, rows)
     }
 
     /// Bytes 0 and 2, then 1 and 3 of every four, extended to 16 bits.

@@ -53,6 +53,10 @@ impl Select<'_> {
                 let free = [0, 1, 2].map(|i| self.is_free(&xyz[i]));
                 self.fma(&x, &y, &z, free)
             }
+            Expr::ToBf16(x) => {
+                let x = self.expr(x);
+                self.rounded_bf16(&x)
+            }
             Expr::Cast(to, x) => self.cast_expr(x, *to),
             Expr::Bitcast(to, x) => {
                 let x = self.expr(x);

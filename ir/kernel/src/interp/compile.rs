@@ -204,10 +204,18 @@ impl Compiler<'_> {
             Expr::Dot(xyz) => {
                 let [(a, x), (b, y), (c, sum)] = [self.expr(&xyz[0])?, self.expr(&xyz[1])?, self.expr(&xyz[2])?];
                 let lanes = crate::verify::dot_group(x.elem, y.elem).and_then(|g| sum.lanes.checked_mul(g));
-                if x.lanes != y.lanes || lanes != Some(x.lanes) || sum.elem != DType::I32 {
+                if x.lanes != y.lanes || lanes != Some(x.lanes) || sum.elem != crate::verify::dot_sum(x.elem) {
                     return self.malformed("the operands of dot do not fit each other");
                 }
                 (self.map(value::dot(x.elem, y.elem), sum, "dot", a, b, c)?, sum)
+            }
+            Expr::ToBf16(x) => {
+                let (a, ty) = self.expr(x)?;
+                if ty.elem != DType::F32 {
+                    return self.malformed("to_bf16 of what is not f32");
+                }
+                let round = |x: u64| u64::from(crate::bf16::round(f32::from_bits(x as u32)));
+                (self.emit(Op::Cast(round), ty.lanes, a, 0, 0), Type::vector(DType::U16, ty.lanes))
             }
             Expr::Cast(to, x) => {
                 let (a, ty) = self.expr(x)?;

@@ -311,7 +311,14 @@ pub(super) fn dot(a: DType, b: DType) -> Option<Lanewise> {
             r[o.d + k] = sum.bits();
         }
     }
+    fn pairs(r: &mut [u64], o: Operands) {
+        for k in 0..o.n {
+            let pair = |at: usize| [r[at + 2 * k] as u16, r[at + 2 * k + 1] as u16];
+            r[o.d + k] = crate::bf16::dot(pair(o.a), pair(o.b), f32::of(r[o.c + k])).bits();
+        }
+    }
     Some(match (a, b) {
+        (DType::U16, DType::U16) => pairs,
         (DType::U8, DType::U8) => dot::<u8, u8, 4>,
         (DType::U8, DType::I8) => dot::<u8, i8, 4>,
         (DType::I8, DType::U8) => dot::<i8, u8, 4>,

@@ -298,6 +298,8 @@ fn apply(f: &str, args: Vec<Expr>) -> Result<Expr, String> {
     }
     let make: Box<dyn FnOnce(Box<Expr>) -> Expr> = if let Some((op, _)) = UNARY.iter().find(|(_, s)| *s == f) {
         Box::new(|x| Expr::Unary(*op, x))
+    } else if f == "to_bf16" {
+        Box::new(Expr::ToBf16)
     } else if let Some(d) = dtype(f) {
         Box::new(move |x| Expr::Cast(d, x))
     } else if let Some(d) = f.strip_prefix("bitcast_").and_then(dtype) {

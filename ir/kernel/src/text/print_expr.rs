@@ -116,6 +116,7 @@ impl ExprPrinter<'_> {
             Expr::Select(b) => self.call(out, "select", &[&b[0], &b[1], &b[2]]),
             Expr::Fma(b) => self.call(out, "fma", &[&b[0], &b[1], &b[2]]),
             Expr::Dot(b) => self.call(out, "dot", &[&b[0], &b[1], &b[2]]),
+            Expr::ToBf16(x) => self.call(out, "to_bf16", &[x]),
             Expr::Cast(d, x) => self.call(out, d.name(), &[x]),
             Expr::Bitcast(d, x) => self.call(out, &format!("bitcast_{d}"), &[x]),
             Expr::Splat(n, x) => self.call(out, &format!("splat{n}"), &[x]),

@@ -91,18 +91,25 @@ impl Checker<'_> {
             }
             Expr::Dot(b) => {
                 let (x, y, sum) = (of(&b[0])?, of(&b[1])?, of(&b[2])?);
-                let group = dot_group(x.elem, y.elem)
-                    .ok_or_else(|| format!("dot of {} and {}, expected bytes or i16", show(x), show(y)))?;
+                let group = dot_group(x.elem, y.elem).ok_or_else(|| {
+                    format!("dot of {} and {}, expected bytes, i16 or the bits of bf16 (u16)", show(x), show(y))
+                })?;
                 let lanes = sum.lanes.checked_mul(group);
-                if sum.elem != DType::I32 || x.lanes != y.lanes || lanes != Some(x.lanes) {
+                if sum.elem != dot_sum(x.elem) || x.lanes != y.lanes || lanes != Some(x.lanes) {
                     return Err(format!(
-                        "dot of {} and {} adds to i32 of their lanes / {group}, found {}",
+                        "dot of {} and {} adds to {} of their lanes / {group}, found {}",
                         show(x),
                         show(y),
+                        dot_sum(x.elem),
                         show(sum)
                     ));
                 }
                 Ok(sum)
+            }
+            Expr::ToBf16(x) => {
+                let t = of(x)?;
+                require(t.elem == DType::F32, t, "to_bf16")?;
+                Ok(Type::vector(DType::U16, t.lanes))
             }
             Expr::Cast(d, x) => Ok(Type::vector(*d, of(x)?.lanes)),
             Expr::Bitcast(d, x) => {
@@ -157,10 +164,15 @@ impl Checker<'_> {
 pub fn dot_group(a: DType, b: DType) -> Option<u16> {
     let byte = |d| matches!(d, DType::U8 | DType::I8);
     match (a, b) {
-        (DType::I16, DType::I16) => Some(2),
+        (DType::I16, DType::I16) | (DType::U16, DType::U16) => Some(2),
         (a, b) if byte(a) && byte(b) => Some(4),
         _ => None,
     }
+}
+
+/// What a dot product of elements `a` is added up in: `u16` are the bits of `bf16`.
+pub fn dot_sum(a: DType) -> DType {
+    if a == DType::U16 { DType::F32 } else { DType::I32 }
 }
 
 /// Whether `op` is defined for `d`.

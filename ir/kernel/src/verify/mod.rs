@@ -6,7 +6,7 @@
 //! - Constants are values of their dtype.
 //! - Every expression has a type: operands agree in element type and lanes; arithmetic, comparisons and `fma` are not
 //!   of `f16` (which is converted to `f32` first) and, but for `and`, `or`, `xor`, `not`, `==` and `!=`, not of `bool`;
-//!   `dot` adds runs of 4 bytes or 2 `i16` of two vectors to the lanes of a third, of `i32`; `splat` repeats a divisor of
+//!   `dot` adds runs of 4 bytes or 2 `i16` of two vectors to the lanes of a third, of `i32`, or of 2 `u16`, which are bits of `bf16`, to lanes of `f32`; `splat` repeats a divisor of
 //!   its lanes; indices, loop bounds and conditions are scalars; `reduce_…` folds a power of two of lanes with `add`, `mul`, `min`,
 //!   `max`, `and` or `or`.
 //! - A variable is defined before it is used, is used in its block only, and is not defined again while it is in scope;
@@ -48,7 +48,7 @@ mod parts;
 mod program;
 mod types;
 
-pub use expr::dot_group;
+pub use expr::{dot_group, dot_sum};
 pub use parts::writes_before_reading;
 
 use crate::text::print_kernel;

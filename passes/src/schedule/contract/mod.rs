@@ -93,6 +93,9 @@ fn lower(
     {
         return loops;
     }
+    if let Some(loops) = dot::lower_rounded(&c, unit, cx, widened) {
+        return loops;
+    }
     let mut loops = halves::widen(&mut c, unit, cx, widened);
     let known = unit.packs.len();
     loops.extend(match plan::plan(&c, around, unit, cx) {

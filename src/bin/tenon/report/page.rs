@@ -118,7 +118,11 @@ impl<'a> Page<'a> {
         tile(o, "code", &bytes(self.code_bytes()), &format!("{} functions", self.object.functions.len()));
         tile(o, "stack", &bytes(self.object.stack_bytes), "at most, in a run");
         let (value, unit) = if r.macs >= 1_000_000 { (r.macs as f64 / 1e6, "M") } else { (r.macs as f64 / 1e3, "k") };
-        tile(o, "multiply-adds", &format!("{value:.1} {unit}"), "of a run");
+        let note = match r.bf16_calls {
+            0 => "of a run".to_string(),
+            n => format!("of a run, factors rounded to bf16 in {n} kernel calls"),
+        };
+        tile(o, "multiply-adds", &format!("{value:.1} {unit}"), &note);
         let fused = r.nodes.saturating_sub(r.calls);
         let note = if fused > 0 { format!("for {} ONNX operators", r.nodes) } else { String::new() };
         tile(o, "kernel calls", &r.calls.to_string(), &note);

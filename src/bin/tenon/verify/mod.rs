@@ -29,6 +29,8 @@ the data; an input whose value decides a shape is pinned to its value in the dat
 Results agree when |found - expected| <= atol + rtol*|expected| for every element. Tolerances are, in this order: --rtol
 and --atol; suggested_atol (one an output) in the folder's about.json, and for networks of drawn weights (kind
 arch-random) 2e-5 of the output's largest magnitude; rtol and atol in tolerance.json; else rtol 1e-3 and 2e-5 of the output's largest magnitude (f16: 1e-2 and 2e-3). Integers must be equal, up to atol.
+With --precision bf16, where n kernel calls round factors, 2^-7*sqrt(n) of the output's largest magnitude is allowed at least: each of the two
+factors of a product moves by at most 2^-8 of itself, and what products behind each other add is independent.
 
 Examples:
   tenon verify zoo/mobilenet_v2 --engine jit,object
@@ -94,6 +96,7 @@ impl CheckArgs {
             format!("--target={}", self.compile.target),
             format!("--threads={}", self.compile.threads),
             format!("--math={}", format!("{:?}", self.compile.math).to_lowercase()),
+            format!("--precision={}", format!("{:?}", self.compile.precision).to_lowercase()),
         ];
         all.extend(self.per_node.then(|| "--per-node".to_string()));
         all.extend(self.bits.then(|| "--bits".to_string()));

@@ -45,7 +45,7 @@ pub(super) fn compare_all(args: &CheckArgs, compiled: &Compiled, ins: &[Tensor])
         let mut results: Vec<NodeResult> = vec![];
         for (v, f) in values.iter().zip(&found[own..]) {
             let Some(e) = expected.get(v) else { continue };
-            let c = compare(e, f, &Tolerance::default_for(e.dtype()));
+            let c = compare(e, f, &Tolerance::default_for(e.dtype()).rounding(all.rounded_calls()));
             let node = all.graph.node(v.node);
             results.push(NodeResult {
                 engine: engine.name().into(),

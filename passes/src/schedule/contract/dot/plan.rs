@@ -1,7 +1,7 @@
-//! How a contraction of narrow integers is tiled.
+//! How a contraction of narrow elements is tiled.
 
 use super::super::super::Unit;
-use super::{Widened, factor};
+use super::{Source, Widened};
 use crate::schedule::pack::{Arrangement, Groups, Pack};
 use tenon_base::DType;
 use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr};
@@ -30,6 +30,8 @@ pub(super) struct Plan {
     pub(super) group: usize,
     /// Groups of a run.
     pub(super) groups: usize,
+    /// The last group is one element, beyond which nothing may be read: what is there need not be a number.
+    pub(super) odd: bool,
     /// The loop that becomes lanes.
     pub(super) v: ContractDim,
     /// The loop that is unrolled, if any.
@@ -53,6 +55,9 @@ pub(super) struct Plan {
 /// What the machine multiplies: the dtypes of `x` and `w` in the product, the group, and whether the sign of `x` is flipped.
 fn product(target: &Target, x: DType, w: DType) -> (DType, DType, usize, bool) {
     let pairs = (DType::I16, DType::I16, 2, false);
+    if x == DType::F32 {
+        return (DType::U16, DType::U16, 2, false);
+    }
     if w != DType::I8 || x == DType::I16 {
         return pairs;
     }
@@ -83,10 +88,15 @@ fn run_of(reduce: &[ContractDim], x: &Affine) -> Option<(Vec<ContractDim>, Vec<C
 }
 
 /// The plan for `c`; `None` if it does not have this form. Adds parameters and scratch buffers to the unit.
-pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target, widened: &mut Widened) -> Option<Plan> {
+pub(super) fn plan(
+    c: &Contract,
+    (a, b): (Source, Source),
+    unit: &mut Unit,
+    target: &Target,
+    widened: &mut Widened,
+) -> Option<Plan> {
     let out = Affine::of(&c.out_index)?;
     let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1 && d.extent > 1)?.clone();
-    let (a, b) = (factor(&c.a, unit)?, factor(&c.b, unit)?);
     let swapped = a.1.coefficient(v.var) != 0;
     let ((x, x_index, x_dtype), (w, w_index, w_dtype)) = if swapped { (b, a) } else { (a, b) };
     let constant = unit.constant.get(w.0 as usize) == Some(&true);
@@ -97,13 +107,18 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target, widened: &mut
     let length: usize = run.iter().map(|d| d.extent).product();
     let (x_as, w_as, group, flip) = product(target, x_dtype, w_dtype);
     let groups = length.div_ceil(group);
+    let float = x_dtype == DType::F32;
+    if float && !pays(c, &v, length, unit.kernel.buffer(x).len, target) {
+        return None;
+    }
     let others: Vec<ContractDim> = c.dims.iter().filter(|d| d.var != v.var).cloned().collect();
     let uses = |i: &Affine, d: &ContractDim| i.coefficient(d.var) != 0;
     let m = others.iter().filter(|d| uses(&x_index, d) && !uses(&w_index, d)).max_by_key(|d| d.extent).cloned();
     let rest = others.iter().filter(|d| m.as_ref().is_none_or(|m| m.var != d.var)).cloned();
     let (outer, middle): (Vec<_>, Vec<_>) = rest.partition(|d| uses(&w_index, d));
     let lanes = target.lanes(DType::I32);
-    let (nv, mr) = shape(target, lanes, v.extent, m.as_ref().map_or(1, |m| m.extent));
+    let rows = m.as_ref().map_or(1, |m| m.extent);
+    let (nv, mr) = if float { shape_of_pairs(lanes, v.extent, rows) } else { shape(target, lanes, v.extent, rows) };
     // The packed constant.
     let width = nv * lanes;
     let strides = |dims: &[ContractDim]| dims.iter().map(|d| (d.extent, w_index.coefficient(d.var))).collect();
@@ -117,7 +132,10 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target, widened: &mut
         group,
     };
     let (outer_strides, w_tile, reduce_strides) = layout.strides();
-    let packed = packed(unit, w, w_dtype, layout.len(), Arrangement::Groups(layout.clone()));
+    let packed = match float {
+        true => packed(unit, w, w_as, layout.len(), Arrangement::Bf16(layout.clone())),
+        false => packed(unit, w, w_dtype, layout.len(), Arrangement::Groups(layout.clone())),
+    };
     let at = outer.iter().zip(outer_strides).chain(reduce.iter().zip(reduce_strides));
     let run_var = unit.kernel.new_var("g", tenon_kernel::Type::INDEX);
     let packed_index = at.fold(Affine::default(), |i, (d, s)| i.with(d.var, s)).with(run_var, (width * group) as i64);
@@ -131,7 +149,10 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target, widened: &mut
         (buf, if x_dtype == DType::U8 { 128 } else { -128 })
     });
     let ragged = !length.is_multiple_of(group);
-    let (x, copy) = source(unit, x, (x_dtype, x_as), (flip, ragged), group, widened);
+    let (x, copy) = match float {
+        true => rounded(unit, x, widened),
+        false => source(unit, x, (x_dtype, x_as), (flip, ragged), group, widened),
+    };
     Some(Plan {
         x,
         x_index: x_run,
@@ -143,6 +164,7 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target, widened: &mut
         elements: (x_as, w_as),
         group,
         groups,
+        odd: float && ragged,
         v,
         m,
         outer,
@@ -153,6 +175,25 @@ pub(super) fn plan(c: &Contract, unit: &mut Unit, target: &Target, widened: &mut
         nv,
         mr,
     })
+}
+
+/// Whether pairs of `bf16` are worth while: `c` has the tiled loop `v` and runs of `length`, and reads of `len` elements, which are rounded
+/// in a copy.
+fn pays(c: &Contract, v: &ContractDim, length: usize, len: usize, target: &Target) -> bool {
+    let products = c.dims.iter().chain(&c.reduce).map(|d| d.extent).fold(1, usize::saturating_mul);
+    // A copy loads, rounds and stores; each register of pairs saves one multiplication. Odd runs waste the end of a pair.
+    let copied = products >= 8 * len;
+    copied && 4 * length >= 3 * length.next_multiple_of(2) && 2 * v.extent >= target.lanes(DType::F32)
+}
+
+/// Where `x` is read as `bf16`: in its scratch buffer, if this kernel alone writes it, else in a copy.
+fn rounded(unit: &mut Unit, x: Buf, widened: &mut Widened) -> (Buf, Option<(Buf, DType)>) {
+    if !widened.sums.contains(&x) && widened.widen(x, DType::U16, unit) {
+        return (x, None);
+    }
+    let decl = unit.kernel.buffer(x).clone();
+    let copy = unit.kernel.new_buffer(&format!("{}_bf16", decl.name), DType::U16, decl.len, Access::Scratch);
+    (copy, Some((x, DType::U16)))
 }
 
 /// The parameter that is constant `w` in another order.
@@ -206,7 +247,21 @@ fn shape(target: &Target, lanes: usize, v: usize, m: usize) -> (usize, usize) {
     (nv, m.div_ceil(tiles))
 }
 
+/// The same for pairs of `bf16`, which machines with 32 registers have: 24 are accumulators, in tiles of even width.
+fn shape_of_pairs(lanes: usize, v: usize, m: usize) -> (usize, usize) {
+    let vectors = v.div_ceil(lanes);
+    let most_nv = if m == 1 { 8 } else { 4 };
+    let nv = vectors.div_ceil(vectors.div_ceil(most_nv));
+    let most_mr = (24 / nv).clamp(1, 8);
+    (nv, m.div_ceil(m.div_ceil(most_mr)))
+}
+
 impl Plan {
+    /// Whether pairs of `bf16` are multiplied and added to `f32`.
+    pub(super) fn is_float(&self) -> bool {
+        self.elements.0 == DType::U16
+    }
+
     /// The value of `x` at the group, `group` neighbours.
     pub(super) fn neighbours(&self, index: Expr) -> Expr {
         Expr::Load { buf: self.x, index: Box::new(index), lanes: self.group as u16 }

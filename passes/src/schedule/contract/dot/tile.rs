@@ -1,4 +1,4 @@
-//! The loops of a contraction of narrow integers.
+//! The loops of a contraction of narrow elements.
 
 use super::plan::Plan;
 use crate::schedule::lanes::Lanes;
@@ -22,8 +22,12 @@ struct Tile {
     valid: usize,
 }
 
-/// Lanes of the vectors of a tile of `valid` elements: as many registers at once as it is whole ones of, at most four.
+/// Lanes of the vectors of a tile of `valid` elements: as many registers at once as it is whole ones of, at most four; floats need no
+/// narrowing in the end, and have registers of their own.
 fn lanes_of(p: &Plan, valid: usize) -> usize {
+    if p.is_float() {
+        return p.lanes;
+    }
     let whole = |by: &usize| p.lanes >= 8 && valid.is_multiple_of(p.lanes * by);
     p.lanes * [4, 2].into_iter().find(whole).unwrap_or(1)
 }
@@ -49,6 +53,8 @@ fn copy(p: &Plan, from: tenon_kernel::Buf, to: DType, kernel: &mut Kernel) -> St
     if p.flip.is_some() {
         let sign = Expr::Const(Scalar::of_int(decl.dtype, -128));
         value = value.binary(BinOp::Xor, sign).bitcast(to);
+    } else if p.is_float() {
+        value = value.rounded_bf16();
     } else if decl.dtype != to {
         value = value.cast(to);
     }
@@ -131,14 +137,24 @@ impl Generator<'_, '_> {
         self.t.v0.clone() + j * self.t.lanes
     }
 
+    /// Elements of register `j` that exist.
+    fn valid(&self, j: usize) -> usize {
+        (self.t.valid - j * self.t.lanes).min(self.t.lanes)
+    }
+
+    /// Lanes of register `j`: machines that multiply pairs of `bf16` load and store vectors of any length.
+    fn lanes(&self, j: usize) -> usize {
+        if self.p.is_float() { self.valid(j) } else { self.t.lanes }
+    }
+
     /// `e` in register `j`, as vectors where `vectors` says: all lanes at once, or if that is not possible each that exists.
     fn register(&self, e: &Expr, j: usize, vectors: &[(Var, Var)]) -> Result<Expr, Vec<Expr>> {
-        let valid = (self.t.valid - j * self.t.lanes).min(self.t.lanes);
-        let lanes = Lanes { var: self.p.v.var, base: self.v(j), lanes: self.t.lanes as u16, vectors };
-        if valid == self.t.lanes
+        let (valid, all) = (self.valid(j), self.lanes(j));
+        let lanes = Lanes { var: self.p.v.var, base: self.v(j), lanes: all as u16, vectors };
+        if valid == all
             && let Some(w) = lanes.widen(e)
         {
-            return Ok(w.vector(self.t.lanes as u16));
+            return Ok(w.vector(all as u16));
         }
         Err((0..valid as u16).map(|l| lanes.at(e, l)).collect())
     }
@@ -167,7 +183,8 @@ impl Generator<'_, '_> {
                         let e = match self.register(&row, j, &[]) {
                             Ok(e) => e,
                             Err(mut lanes) => {
-                                lanes.resize(self.t.lanes, Expr::constant(DType::I32, 0.0));
+                                let zero = Expr::constant(self.block.kernel.var(self.c.acc).ty.elem, 0.0);
+                                lanes.resize(self.lanes(j), zero);
                                 Expr::Lanes(lanes)
                             }
                         };
@@ -185,27 +202,35 @@ impl Generator<'_, '_> {
         }
     }
 
-    /// The group at `at` of the unrolled loop over the run.
-    fn step(&mut self, at: &Expr) -> Vec<Stmt> {
+    /// The group at `at` of the unrolled loop over the run; with `one`, it is a single element.
+    fn step(&mut self, at: &Expr, one: bool) -> Vec<Stmt> {
         let mut out = vec![];
         let (p, width) = (self.p, self.t.lanes * self.p.group);
+        // The width of each register, and whether all have the same.
+        let widths: Vec<u16> = (0..self.t.nv).map(|j| (self.lanes(j) * p.group) as u16).collect();
         let here = |e: Expr| e.substitute(p.run, at);
         let mut w = vec![];
-        for j in 0..self.t.nv {
+        for (j, &lanes) in widths.iter().enumerate() {
             let index = here(p.w_index.to_expr()) + self.t.panel.clone() * p.w_tile + j * width;
-            let load = Expr::Load { buf: p.w, index: Box::new(index), lanes: width as u16 };
+            let load = Expr::Load { buf: p.w, index: Box::new(index), lanes };
             let load =
                 if self.block.kernel.buffer(p.w).dtype == p.elements.1 { load } else { load.cast(p.elements.1) };
             w.push(if self.t.mr > 1 { self.bind("w", load, &mut out) } else { load });
         }
         for i in 0..self.t.mr {
             let index = here(self.row(&p.x_index.to_expr(), i));
-            let x = p.neighbours(index);
-            let x = Expr::Splat(width as u16, Box::new(x));
-            let x = if self.t.nv > 1 { self.bind("x", x, &mut out) } else { x };
+            let x = match one {
+                true => Expr::Lanes(vec![Expr::load(p.x, index), Expr::constant(p.elements.0, 0.0)]),
+                false => p.neighbours(index),
+            };
+            let repeated = |n: u16| Expr::Splat(n, Box::new(x.clone()));
+            let first = repeated(widths[0]);
+            let shared = widths.iter().filter(|n| **n == widths[0]).count() > 1;
+            let first = if shared { self.bind("x", first, &mut out) } else { first };
             for (j, w) in w.iter().enumerate() {
                 let var = self.acc[i * self.t.nv + j];
-                out.push(Stmt::Set { var, value: Expr::dot(x.clone(), w.clone(), Expr::Var(var)) });
+                let x = if widths[j] == widths[0] { first.clone() } else { repeated(widths[j]) };
+                out.push(Stmt::Set { var, value: Expr::dot(x, w.clone(), Expr::Var(var)) });
             }
         }
         out
@@ -221,24 +246,27 @@ impl Generator<'_, '_> {
     fn reduction(&mut self) -> Vec<Stmt> {
         let nv = self.t.nv * self.t.lanes / self.p.lanes;
         let step = self.t.mr * nv + self.t.mr + nv;
-        let (run, n) = (self.p.run, self.p.groups);
+        let (run, n) = (self.p.run, self.p.groups - usize::from(self.p.odd));
         let whole = n * step <= UNROLLED;
         let by = [4, 2].into_iter().find(|u| u * step <= UNROLLED && n >= 2 * u).unwrap_or(1);
         let mut out = vec![];
         if whole {
             for g in 0..n {
-                out.append(&mut self.step(&g.into()));
+                out.append(&mut self.step(&g.into(), false));
             }
         } else {
             let main = n / by * by;
             let mut body = vec![];
             for u in 0..by {
-                body.append(&mut self.step(&(Expr::Var(run) + u)));
+                body.append(&mut self.step(&(Expr::Var(run) + u), false));
             }
             out.push(for_loop(run, main, by, false, body));
             for g in main..n {
-                out.append(&mut self.step(&g.into()));
+                out.append(&mut self.step(&g.into(), false));
             }
+        }
+        if self.p.odd {
+            out.append(&mut self.step(&n.into(), true));
         }
         for d in self.p.reduce.iter().rev() {
             out = vec![for_loop(d.var, d.extent, 1, false, out)];

@@ -1,0 +1,141 @@
+//! Factors rounded to `bf16`: where the target multiplies them, and within what rounding can move a sum by.
+
+use tenon::engine::{Engine, Session};
+use tenon::kernel::bf16::UNIT_ROUNDOFF;
+use tenon::{Compiled, Compiler, Math, Options, Precision, Target, Tensor};
+use tenon_base::{DType, Fact, Loc};
+use tenon_ir::ops::conv::{Conv, Layout};
+use tenon_ir::ops::matmul::MatMul;
+use tenon_ir::{Graph, Op};
+
+fn options(target: &str, precision: Precision) -> Options {
+    let mut options = Options::new(Target::parse(target).expect("a target"));
+    options.precision = precision;
+    options
+}
+
+/// `op` of an input of `x` and a constant of `w`, whose elements `w` gives.
+fn graph(op: impl Into<Op>, x: &[usize], w: &[usize]) -> Graph {
+    let mut g = Graph::new("product");
+    let input = g.add_input("x", Fact::of(DType::F32, x));
+    let n: usize = w.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 51.3).collect();
+    let w = g.add_weight("w", Tensor::new(w, &values));
+    let y = g.add_op(op, &[input, w], Loc::new("product")).expect("well typed")[0];
+    g.add_output("y", y);
+    g
+}
+
+fn conv(kernel: usize, pad: usize, group: usize) -> Conv {
+    Conv {
+        kernel: vec![kernel; 2],
+        strides: vec![1; 2],
+        dilations: vec![1; 2],
+        pads: vec![pad; 4],
+        group,
+        layout: Layout::ChannelsLast,
+        fill: None,
+    }
+}
+
+fn compiled(g: &Graph, target: &str, precision: Precision) -> Compiled {
+    Compiler::new(options(target, precision)).compile_graph(g.clone()).expect("it compiles")
+}
+
+/// The results of the kernel interpreter.
+fn run(c: &Compiled, inputs: &[Tensor]) -> Vec<f64> {
+    Session::new(Engine::Kernel, c).expect("it is ready").run(inputs).expect("it runs")[0].to_f64()
+}
+
+/// The same graph of absolute values: what the sums of the products' sizes are.
+fn sizes(g: &Graph, inputs: &[Tensor]) -> Vec<f64> {
+    let absolute =
+        |t: &Tensor| Tensor::from_f64(t.dtype(), t.shape(), &t.to_f64().iter().map(|v| v.abs()).collect::<Vec<_>>());
+    let mut sizes = Graph::new("sizes");
+    let x = sizes.add_input("x", inputs[0].fact());
+    let (mut w, mut op) = (None, None);
+    for n in g.nodes() {
+        let v = tenon_ir::ValueId { node: n, port: 0 };
+        w = w.or_else(|| g.weight(v).map(&absolute));
+        op = op.or_else(|| g.op(n).cloned());
+    }
+    let w = sizes.add_weight("w", w.expect("a weight"));
+    let y = sizes.add_op(op.expect("an operator"), &[x, w], Loc::new("sizes")).expect("well typed")[0];
+    sizes.add_output("y", y);
+    tenon_ir::eval::run(&sizes, &[absolute(&inputs[0])]).expect("it runs")[0].to_f64()
+}
+
+#[test]
+fn errors_are_those_of_rounding_two_factors() {
+    let mm = MatMul { trans_a: false, trans_b: false };
+    for (g, rounds) in [
+        (graph(mm.clone(), &[9, 64], &[64, 48]), true),
+        (graph(mm.clone(), &[1, 300], &[300, 1000]), true),
+        // A run of odd length; a last tile of part of a register; few columns, which are summed otherwise.
+        (graph(mm.clone(), &[5, 33], &[33, 40]), true),
+        (graph(mm, &[6, 80], &[80, 3]), false),
+        (graph(conv(3, 1, 1), &[1, 9, 8, 24], &[36, 24, 3, 3]), true),
+        (graph(conv(3, 1, 2), &[1, 7, 8, 32], &[64, 16, 3, 3]), true),
+        // Large enough for minimal filtering, which is not taken then.
+        (graph(conv(3, 1, 1), &[1, 28, 28, 64], &[64, 64, 3, 3]), true),
+        // Both factors of a depthwise convolution differ between lanes.
+        (graph(conv(3, 1, 32), &[1, 9, 9, 32], &[32, 1, 3, 3]), false),
+    ] {
+        let c = compiled(&g, "zen4", Precision::Bf16);
+        assert_eq!(c.rounded_calls() > 0, rounds, "{g}");
+        assert_eq!(c.rounded_calls(), c.report().bf16_calls);
+        let inputs = c.example_inputs(5);
+        let exact = tenon_ir::eval::run(&g, &inputs).expect("it runs")[0].to_f64();
+        let (found, sizes) = (run(&c, &inputs), sizes(&g, &inputs));
+        let bound = |size: f64| ((1.0 + UNIT_ROUNDOFF).powi(2) - 1.0 + 1e-5) * size;
+        for ((f, e), s) in found.iter().zip(&exact).zip(&sizes) {
+            assert!((f - e).abs() <= bound(*s), "{g}: {f}, expected {e} within {}", bound(*s));
+        }
+        if rounds {
+            assert!(
+                found.iter().zip(&exact).any(|(f, e)| (f - e).abs() > 1e-4 * e.abs()),
+                "nothing was rounded: {g}"
+            );
+            let bytes = |c: &Compiled| c.object().expect("it has code");
+            assert_eq!(bytes(&c), bytes(&compiled(&g, "zen4", Precision::Bf16)), "two compiles differ: {g}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_number_stays_where_it_is() {
+    // Runs of five: the element behind one is the first of the next row.
+    let g = graph(MatMul { trans_a: false, trans_b: false }, &[4, 5], &[5, 64]);
+    let c = compiled(&g, "zen4", Precision::Bf16);
+    assert!(c.rounded_calls() > 0);
+    for special in [f32::NAN, f32::INFINITY] {
+        let mut x = vec![0.5f32; 20];
+        x[10] = special;
+        let y = run(&c, &[Tensor::new(&[4, 5], &x)]);
+        assert!(y.iter().enumerate().all(|(i, v)| v.is_finite() == (i / 64 != 2)), "{special}");
+    }
+}
+
+#[test]
+fn it_is_a_permission() {
+    let g = graph(MatMul { trans_a: false, trans_b: false }, &[9, 64], &[64, 48]);
+    for target in ["x86-64-v3", "x86-64-v4", "icelake-server", "cortex-a76", "rv64gcv"] {
+        let [a, b] = [Precision::Bf16, Precision::F32].map(|p| compiled(&g, target, p));
+        assert_eq!(a.rounded_calls(), 0, "{target}");
+        assert!(a.program == b.program, "{target}");
+    }
+    for target in ["zen4", "zen5", "cooperlake", "sapphire-rapids", "x86_64-linux/x86-64-v4+avx512bf16"] {
+        assert_eq!(compiled(&g, target, Precision::F32).rounded_calls(), 0, "{target}");
+        let [a, b] = [Precision::Bf16, Precision::F32].map(|p| compiled(&g, target, p).report().weight_bytes);
+        assert_eq!(2 * a, b, "{target}: weights take half the room");
+    }
+}
+
+#[test]
+fn strict_mathematics_refuses_it() {
+    let g = graph(MatMul { trans_a: false, trans_b: false }, &[9, 64], &[64, 48]);
+    let mut options = options("zen4", Precision::Bf16);
+    options.math = Math::Strict;
+    let error = Compiler::new(options).compile_graph(g).expect_err("it is refused").to_string();
+    assert!(error.contains("--math default") && error.contains("--precision f32"), "{error}");
+}
