@@ -204,11 +204,13 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
             f.along = Along::Pack;
         }
         if constant && f.along != Along::Splat {
-            // Beside another vector factor, one long panel is as good as consecutive elements.
-            let width = if both { v.extent } else { cover.nv * lanes };
+            // Beside another vector factor, which is not padded, panels have to be whole; else one long panel is as good as consecutive
+            // elements. The taps of a window lie together then, not in as many pages and in the sets of the cache that its places are in.
+            let long = both && !v.extent.is_multiple_of(cover.nv * lanes);
+            let width = if long { v.extent } else { cover.nv * lanes };
             if !both || f.along == Along::Pack {
                 pack_constant(f, &v, &others, &reduce, width, unit);
-                if both {
+                if long {
                     f.along = Along::Vector;
                     f.index = f.index.clone().with(v.var, 1);
                 }
