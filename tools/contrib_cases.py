@@ -101,6 +101,7 @@ def norms(c):
     c.add("skip_norm_half", "SkipLayerNormalization", MS, half(**x), ("y", "mean", "inverse", "sum"), epsilon=1e-5)
     c.add("skip_simplified_half", "SkipSimplifiedLayerNormalization", MS, half(x=r(2, 3, 8), s=r(2, 3, 8), g=r(8)), ("y", "", "inverse"), epsilon=1e-5)
     c.add("layer_norm_rows", "LayerNormalization", "", {"x": r(2, 5, 7), "g": r(2, 1, 7), "b": r(2, 1, 7)})
+    c.add("layer_norm_wider_scale", "LayerNormalization", "", {"x": r(3, 8).astype(np.float16), "g": r(8), "b": r(8)}, opset=12)
     c.add("simplified_rows", "SimplifiedLayerNormalization", "", {"x": r(2, 3, 7), "g": r(2, 1, 7)}, epsilon=1e-5, axis=-1)
     ids = lambda n, *s: np.random.default_rng(n).integers(0, n, s).astype(np.int32)
     c.add("embed_norm", "EmbedLayerNormalization", MS,

@@ -9,7 +9,7 @@
 use super::binary::Binary;
 use super::cast::Cast;
 use super::reshape::Reshape;
-use super::util::{apply, broadcast_offset, for_each_index};
+use super::util::{apply, broadcast_offset, cast, for_each_index};
 use crate::import::dtype_of_code;
 use crate::lower::{broadcast_index, flatten, wide};
 use crate::op::{expect_dtype, expect_operands, expect_same_dtype, resolve_axis};
@@ -259,7 +259,11 @@ impl Operator for LayerNorm {
 }
 
 fn import_layer(node: &OnnxNode<'_>, cx: &mut Importer<'_>, rms: bool) -> Result<Vec<ValueId>, ImportError> {
-    let x = node.input(0)?;
+    let (mut x, scale) = (node.input(0)?, node.input(1)?);
+    // What ONNX Runtime writes into older models may be normalised in the dtype of the scale, which is then that of the result.
+    if node.opset < 17 {
+        x = cast(cx, x, cx.dtype(scale))?;
+    }
     let dtype = cx.dtype(x);
     let stats = node.wants_output(1) || node.wants_output(2);
     let stash = match node.int("stash_type", 1)? {
@@ -268,7 +272,7 @@ fn import_layer(node: &OnnxNode<'_>, cx: &mut Importer<'_>, rms: bool) -> Result
     };
     let axis = resolve_axis(node.int("axis", -1)?, cx.rank(x))?;
     let op = LayerNorm { axis, epsilon: Real(f64::from(node.float("epsilon", 1e-5)?)), rms, stats };
-    let mut operands = vec![x, node.input(1)?];
+    let mut operands = vec![x, scale];
     operands.extend(node.opt_input(2));
     normalised(cx, op, &operands, stash)
 }

@@ -39,18 +39,27 @@ pub(super) fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<V
         }
         name => {
             let rms = name == "SkipSimplifiedLayerNormalization";
-            let mut sum = apply(cx, "add", &[node.input(0)?, node.input(1)?])?;
+            let stats = node.wants_output(1) || node.wants_output(2);
+            let given = cx.dtype(node.input(0)?);
+            // Statistics are those of the sum before it is rounded to half floats.
+            let dtype = if stats { statistics(cx, node.input(0)?) } else { given };
+            let wide = |cx: &mut Importer<'_>, v: ValueId| cast(cx, v, dtype);
+            let (a, b) = (wide(cx, node.input(0)?)?, wide(cx, node.input(1)?)?);
+            let mut sum = apply(cx, "add", &[a, b])?;
             // The simplified form has no beta.
             let (beta, bias) = if rms { (None, node.opt_input(3)) } else { (node.opt_input(3), node.opt_input(4)) };
             if let Some(b) = bias {
+                let b = wide(cx, b)?;
                 sum = apply(cx, "add", &[sum, b])?;
             }
             let axis = cx.rank(sum).checked_sub(1).ok_or_else(|| ImportError::new("expected an operand with axes"))?;
-            let stats = node.wants_output(1) || node.wants_output(2);
-            let mut operands = vec![sum, node.input(2)?];
-            operands.extend(beta);
-            let stash = statistics(cx, sum);
-            let mut all = normalised(cx, LayerNorm { axis, epsilon: epsilon(1e-12)?, rms, stats }, &operands, stash)?;
+            let mut operands = vec![sum, wide(cx, node.input(2)?)?];
+            if let Some(b) = beta {
+                operands.push(wide(cx, b)?);
+            }
+            let mut all = cx.ops(LayerNorm { axis, epsilon: epsilon(1e-12)?, rms, stats }, &operands)?;
+            all[0] = cast(cx, all[0], given)?;
+            sum = cast(cx, sum, given)?;
             while all.len() < 3 {
                 all.push(all[0]);
             }
