@@ -103,6 +103,27 @@ fn summing(trip: &str, cond: &str) -> NodeProto {
 }
 
 #[test]
+fn a_loop_that_never_runs_gives_what_it_is_given() {
+    // Its body could not be: there is nothing to choose from.
+    let body = subgraph(
+        &[("i", I64, &[]), ("go", BOOL, &[]), ("v", F32, &["0"])],
+        vec![
+            node("Gather", &["v", "i"], &["e"]),
+            node("Add", &["v", "e"], &["w"]),
+            node("Identity", &["go"], &["more"]),
+        ],
+        &[("more", BOOL, &[]), ("w", F32, &["0"])],
+    );
+    let n = with(node("Loop", &["n", "", "v0"], &["y"]), "body", graph_attr(body));
+    let m = |n_: i64| {
+        let m = with_io(vec![n.clone()], &[("v0", F32, &["0"])], &[("y", F32, &["0"])]);
+        edit(m, |g| g.initializer = vec![integers("n", &[], &[n_])])
+    };
+    assert!(ops(&imported(&m(0))).is_empty());
+    assert!(import(&m(1), &ImportOptions::default()).is_err());
+}
+
+#[test]
 fn loops_are_loops_unless_they_are_small() {
     let io: [(&str, i32, &[&str]); 2] = [("x", F32, &["2", "3"]), ("v0", F32, &["3"])];
     let outs: [(&str, i32, &[&str]); 2] = [("y", F32, &["3"]), ("all", F32, &["2", "3"])];
