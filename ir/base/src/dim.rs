@@ -2,7 +2,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+/// Terms that a product of sums has at most: one of four sums of eight terms is.
+const MOST_TERMS: usize = 4096;
+/// Factors that a term has at most.
+const MOST_FACTORS: usize = 64;
+
+/// FNV-1a of 64 bits (Fowler, Noll and Vo), which is the same everywhere.
+struct Fnv(u64);
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for b in bytes {
+            self.0 = (self.0 ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// The extent of one axis. Always kept in the normal form its constructors make, so that equal sums and
 /// products compare equal. Division rounds towards negative infinity.
@@ -84,20 +105,34 @@ impl Dim {
         self.add(&other.mul(&Dim::Const(-1)))
     }
 
-    /// `self · other`.
+    /// `self · other`, multiplied out. A product that would be too large for that is a symbol of its own: nothing is known of it but that it
+    /// is equal to itself.
     #[must_use]
     pub fn mul(&self, other: &Dim) -> Dim {
+        let (a, b) = (self.terms(), other.terms());
+        let longest = |t: &BTreeMap<Vec<Dim>, i64>| t.keys().map(Vec::len).max().unwrap_or(0);
+        let many = a.len() > 1 && b.len() > 1 && a.len() * b.len() > MOST_TERMS;
+        if many || longest(&a) + longest(&b) > MOST_FACTORS {
+            return Dim::too_large(self, other);
+        }
         let mut t: BTreeMap<Vec<Dim>, i64> = BTreeMap::new();
-        for (ka, ca) in self.terms() {
-            for (kb, cb) in other.terms() {
+        for (ka, ca) in &a {
+            for (kb, cb) in &b {
                 let mut k = ka.clone();
-                k.extend(kb);
+                k.extend(kb.iter().cloned());
                 k.sort();
                 let e = t.entry(k).or_insert(0);
-                *e = e.saturating_add(ca.saturating_mul(cb));
+                *e = e.saturating_add(ca.saturating_mul(*cb));
             }
         }
         Dim::from_terms(t)
+    }
+
+    /// The symbol of a product that is not multiplied out: equal factors give an equal one.
+    fn too_large(a: &Dim, b: &Dim) -> Dim {
+        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        (a.min(b), a.max(b)).hash(&mut hash);
+        Dim::sym(format!("product_{:016x}", hash.finish()))
     }
 
     /// `⌊self / other⌋`; exact quotients of products simplify. Division by zero stays symbolic.
@@ -296,5 +331,30 @@ impl fmt::Display for Dim {
             Dim::Min(p) => write!(f, "min({}, {})", p.0, p.1),
             Dim::Max(p) => write!(f, "max({}, {})", p.0, p.1),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_are_multiplied_out_while_they_are_small() {
+        let sum = |a: &str, b: &str| Dim::sym(a).add(&Dim::sym(b));
+        let (x, y) = (sum("a", "b"), sum("c", "d"));
+        assert_eq!(x.mul(&y).to_string(), "a*c+a*d+b*c+b*d");
+        // Thirty factors are a thousand million terms; a square of a square, and so on, as many factors a term.
+        let product = |from: usize| {
+            (from..from + 30).fold(Dim::Const(1), |p, i| p.mul(&sum(&format!("l{i}"), &format!("r{i}"))))
+        };
+        assert_eq!(product(0), product(0));
+        assert_ne!(product(0), product(1));
+        assert!(product(0).to_string().len() < 1 << 20);
+        let squares = |x: &Dim| (0..40).fold(x.clone(), |s, _| s.mul(&s));
+        assert_eq!(squares(&Dim::sym("n")), squares(&Dim::sym("n")));
+        assert_ne!(squares(&Dim::sym("n")), squares(&Dim::sym("m")));
+        assert!(squares(&x).to_string().len() < 1 << 20);
+        let (p, q) = (product(0), product(1));
+        assert_eq!(p.mul(&q), q.mul(&p));
     }
 }
