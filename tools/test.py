@@ -381,7 +381,7 @@ def step_avx512(args):
         emulated(target, [ROOT / "examples/digits/model.onnx", *(made or [])])
     # The last of them multiplies factors of bf16. Two models amplify rounding beyond what `verify` allows for it, on every engine alike: a
     # softmax of large differences and an exponential of distances.
-    close = [m for m in made or [] if Path(m).name not in {"mtcnn_pnet", "sk_svc_digits"}]
+    close = [m for m in made or [] if m.name not in {"mtcnn_pnet", "sk_svc_digits"}]
     emulated("sapphire-rapids", [ROOT / "examples/digits/model.onnx", *close], "--precision", "bf16")
     run("kernels with AVX-512", ["cargo", "test", "-q", "--workspace", "--release", "--test", "emulated"])
     del os.environ[variable]
