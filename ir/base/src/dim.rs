@@ -2,28 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::hash::{Hash, Hasher};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// Terms that a product of sums has at most: one of four sums of eight terms is.
 const MOST_TERMS: usize = 4096;
 /// Factors that a term has at most.
 const MOST_FACTORS: usize = 64;
-
-/// FNV-1a of 64 bits (Fowler, Noll and Vo), which is the same everywhere.
-struct Fnv(u64);
-
-impl Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.0 = (self.0 ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
 
 /// The extent of one axis. Always kept in the normal form its constructors make, so that equal sums and
 /// products compare equal. Division rounds towards negative infinity.
@@ -130,7 +115,7 @@ impl Dim {
 
     /// The symbol of a product that is not multiplied out: equal factors give an equal one.
     fn too_large(a: &Dim, b: &Dim) -> Dim {
-        let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
+        let mut hash = DefaultHasher::new();
         (a.min(b), a.max(b)).hash(&mut hash);
         Dim::sym(format!("product_{:016x}", hash.finish()))
     }

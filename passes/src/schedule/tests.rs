@@ -250,10 +250,9 @@ fn depthwise_tiles_follow_the_caches() {
     assert!(rows_outside(1024, 9, 3));
 }
 
-#[test]
-fn results_of_one_channel_are_made_in_the_order_of_memory() {
+/// A 1x1 convolution with stride 2 of images of shape `x`, channels last, with weights of shape `w`.
+fn every_second_point(x: &[usize], w: &[usize]) -> Sample {
     use tenon_ir::ops::conv::{Conv, Layout};
-    let f = DType::F32;
     let op = Conv {
         kernel: vec![1; 2],
         strides: vec![2; 2],
@@ -263,7 +262,12 @@ fn results_of_one_channel_are_made_in_the_order_of_memory() {
         layout: Layout::ChannelsLast,
         fill: None,
     };
-    let sample = Sample::new(op, &[(f, &[1, 101, 41, 24]), (f, &[1, 24, 1, 1])]);
+    Sample::new(op, &[(DType::F32, x), (DType::F32, w)])
+}
+
+#[test]
+fn results_of_one_channel_are_made_in_the_order_of_memory() {
+    let sample = every_second_point(&[1, 101, 41, 24], &[1, 24, 1, 1]);
     let (_, done) = scheduled(&sample, "x86_64-linux/zen3");
     let Some(Stmt::For { hi, body, .. }) = done.kernels[0].body.first() else { panic!("a loop") };
     assert_eq!(*hi, Expr::from(51usize), "rows of the image are outside");
@@ -272,19 +276,8 @@ fn results_of_one_channel_are_made_in_the_order_of_memory() {
 
 #[test]
 fn rows_of_tiles_lie_beside_each_other() {
-    use tenon_ir::ops::conv::{Conv, Layout};
-    let f = DType::F32;
-    let op = Conv {
-        kernel: vec![1; 2],
-        strides: vec![2; 2],
-        dilations: vec![1; 2],
-        pads: vec![0; 4],
-        group: 1,
-        layout: Layout::ChannelsLast,
-        fill: None,
-    };
     // Four rows of a column of the image cost as many products as four of a row.
-    let sample = Sample::new(op, &[(f, &[1, 224, 320, 24]), (f, &[24, 24, 1, 1])]);
+    let sample = every_second_point(&[1, 224, 320, 24], &[24, 24, 1, 1]);
     let (_, done) = scheduled(&sample, "x86_64-linux/zen3");
     let Some(Stmt::For { hi, .. }) = done.kernels[0].body.last() else { panic!("a loop") };
     assert_eq!(*hi, Expr::from(112usize), "rows of the image are outside");
