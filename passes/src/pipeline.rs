@@ -10,6 +10,7 @@ use tenon_base::{Diagnostic, Diagnostics, Loc};
 use tenon_ir::text::PrintOptions;
 use tenon_ir::{Graph, NodeId, Op, Region, ValueId};
 use tenon_kernel::Program;
+use tenon_kernel::verify::{Stage, verify_program};
 use tenon_target::Target;
 
 /// Where one can stop, in order. The state is printable at each.
@@ -333,7 +334,10 @@ pub const PIPELINE: &[Pass] = &[
 ];
 
 /// Runs the pipeline on `graph` up to and including `to`. `watch` is told of every pass as it ends: the pass, the
-/// state after it and how many things it changed. The verifier runs after every pass.
+/// state after it and how many things it changed.
+///
+/// The verifier runs after every pass; without debug assertions not on scheduled kernels, which are the most work and
+/// which a backend verifies before it makes code of them.
 pub fn run(
     graph: Graph,
     settings: &Settings,
@@ -379,16 +383,16 @@ fn apply(pass: &Pass, state: &mut State, settings: &Settings) -> Result<usize, P
 fn verify(pass: &Pass, state: &State) -> Result<(), PassError> {
     let internal = |message: String| PassError::Internal { pass: pass.name.to_string(), message };
     let join = |errors: Vec<String>| internal(errors.join("\n"));
-    use tenon_kernel::verify::{Stage, verify_program};
-    match pass.phase {
+    let stage = match pass.phase {
         Phase::Imported | Phase::Canonical | Phase::Quantized | Phase::Optimized | Phase::Grouped => {
-            tenon_ir::verify::verify(&state.graph).map_err(|e| internal(tenon_ir::verify::report(&state.graph, &e)))
+            return tenon_ir::verify::verify(&state.graph)
+                .map_err(|e| internal(tenon_ir::verify::report(&state.graph, &e)));
         }
-        Phase::Lowered => verify_program(&state.program, Stage::Structured)
-            .map_err(|e| join(e.iter().map(ToString::to_string).collect())),
-        Phase::Scheduled | Phase::Planned => verify_program(&state.program, Stage::Scheduled)
-            .map_err(|e| join(e.iter().map(ToString::to_string).collect())),
-    }
+        Phase::Lowered => Stage::Structured,
+        Phase::Scheduled | Phase::Planned if cfg!(debug_assertions) => Stage::Scheduled,
+        Phase::Scheduled | Phase::Planned => return Ok(()),
+    };
+    verify_program(&state.program, stage).map_err(|e| join(e.iter().map(ToString::to_string).collect()))
 }
 
 /// Free dimensions, all of them, with the node that has each first.

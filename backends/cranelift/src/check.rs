@@ -1,7 +1,8 @@
 //! What the backend relies on, checked once.
 
 use crate::error::BackendError;
-use tenon_kernel::{BufferKind, Program, Stage, verify_program};
+use rayon::prelude::*;
+use tenon_kernel::{BufferKind, Program, Stage, VerifyError, verify_around, verify_kernel};
 use tenon_target::Target;
 
 /// Constant data that 32-bit displacements surely reach.
@@ -11,7 +12,13 @@ const MAX_WEIGHTS: usize = 3 << 29;
 /// The program does not verify as scheduled, is not planned, or is not for `target`.
 pub(crate) fn program(p: &Program, target: &Target, separate_weights: bool) -> Result<(), BackendError> {
     let fail = |reason: String| Err(BackendError::Program(reason));
-    if let Err(errors) = verify_program(p, Stage::Scheduled) {
+    let kernels: Vec<Vec<VerifyError>> =
+        p.kernels.par_iter().filter_map(|k| verify_kernel(k, Stage::Scheduled).err()).collect();
+    let errors = match kernels.is_empty() {
+        true => verify_around(p).err().unwrap_or_default(),
+        false => kernels.into_iter().flatten().collect(),
+    };
+    if !errors.is_empty() {
         let shown: Vec<String> = errors.iter().take(5).map(ToString::to_string).collect();
         let more = errors.len().saturating_sub(shown.len());
         let more = if more > 0 { format!("; and {more} more") } else { String::new() };

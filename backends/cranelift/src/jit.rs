@@ -18,34 +18,49 @@ use tenon_target::Target;
 /// The entry point: [`tenon_abi`] describes it.
 type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const c_void) -> i32;
 
-/// One 64-byte line of an [`AlignedBuf`].
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Line([u8; 64]);
+/// What an [`AlignedBuf`] begins at a multiple of.
+const LINE: usize = 64;
 
 /// Bytes aligned to 64: arenas and constant data.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct AlignedBuf {
-    lines: Vec<Line>,
+    /// The bytes and room to align them in. As plain bytes they come from the system as zeros, untouched until they are used.
+    room: Vec<u8>,
+    at: usize,
     len: usize,
 }
 
 impl AlignedBuf {
     /// `len` zero bytes.
     pub fn new(len: usize) -> AlignedBuf {
-        AlignedBuf { lines: vec![Line([0; 64]); len.div_ceil(64)], len }
+        let room = vec![0; len + LINE - 1];
+        let at = room.as_ptr().align_offset(LINE);
+        AlignedBuf { room, at, len }
     }
 
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: the lines are `len.div_ceil(64) * 64 >= len` initialised bytes, borrowed with `self`.
-        unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
+        &self.room[self.at..self.at + self.len]
     }
 
     /// The bytes.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        // SAFETY: as in `as_slice`, borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
+        &mut self.room[self.at..self.at + self.len]
+    }
+}
+
+impl Default for AlignedBuf {
+    fn default() -> AlignedBuf {
+        AlignedBuf::new(0)
+    }
+}
+
+/// The copy has its own place to begin at.
+impl Clone for AlignedBuf {
+    fn clone(&self) -> AlignedBuf {
+        let mut copy = AlignedBuf::new(self.len);
+        copy.as_mut_slice().copy_from_slice(self.as_slice());
+        copy
     }
 }
 

@@ -24,8 +24,8 @@ mod table;
 
 use isa::Isa;
 use std::fmt;
-use tenon_kernel::Kernel;
 use tenon_kernel::stmt::visit_stmts;
+use tenon_kernel::{Expr, Kernel};
 use tenon_target::Target;
 
 /// The machine code of one kernel.
@@ -76,8 +76,18 @@ pub fn supports(target: &Target) -> bool {
 /// Whether `kernel` has vectors. One without gains nothing here, while the general generator removes common and invariant code
 /// everywhere.
 pub fn has_vectors(kernel: &Kernel) -> bool {
+    // Every vector is made of one of these.
+    let is_vector = |e: &Expr| match e {
+        Expr::Load { lanes, .. } | Expr::Splat(lanes, _) => *lanes > 1,
+        Expr::Lanes(v) => v.len() > 1,
+        _ => false,
+    };
     let mut found = kernel.vars.iter().any(|v| v.ty.lanes > 1);
-    visit_stmts(&kernel.body, &mut |s| s.exprs(&mut |e| e.visit(&mut |e| found |= kernel.type_of(e).lanes > 1)));
+    visit_stmts(&kernel.body, &mut |s| {
+        if !found {
+            s.exprs(&mut |e| e.visit(&mut |e| found |= is_vector(e)));
+        }
+    });
     found
 }
 

@@ -337,45 +337,50 @@ impl Expr {
         Expr::Math(f, vec![self])
     }
 
-    /// The direct operands.
-    pub fn children(&self) -> Vec<&Expr> {
+    /// Calls `f` on the direct operands, in order.
+    pub fn for_each_child<'a>(&'a self, f: &mut dyn FnMut(&'a Expr)) {
         match self {
-            Expr::Const(_) | Expr::Var(_) => vec![],
-            Expr::Load { index, .. } => vec![index],
-            Expr::Unary(_, e)
+            Expr::Const(_) | Expr::Var(_) => {}
+            Expr::Load { index: e, .. }
+            | Expr::Unary(_, e)
             | Expr::ToBf16(e)
             | Expr::Cast(_, e)
             | Expr::Bitcast(_, e)
             | Expr::Splat(_, e)
             | Expr::Extract(e, _)
-            | Expr::Reduce(_, e) => vec![e],
-            Expr::Binary(_, b) | Expr::Compare(_, b) => b.iter().collect(),
-            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => b.iter().collect(),
-            Expr::Lanes(v) | Expr::Math(_, v) => v.iter().collect(),
+            | Expr::Reduce(_, e) => f(e),
+            Expr::Binary(_, b) | Expr::Compare(_, b) => b.iter().for_each(f),
+            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => b.iter().for_each(f),
+            Expr::Lanes(v) | Expr::Math(_, v) => v.iter().for_each(f),
         }
     }
 
-    /// The same expression with every direct operand replaced by `f(operand)`.
+    /// The first direct operand.
+    pub fn first_child(&self) -> Option<&Expr> {
+        let mut first = None;
+        self.for_each_child(&mut |e| first = first.or(Some(e)));
+        first
+    }
+
+    /// The same expression with every direct operand replaced by `f(operand)`; operands stay where they are in memory.
     #[must_use]
-    pub fn map_children(self, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
-        match self {
-            Expr::Const(_) | Expr::Var(_) => self,
-            Expr::Load { buf, index, lanes } => Expr::Load { buf, index: Box::new(f(*index)), lanes },
-            Expr::Unary(op, e) => Expr::Unary(op, Box::new(f(*e))),
-            Expr::Binary(op, b) => Expr::Binary(op, Box::new((*b).map(f))),
-            Expr::Compare(op, b) => Expr::Compare(op, Box::new((*b).map(f))),
-            Expr::Select(b) => Expr::Select(Box::new((*b).map(f))),
-            Expr::Fma(b) => Expr::Fma(Box::new((*b).map(f))),
-            Expr::Dot(b) => Expr::Dot(Box::new((*b).map(f))),
-            Expr::ToBf16(e) => Expr::ToBf16(Box::new(f(*e))),
-            Expr::Cast(d, e) => Expr::Cast(d, Box::new(f(*e))),
-            Expr::Bitcast(d, e) => Expr::Bitcast(d, Box::new(f(*e))),
-            Expr::Splat(n, e) => Expr::Splat(n, Box::new(f(*e))),
-            Expr::Lanes(v) => Expr::Lanes(v.into_iter().map(f).collect()),
-            Expr::Extract(e, i) => Expr::Extract(Box::new(f(*e)), i),
-            Expr::Reduce(op, e) => Expr::Reduce(op, Box::new(f(*e))),
-            Expr::Math(m, v) => Expr::Math(m, v.into_iter().map(f).collect()),
+    pub fn map_children(mut self, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
+        let mut replace = |e: &mut Expr| *e = f(std::mem::replace(e, Expr::Var(Var(u32::MAX))));
+        match &mut self {
+            Expr::Const(_) | Expr::Var(_) => {}
+            Expr::Load { index: e, .. }
+            | Expr::Unary(_, e)
+            | Expr::ToBf16(e)
+            | Expr::Cast(_, e)
+            | Expr::Bitcast(_, e)
+            | Expr::Splat(_, e)
+            | Expr::Extract(e, _)
+            | Expr::Reduce(_, e) => replace(e),
+            Expr::Binary(_, b) | Expr::Compare(_, b) => b.iter_mut().for_each(replace),
+            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => b.iter_mut().for_each(replace),
+            Expr::Lanes(v) | Expr::Math(_, v) => v.iter_mut().for_each(replace),
         }
+        self
     }
 
     /// Rewrites bottom-up: operands first, then the expression itself.
@@ -388,9 +393,7 @@ impl Expr {
     /// Calls `f` on every sub-expression, parents first.
     pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Expr)) {
         f(self);
-        for c in self.children() {
-            c.visit(f);
-        }
+        self.for_each_child(&mut |c| c.visit(f));
     }
 
     /// Whether `var` occurs in it.

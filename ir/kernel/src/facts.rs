@@ -146,8 +146,16 @@ impl<'k> Facts<'k> {
 
     /// The values of a sum of integers.
     pub(crate) fn sum(&self, l: &Linear) -> Interval {
-        let lo = l.scaled(-1).map_or(-INFINITY, |l| -self.upper(&l, SUBSTITUTIONS));
-        self.plain_sum(l).meet(Interval::new(lo, self.upper(l, SUBSTITUTIONS)))
+        let plain = self.plain_sum(l);
+        let is_traced = |(atom, _): &(Expr, i128)| match atom {
+            Expr::Var(v) => self.vars.get(v).is_some_and(|f| !f.at_least.is_empty() || !f.at_most.is_empty()),
+            _ => false,
+        };
+        if !l.terms.iter().any(is_traced) {
+            return plain;
+        }
+        let lo = l.scaled(-1).map_or(plain.lo, |l| -self.upper(&l, -plain.lo, SUBSTITUTIONS));
+        plain.meet(Interval::new(lo, self.upper(l, plain.hi, SUBSTITUTIONS)))
     }
 
     /// Term by term, and with what conditions say of parts of the sum.
@@ -173,9 +181,9 @@ impl<'k> Facts<'k> {
         if rest.terms.len() < l.terms.len() { best.meet(of(&rest).plus(confined)) } else { best }
     }
 
-    /// An upper bound, tracing loop variables to the bounds of their loops.
-    fn upper(&self, l: &Linear, substitutions: u32) -> i128 {
-        let mut best = self.plain_sum(l).hi;
+    /// An upper bound, tracing loop variables to the bounds of their loops; `plain` is one without that.
+    fn upper(&self, l: &Linear, plain: i128, substitutions: u32) -> i128 {
+        let mut best = plain;
         if substitutions == 0 || !self.spend() {
             return best;
         }
@@ -193,7 +201,7 @@ impl<'k> Facts<'k> {
             let c = rest.take(atom);
             for limit in limits {
                 if let Some(l) = rest.clone().plus(limit, c) {
-                    best = best.min(self.upper(&l, substitutions - 1));
+                    best = best.min(self.upper(&l, self.plain_sum(&l).hi, substitutions - 1));
                 }
             }
         }

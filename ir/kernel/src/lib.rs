@@ -48,5 +48,5 @@ pub use simplify::{simplify_index, simplify_kernel};
 pub use step::{If, Loop, Moment, Step, Timeline};
 pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Parts, Stmt, VarInfo};
 pub use text::ParseError;
-pub use verify::{Stage, VerifyError, verify_kernel, verify_program};
+pub use verify::{Stage, VerifyError, verify_around, verify_kernel, verify_program};
 pub use work::Work;

@@ -87,7 +87,13 @@ impl Linear {
 
     /// `factor · self`; `None` where that is too large.
     pub(crate) fn scaled(&self, factor: i128) -> Option<Linear> {
-        Linear::default().plus(self, factor)
+        let times = |v: i128| v.checked_mul(factor).filter(|v| (-LARGEST..=LARGEST).contains(v));
+        let base = times(self.base)?;
+        let mut terms = Vec::with_capacity(self.terms.len());
+        for (atom, c) in self.terms.iter().filter(|_| factor != 0) {
+            terms.push((atom.clone(), times(*c)?));
+        }
+        (terms.len() <= MAX_TERMS).then_some(Linear { base, terms })
     }
 
     /// The same expression, with the constant and the coefficients in the range of `i64`.

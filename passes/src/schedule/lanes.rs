@@ -140,7 +140,7 @@ impl Lanes<'_> {
                     Expr::Var(_) => 0,
                     _ => 1,
                 };
-                e.children().into_iter().for_each(|c| self.cost(c, cost));
+                e.for_each_child(&mut |c| self.cost(c, cost));
             }
         }
     }

@@ -118,19 +118,21 @@ fn simplify(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
     unit.kernel = simplify_kernel(std::mem::take(&mut unit.kernel));
 }
 
-/// Runs every pass on `unit`, and verifies the kernel in the end.
+/// Runs every pass on `unit`. With debug assertions, verifies the kernel in the end; a backend does so in any case.
 fn schedule_unit(mut unit: Unit, cx: &ScheduleCx<'_>) -> Result<Unit, ScheduleError> {
-    let mut stages = cfg!(debug_assertions).then(Vec::new);
+    if !cfg!(debug_assertions) {
+        SCHEDULE.iter().for_each(|(_, pass)| pass(&mut unit, cx));
+        return Ok(unit);
+    }
+    let mut stages = vec![];
     for &(name, pass) in SCHEDULE {
         pass(&mut unit, cx);
-        if let Some(stages) = &mut stages {
-            stages.push((name, unit.kernel.clone()));
-        }
+        stages.push((name, unit.kernel.clone()));
     }
     let Err(errors) = verify_kernel(&unit.kernel, Stage::Scheduled) else { return Ok(unit) };
     // Which pass was it? The first whose result is not even structured, else the last.
     let mut found = (SCHEDULE[SCHEDULE.len() - 1].0, render(&unit.kernel, &errors));
-    for (name, kernel) in stages.unwrap_or_default() {
+    for (name, kernel) in stages {
         if let Err(errors) = verify_kernel(&kernel, Stage::Structured) {
             found = (name, render(&kernel, &errors));
             break;

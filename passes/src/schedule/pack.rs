@@ -58,11 +58,21 @@ impl Layout {
 
     /// `source` in this layout. Indices are within it: the kernel that asked was verified.
     pub(crate) fn apply(&self, source: &Tensor) -> Tensor {
-        let size = source.dtype().size();
-        let from = source.bytes();
-        let mut to = vec![0u8; self.len() * size];
-        let tile_bytes = self.tile_len() * size;
-        to.par_chunks_mut(tile_bytes.max(1)).enumerate().for_each(|(n, chunk)| {
+        let mut to = vec![0u8; self.len() * source.dtype().size()];
+        match source.dtype().size() {
+            1 => self.arrange::<1>(source.bytes(), &mut to),
+            2 => self.arrange::<2>(source.bytes(), &mut to),
+            4 => self.arrange::<4>(source.bytes(), &mut to),
+            _ => self.arrange::<8>(source.bytes(), &mut to),
+        }
+        let shape = [self.len()];
+        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
+    }
+
+    /// The same, of elements of `SIZE` bytes; `to` is all zeros.
+    fn arrange<const SIZE: usize>(&self, from: &[u8], to: &mut [u8]) {
+        let (from, to) = (from.as_chunks::<SIZE>().0, to.as_chunks_mut::<SIZE>().0);
+        to.par_chunks_mut(self.tile_len().max(1)).enumerate().for_each(|(n, chunk)| {
             let (tile, mut rest) = (n % self.tiles(), n / self.tiles());
             let mut base = self.base + (tile * self.lanes) as i64 * self.lane_stride;
             for &(extent, stride) in self.outer.iter().rev() {
@@ -71,11 +81,15 @@ impl Layout {
             }
             let valid = self.lanes.min(self.extent - tile * self.lanes);
             let mut index = vec![0; self.inner.len()];
-            for row in chunk.chunks_exact_mut(self.lanes * size) {
+            for row in chunk.chunks_exact_mut(self.lanes) {
                 let at: i64 = base + index.iter().zip(&self.inner).map(|(&i, d)| i as i64 * d.1).sum::<i64>();
-                for (l, element) in row.chunks_exact_mut(size).take(valid).enumerate() {
-                    let k = (at + l as i64 * self.lane_stride) as usize * size;
-                    element.copy_from_slice(&from[k..k + size]);
+                match self.lane_stride {
+                    1 => row[..valid].copy_from_slice(&from[at as usize..at as usize + valid]),
+                    stride => {
+                        for (l, element) in (0i64..).zip(&mut row[..valid]) {
+                            *element = from[(at + l * stride) as usize];
+                        }
+                    }
                 }
                 for (i, d) in index.iter_mut().zip(&self.inner).rev() {
                     *i += 1;
@@ -86,8 +100,6 @@ impl Layout {
                 }
             }
         });
-        let shape = [self.len()];
-        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
     }
 }
 
@@ -203,28 +215,36 @@ impl Groups {
 
     /// `source` in this layout.
     fn apply(&self, source: &Tensor) -> Tensor {
-        let size = source.dtype().size();
-        let from = source.bytes();
+        let mut to = vec![0u8; self.len() * source.dtype().size()];
+        match source.dtype().size() {
+            1 => self.arrange::<1>(source.bytes(), &mut to),
+            2 => self.arrange::<2>(source.bytes(), &mut to),
+            4 => self.arrange::<4>(source.bytes(), &mut to),
+            _ => self.arrange::<8>(source.bytes(), &mut to),
+        }
+        let shape = [self.len()];
+        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
+    }
+
+    /// The same, of elements of `SIZE` bytes; `to` is all zeros.
+    fn arrange<const SIZE: usize>(&self, from: &[u8], to: &mut [u8]) {
+        let (from, to) = (from.as_chunks::<SIZE>().0, to.as_chunks_mut::<SIZE>().0);
         let (outer, reduce, run) =
             (Groups::offsets(&self.outer), Groups::offsets(&self.reduce), Groups::offsets(&self.run));
         let tiles = self.v.0.div_ceil(self.width);
-        let mut to = vec![0u8; self.len() * size];
-        let tile_bytes = reduce.len() * self.run_len() * size;
-        to.par_chunks_mut(tile_bytes.max(1)).enumerate().for_each(|(n, tile)| {
+        let tile_len = reduce.len() * self.run_len();
+        to.par_chunks_mut(tile_len.max(1)).enumerate().for_each(|(n, tile)| {
             let base = self.base + outer[n / tiles];
             let first = n % tiles * self.width;
-            for (r, part) in reduce.iter().zip(tile.chunks_exact_mut(self.run_len() * size)) {
+            for (r, part) in reduce.iter().zip(tile.chunks_exact_mut(self.run_len())) {
                 for (k, at) in run.iter().enumerate() {
+                    let row = k / self.group * self.width * self.group + k % self.group;
                     for l in 0..self.width.min(self.v.0 - first) {
-                        let element = (base + r + at + (first + l) as i64 * self.v.1) as usize * size;
-                        let place = ((k / self.group * self.width + l) * self.group + k % self.group) * size;
-                        part[place..place + size].copy_from_slice(&from[element..element + size]);
+                        part[row + l * self.group] = from[(base + r + at + (first + l) as i64 * self.v.1) as usize];
                     }
                 }
             }
         });
-        let shape = [self.len()];
-        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
     }
 
     /// For each point of the outer dims and of the tiled one, the sum over all others.

@@ -336,7 +336,7 @@ impl Shape {
             _ => {}
         }
         if !matches!(e, Expr::Load { .. }) {
-            e.children().into_iter().for_each(|c| self.expression(kernel, c));
+            e.for_each_child(&mut |c| self.expression(kernel, c));
         }
     }
 }

@@ -75,7 +75,7 @@ impl Simplifier<'_, '_> {
             Expr::Load { lanes, .. } | Expr::Splat(lanes, _) => *lanes,
             Expr::Lanes(v) => v.len() as u16,
             Expr::Dot(b) => self.lanes(&b[2]),
-            e => e.children().first().map_or(1, |e| self.lanes(e)),
+            e => e.first_child().map_or(1, |e| self.lanes(e)),
         }
     }
 

@@ -4,6 +4,7 @@ use super::Stage;
 use super::types::{Checker, State, show};
 use crate::text::MAX_DEPTH;
 use crate::{BinOp, CmpOp, Expr, Type, UnOp};
+use std::fmt::{Debug, Display, from_fn};
 use tenon_base::{DType, Scalar};
 
 /// Whether a Rust value of the constant's dtype has exactly its value.
@@ -14,6 +15,11 @@ fn is_representable(s: Scalar) -> bool {
     }
 }
 
+/// An operation by its name, which is made where a message needs it.
+fn lower(op: &impl Debug) -> impl Display {
+    from_fn(move |f| f.write_str(&format!("{op:?}").to_lowercase()))
+}
+
 impl Checker<'_> {
     /// The type of `e`, which nests at most `depth` deep.
     pub(super) fn typed(&self, e: &Expr, depth: usize) -> Result<Type, String> {
@@ -21,7 +27,7 @@ impl Checker<'_> {
             return Err(format!("an expression nests more than {MAX_DEPTH} deep"));
         };
         let of = |e: &Expr| self.typed(e, depth);
-        let same = |es: &[Expr], what: &str| -> Result<Type, String> {
+        let same = |es: &[Expr], what: &dyn Display| -> Result<Type, String> {
             let first = of(es.first().ok_or_else(|| format!("{what} has no operands"))?)?;
             for e in &es[1..] {
                 let t = of(e)?;
@@ -32,7 +38,7 @@ impl Checker<'_> {
             Ok(first)
         };
         let number = |t: Type| !matches!(t.elem, DType::F16 | DType::Bool);
-        let require = |ok: bool, t: Type, what: &str| {
+        let require = |ok: bool, t: Type, what: &dyn Display| {
             if ok { Ok(t) } else { Err(format!("{what} is not defined for {}", t.elem)) }
         };
         match e {
@@ -65,29 +71,28 @@ impl Checker<'_> {
                     }
                     UnOp::Not => !t.elem.is_float(),
                 };
-                require(ok, t, &format!("{op:?}").to_lowercase())
+                require(ok, t, &lower(op))
             }
             Expr::Binary(op, b) => {
-                let what = format!("{op:?}").to_lowercase();
-                let t = same(&b[..], &what)?;
-                require(binary(*op, t.elem), t, &what)
+                let t = same(&b[..], &lower(op))?;
+                require(binary(*op, t.elem), t, &lower(op))
             }
             Expr::Compare(op, b) => {
-                let t = same(&b[..], "a comparison")?;
+                let t = same(&b[..], &"a comparison")?;
                 let mask = t.elem == DType::Bool && matches!(op, CmpOp::Eq | CmpOp::Ne);
-                require(number(t) || mask, t, "this comparison")?;
+                require(number(t) || mask, t, &"this comparison")?;
                 Ok(Type::vector(DType::Bool, t.lanes))
             }
             Expr::Select(b) => {
-                let (mask, t) = (of(&b[0])?, same(&b[1..], "select")?);
+                let (mask, t) = (of(&b[0])?, same(&b[1..], &"select")?);
                 if mask != Type::vector(DType::Bool, t.lanes) {
                     return Err(format!("select of {} by a mask of {}", show(t), show(mask)));
                 }
                 Ok(t)
             }
             Expr::Fma(b) => {
-                let t = same(&b[..], "fma")?;
-                require(number(t) && t.elem.is_float(), t, "fma")
+                let t = same(&b[..], &"fma")?;
+                require(number(t) && t.elem.is_float(), t, &"fma")
             }
             Expr::Dot(b) => {
                 let (x, y, sum) = (of(&b[0])?, of(&b[1])?, of(&b[2])?);
@@ -108,14 +113,14 @@ impl Checker<'_> {
             }
             Expr::ToBf16(x) => {
                 let t = of(x)?;
-                require(t.elem == DType::F32, t, "to_bf16")?;
+                require(t.elem == DType::F32, t, &"to_bf16")?;
                 Ok(Type::vector(DType::U16, t.lanes))
             }
             Expr::Cast(d, x) => Ok(Type::vector(*d, of(x)?.lanes)),
             Expr::Bitcast(d, x) => {
                 let t = of(x)?;
                 let ok = d.size() == t.elem.size() && *d != DType::Bool && t.elem != DType::Bool;
-                require(ok, t, &format!("bitcast to {d}"))?;
+                require(ok, t, &format_args!("bitcast to {d}"))?;
                 Ok(Type::vector(*d, t.lanes))
             }
             Expr::Splat(n, x) => match of(x)? {
@@ -124,7 +129,7 @@ impl Checker<'_> {
                 t => Err(format!("splat of {} to {n} lanes, which is no multiple", show(t))),
             },
             Expr::Lanes(v) => {
-                let t = same(v, "lanes")?;
+                let t = same(v, &"lanes")?;
                 match u16::try_from(v.len()) {
                     Ok(n) if t.lanes == 1 => Ok(Type::vector(t.elem, n)),
                     Ok(_) => Err("lanes of vectors".into()),
@@ -137,24 +142,22 @@ impl Checker<'_> {
             },
             Expr::Reduce(op, x) => {
                 let t = of(x)?;
-                let what = format!("reduce_{op:?}").to_lowercase();
                 let folds = matches!(op, BinOp::Add | BinOp::Mul | BinOp::Min | BinOp::Max | BinOp::And | BinOp::Or);
-                require(folds && binary(*op, t.elem), t, &what)?;
+                require(folds && binary(*op, t.elem), t, &format_args!("reduce_{}", lower(op)))?;
                 if !t.lanes.is_power_of_two() {
-                    return Err(format!("{what} of {} lanes, which is not a power of two", t.lanes));
+                    return Err(format!("reduce_{} of {} lanes, which is not a power of two", lower(op), t.lanes));
                 }
                 Ok(Type::scalar(t.elem))
             }
             Expr::Math(f, v) => {
-                let what = format!("{f:?}").to_lowercase();
                 if self.stage == Stage::Scheduled {
-                    return Err(format!("{what} in a scheduled kernel"));
+                    return Err(format!("{} in a scheduled kernel", lower(f)));
                 }
                 if v.len() != f.arity() {
-                    return Err(format!("{what} takes {} operand(s), found {}", f.arity(), v.len()));
+                    return Err(format!("{} takes {} operand(s), found {}", lower(f), f.arity(), v.len()));
                 }
-                let t = same(v, &what)?;
-                require(number(t) && t.elem.is_float(), t, &what)
+                let t = same(v, &lower(f))?;
+                require(number(t) && t.elem.is_float(), t, &lower(f))
             }
         }
     }

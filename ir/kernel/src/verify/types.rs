@@ -110,17 +110,16 @@ impl Checker<'_> {
 
     /// Brings `v` into scope.
     fn define(&mut self, v: Var, state: State, ty: Option<Type>) {
-        let name = self.var_name(v);
         match (self.scope.get(v.0 as usize), self.kernel.vars.get(v.0 as usize)) {
             (Some(State::Undefined), Some(info)) => {
                 if let Some(ty) = ty.filter(|t| *t != info.ty) {
-                    self.error(format!("{name} is {}, its value {}", show(info.ty), show(ty)));
+                    self.error(format!("{} is {}, its value {}", self.var_name(v), show(info.ty), show(ty)));
                 }
                 self.scope[v.0 as usize] = state;
                 self.defined.push(v);
             }
-            (Some(_), _) => self.error(format!("{name} is defined while it is in scope")),
-            (None, _) => self.error(format!("{name} is defined")),
+            (Some(_), _) => self.error(format!("{} is defined while it is in scope", self.var_name(v))),
+            (None, _) => self.error(format!("{} is defined", self.var_name(v))),
         }
     }
 
@@ -156,16 +155,16 @@ impl Checker<'_> {
             }
             Stmt::Set { var, value } => {
                 let ty = self.expr(value);
-                let name = self.var_name(*var);
                 match self.scope.get(var.0 as usize) {
                     Some(State::Mutable) => {
                         let want = self.kernel.var(*var).ty;
                         if let Some(ty) = ty.filter(|t| *t != want) {
+                            let name = self.var_name(*var);
                             self.error(format!("{name} is {}, its new value {}", show(want), show(ty)));
                         }
                     }
-                    Some(State::Fixed) => self.error(format!("{name} is set, but is not a `var`")),
-                    _ => self.error(format!("{name} is set where it is not in scope")),
+                    Some(State::Fixed) => self.error(format!("{} is set, but is not a `var`", self.var_name(*var))),
+                    _ => self.error(format!("{} is set where it is not in scope", self.var_name(*var))),
                 }
             }
             Stmt::Store { buf, index, value } => {

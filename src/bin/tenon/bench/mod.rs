@@ -33,6 +33,9 @@ Inputs come from the first data set of a case folder, else they are drawn. Time 
 nothing is copied or allocated. GFLOP/s counts the multiply-adds of convolutions and matrix products twice, in the
 median time; the peak is measured here and now, with the widest multiply-adds of one core.
 
+The first result is what comes of reading, compiling and running the model once in this process, which compiles on all cores.
+Other engines are given the same, their packages imported and the inputs read before.
+
 With --threads, what a run spreads is what `tenon compile --threads` spreads; --against one-thread shows what that gains.
 
 With --against, other engines load the same model, in a process each, and are given the same inputs and number of threads.
@@ -110,10 +113,11 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let compile_time = p.time + start.elapsed();
     let mut runner = model.runner();
     runner.set_inputs(&p.inputs)?;
+    runner.run_once()?;
+    let first_time = p.time + start.elapsed();
 
     let spinner = progress::spinner("measuring".into());
     let alone = args.against.contains(&Peer::OneThread).then(|| one_thread(args)).transpose()?;
-    runner.run_once()?;
     let mut rivals = start_rivals(args, &p, &runner, alone.as_ref())?;
     let peak = peak::measure();
     let limit = Duration::from_secs_f64(args.seconds);
@@ -158,6 +162,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
                 "peak_gflops": peak,
                 "part_of_peak": gflops / peak,
                 "compile_seconds": compile_time.as_secs_f64(),
+                "first_seconds": first_time.as_secs_f64(),
                 "arena_bytes": report.arena_bytes,
                 "weight_bytes": report.weight_bytes,
             }),
@@ -179,6 +184,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         let macs = report.macs as f64 / 1e6;
         say!("  {macs:.1} M multiply-adds: {gflops:.1} GFLOP/s, {part:.0} % of this core's {peak:.0}");
         say!("  weights {}, arena {}", bytes(report.weight_bytes), bytes(report.arena_bytes));
+        say!("  compiled in {}, first result after {}", time(compile_time), time(first_time));
         compared.iter().for_each(Against::print);
         if let (2.., Some((peer, ratio))) = (compared.len(), rivals::best(&compared)) {
             say!("the best of them is {}: Tenon takes {ratio:.3} of its time", peer.name());

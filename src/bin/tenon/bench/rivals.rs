@@ -8,7 +8,7 @@ use super::{Times, merge, turn};
 use crate::case::Stated;
 use crate::compare::{Tolerance, compare};
 use crate::failure::Outcome;
-use crate::output::say;
+use crate::output::{say, time};
 use crate::tensors::Named;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -48,11 +48,14 @@ impl Rival<'_> {
 
     /// What came of its turns; `found` are our outputs.
     pub(super) fn compared(&self, peer: Peer, turns: Turns, found: &[Named], stated: &Stated) -> Compared {
-        let (version, precision, load_seconds, outputs) = match self {
-            Rival::Process(w) => (w.version.clone(), w.precision.clone(), w.load_seconds, &w.outputs),
-            Rival::Alone(_, outputs) => (env!("CARGO_PKG_VERSION").to_string(), String::new(), 0.0, outputs),
+        let (version, precision, loading, outputs) = match self {
+            Rival::Process(w) => {
+                let loading = Loading { load_seconds: w.load_seconds, first_seconds: w.first_seconds };
+                (w.version.clone(), w.precision.clone(), Some(loading), &w.outputs)
+            }
+            Rival::Alone(_, outputs) => (env!("CARGO_PKG_VERSION").to_string(), String::new(), None, outputs),
         };
-        Compared { version, precision, load_seconds, turns, results: Results::of(peer, outputs, found, stated) }
+        Compared { version, precision, loading, turns, results: Results::of(peer, outputs, found, stated) }
     }
 }
 
@@ -93,11 +96,20 @@ impl Results {
     }
 }
 
+/// How long another engine took from the model's file on, the import of its packages not counted.
+#[derive(Clone, Copy, Debug)]
+struct Loading {
+    /// Until the model was loaded.
+    load_seconds: f64,
+    /// Until there was a first result.
+    first_seconds: f64,
+}
+
 /// What came of running beside another engine.
 pub(super) struct Compared {
     version: String,
     precision: String,
-    load_seconds: f64,
+    loading: Option<Loading>,
     turns: Turns,
     results: Results,
 }
@@ -130,7 +142,8 @@ impl Against {
         merge(
             &mut all,
             json!({
-                "load_seconds": c.load_seconds,
+                "load_seconds": c.loading.map(|l| l.load_seconds),
+                "first_seconds": c.loading.map(|l| l.first_seconds),
                 "max_abs": c.results.max_abs,
                 "max_of_scale": c.results.of_scale,
                 "agrees": c.results.disagreement.is_none(),
@@ -149,6 +162,10 @@ impl Against {
         say!("{} {}{precision}, {} runs, in turn", self.peer.name(), c.version, c.turns.times.runs);
         say!("{}", c.turns.times());
         say!("  Tenon takes {}", c.turns.told());
+        if let Some(l) = c.loading {
+            let [load, first] = [l.load_seconds, l.first_seconds].map(|s| time(Duration::from_secs_f64(s.max(0.0))));
+            say!("  loaded in {load}, first result after {first} (the import of its packages not counted)");
+        }
         let (r, what) = match &c.results.disagreement {
             None => (&c.results, "agree"),
             Some(_) => (&c.results, "DISAGREE, so that this does not count"),
@@ -177,7 +194,7 @@ mod tests {
         let turns = Turns::of(vec![ms(1)], vec![ratio]);
         let results = Results::of(peer, theirs, &found, &Stated::Nothing);
         let (version, precision) = ("1".to_string(), "f32".to_string());
-        Against { peer, outcome: Ok(Compared { version, precision, load_seconds: 0.0, turns, results }) }
+        Against { peer, outcome: Ok(Compared { version, precision, loading: None, turns, results }) }
     }
 
     #[test]

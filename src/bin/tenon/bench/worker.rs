@@ -46,8 +46,10 @@ pub(crate) struct Worker {
     pub(crate) version: String,
     /// In what it computes.
     pub(crate) precision: String,
-    /// Seconds it took to load the model.
+    /// Seconds it took to load the model, its packages not counted.
     pub(crate) load_seconds: f64,
+    /// Seconds until its first run had ended, counted the same way.
+    pub(crate) first_seconds: f64,
     /// What it computed, in the model's order.
     pub(crate) outputs: Vec<Tensor>,
     /// Where its files are while it lives.
@@ -80,8 +82,19 @@ impl Worker {
         });
         let (version, precision) = (String::new(), String::new());
         let at = folder.path().to_path_buf();
-        let mut worker =
-            Worker { child, to, from, log, version, precision, load_seconds: 0.0, outputs: vec![], _folder: folder };
+        let (load_seconds, first_seconds, outputs) = (0.0, 0.0, vec![]);
+        let mut worker = Worker {
+            child,
+            to,
+            from,
+            log,
+            version,
+            precision,
+            load_seconds,
+            first_seconds,
+            outputs,
+            _folder: folder,
+        };
         let expected: Vec<Value> = job
             .expected
             .iter()
@@ -100,7 +113,8 @@ impl Worker {
         let text = |key: &str| ready[key].as_str().unwrap_or_default().to_string();
         worker.version = text("version");
         worker.precision = text("precision");
-        worker.load_seconds = ready["load_seconds"].as_f64().unwrap_or(0.0);
+        let seconds = |key: &str| ready[key].as_f64().unwrap_or(0.0);
+        (worker.load_seconds, worker.first_seconds) = (seconds("load_seconds"), seconds("first_seconds"));
         for i in 0..ready["outputs"].as_u64().unwrap_or(0) {
             worker.outputs.push(tensors::read_one(&outs, Some(&format!("o{i}")))?);
         }
@@ -203,6 +217,8 @@ mod tests {
         assert_eq!(worker.version, "3 threads, x, y float32 [1, 2]");
         assert_eq!(worker.precision, "f32");
         assert_eq!(worker.outputs, [Tensor::new(&[1, 2], &[1f32, 2.0])]);
+        // A run takes a millisecond.
+        assert!(worker.load_seconds > 0.0 && worker.first_seconds >= worker.load_seconds + 1e-3);
         for _ in 0..2 {
             let times = worker.turn(Duration::from_millis(20)).unwrap();
             assert!(!times.is_empty() && times.iter().all(|t| *t >= Duration::from_millis(1)), "{times:?}");

@@ -3,11 +3,13 @@
 Standard input has one JSON document a line, standard output one answer to each. The first is the job, what to run:
 {"model", "inputs" (an .npz), "expected" (name, dtype and shape of each output), "outputs" (where to write them, an .npz),
 "threads", "folder" (for files of its own), "converted" (the model in the engine's own format, or null)}.
-The answer is {"version", "precision", "load_seconds", "outputs" (how many)}. Then {"seconds", "most"} asks for a turn: it runs
+The answer is {"version", "precision", "load_seconds" and "first_seconds" (until the model was loaded, and until its first run had
+ended; neither counts the import of packages or the reading of inputs), "outputs" (how many)}. Then {"seconds", "most"} asks for a turn: it runs
 until the time is up, at least once, and answers with the times, {"ns"}. The end of the input ends the process.
 Whatever goes wrong, the answer is {"error"}.
 """
 
+import importlib
 import json
 import os
 import sys
@@ -21,9 +23,9 @@ class Refused(Exception):
     """The engine does not run this model; the message says why."""
 
 
-def serve(load):
-    """Answers questions until there are none. `load` makes of a job the version, the precision, a function that runs the model
-    once, and one that gives what the last run computed, in the order expected."""
+def serve(load, *modules):
+    """Answers questions until there are none. `load`, which uses `modules`, makes of a job the version, the precision, a function
+    that runs the model once, and one that gives what the last run computed, in the order expected."""
     # Libraries print to standard output, too; what they say goes where errors go.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -34,13 +36,22 @@ def serve(load):
 
     try:
         job = json.loads(sys.stdin.readline())
+        for module in modules:
+            importlib.import_module(module)
         start = time.perf_counter()
         version, precision, run, results = load(job)
-        load_seconds = time.perf_counter() - start
+        load_seconds = time.perf_counter() - start - sum(reading)
         run()
+        first_seconds = time.perf_counter() - start - sum(reading)
         outputs = results()
         save(job["outputs"], outputs)
-        answer(version=version, precision=precision, load_seconds=load_seconds, outputs=len(outputs))
+        answer(
+            version=version,
+            precision=precision,
+            load_seconds=load_seconds,
+            first_seconds=first_seconds,
+            outputs=len(outputs),
+        )
         for line in sys.stdin:
             turn = json.loads(line)
             answer(ns=times(run, turn["seconds"], turn["most"]))
@@ -72,6 +83,7 @@ def inputs(job, names):
     """The arrays for the inputs `names`, by name."""
     import numpy as np
 
+    start = time.perf_counter()
     given = np.load(job["inputs"])
     missing = [n for n in names if n not in given.files]
     if missing:
@@ -79,10 +91,13 @@ def inputs(job, names):
     arrays = {n: np.ascontiguousarray(given[n]) for n in names}
     # Engines read them where they are: they stay for as long as the process lives.
     kept.append(arrays)
+    reading.append(time.perf_counter() - start)
     return arrays
 
 
 kept = []
+# Seconds that it took.
+reading = []
 
 
 def pinned(job):

@@ -64,4 +64,4 @@ def channels_first(array, shape):
     return array
 
 
-serve(load)
+serve(load, "numpy", "onnx", "ai_edge_litert.interpreter")

@@ -76,4 +76,4 @@ def read(MNN, tensor, name):
     return np.array(host.getNumpyData()).reshape(shape)
 
 
-serve(load)
+serve(load, "numpy", "onnx", "MNN")

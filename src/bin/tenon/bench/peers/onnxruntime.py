@@ -22,4 +22,4 @@ def load(job):
     return ort.__version__, "as in the model", lambda: run(binding), binding.copy_outputs_to_cpu
 
 
-serve(load)
+serve(load, "numpy", "onnxruntime")

@@ -32,4 +32,4 @@ def load(job):
     return ov.__version__.split("-")[0], precision, lambda: infer(None, True, True), results
 
 
-serve(load)
+serve(load, "numpy", "openvino")
