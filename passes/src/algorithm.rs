@@ -5,6 +5,9 @@
 //!
 //! Minimal filtering saves multiplications and pays with transforms, with weights that
 //! are several times larger, and with results that are thrown away where tiles reach beyond the image.
+//!
+//! Bytes are filtered in integers of 16 bits. That is exact, so it is allowed whatever may be rounded; it pays where the direct sum
+//! multiplies 16 bits, too. Machines that add products of bytes in one instruction, four a lane, sum directly.
 
 use crate::PassError;
 use crate::pipeline::{Math, Settings};
@@ -18,6 +21,9 @@ use tenon_target::Target;
 /// How much cheaper the estimate must be before an algorithm with larger rounding errors is taken.
 const GAIN: f64 = 1.25;
 
+/// The same for integers, which are exact: for weights that take more room.
+const EXACT_GAIN: f64 = 1.1;
+
 /// Bytes a cycle that one core reads from memory while it computes.
 const FROM_MEMORY: f64 = 3.0;
 
@@ -27,18 +33,25 @@ const ROWS: usize = 6;
 /// Output tiles that are tried, by the extent of the kernel along an axis.
 const TILES: &[(usize, &[usize])] = &[(3, &[4, 2]), (5, &[2]), (2, &[4])];
 
-/// Replaces direct convolutions where `settings` allow another order of sums; gives how many.
+/// Replaces direct convolutions of integers, and others where `settings` allow another order of sums; gives how many.
 pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError> {
-    if settings.math == Math::Strict || settings.rounds_factors() {
-        return Ok(0);
-    }
+    let floats = settings.math > Math::Strict && !settings.rounds_factors();
+    let integers = !settings.target.has_dot_product();
     let internal = |message: String| PassError::Internal { pass: "algorithms".into(), message };
     let mut changed = 0;
     for id in graph.topological().map_err(|e| internal(e.to_string()))? {
         let Some(conv) = Conv2::of(graph, id) else { continue };
-        let Some(op) = conv.best(&settings.target) else { continue };
-        let operands = graph.operands(id);
+        if !(if conv.bytes.is_some() { integers } else { floats }) {
+            continue;
+        }
+        let mut operands = graph.operands(id);
         let Some(w) = graph.weight(operands[1]).cloned() else { continue };
+        let exact = |tile: &[usize]| match conv.bytes {
+            Some(x) => WinogradWeight { tile: tile.to_vec() }.fits(&w, x),
+            None => true,
+        };
+        let Some(op) = conv.best(&settings.target, &exact) else { continue };
+        operands[0] = bytes(graph, operands[0]);
         let u = WinogradWeight { tile: op.tile.clone() }.eval(&[w]).map_err(internal)?.swap_remove(0);
         let u = graph.add_weight("", u);
         let mut ins = operands;
@@ -58,6 +71,7 @@ struct Conv2 {
     kernel: Vec<usize>,
     dilations: Vec<usize>,
     pads: Vec<usize>,
+    fill: Option<i64>,
     images: usize,
     /// Spatial extents of the result.
     out: Vec<usize>,
@@ -65,33 +79,54 @@ struct Conv2 {
     o: usize,
     /// The part of the taps that the direct sum computes.
     inside: f64,
+    /// For integers, the least and the largest value of the activations, which are bytes.
+    bytes: Option<(i128, i128)>,
+}
+
+/// The bytes that `v` holds in 16 bits, or `v`.
+fn bytes(graph: &Graph, v: ValueId) -> ValueId {
+    match graph.op(v.node) {
+        Some(Op::Cast(c)) if c.to == DType::I16 => {
+            let from = graph.operands(v.node)[0];
+            if is_byte(graph.fact(from).dtype) { from } else { v }
+        }
+        _ => v,
+    }
+}
+
+fn is_byte(d: DType) -> bool {
+    matches!(d, DType::U8 | DType::I8)
 }
 
 impl Conv2 {
     fn of(graph: &Graph, id: NodeId) -> Option<Conv2> {
         let Some(Op::Conv(conv)) = graph.op(id) else { return None };
         let fact = &graph.node(id).facts[0];
-        let plain = conv.group == 1 && conv.layout == Layout::ChannelsLast && conv.fill.is_none();
+        let plain = conv.group == 1 && conv.layout == Layout::ChannelsLast;
         let steps_of_one = conv.strides.iter().all(|s| *s == 1);
-        if !plain || !steps_of_one || conv.kernel.len() > 2 || fact.dtype != DType::F32 {
+        let data = graph.fact(bytes(graph, graph.operands(id)[0])).dtype;
+        let integers = fact.dtype == DType::I32 && is_byte(data);
+        if !plain || !steps_of_one || conv.kernel.len() > 2 || fact.dtype != DType::F32 && !integers {
             return None;
         }
         let ins: Vec<Fact> = graph.operands(id).iter().map(|v| graph.fact(*v).clone()).collect();
         let (x, y) = (ins[0].dims()?, fact.dims()?);
         let (c, o) = (*x.last()?, *y.last()?);
-        if y.contains(&0) || c == 0 {
+        // Integers are multiplied in pairs along the channels.
+        if y.contains(&0) || c == 0 || integers && c % 2 != 0 {
             return None;
         }
         let (from, out) = (conv.layout.spatial(&x), conv.layout.spatial(&y));
         let inside = if conv.by_taps(&ins, fact) { conv.inside(&from, &out) } else { 1.0 };
-        let Conv { kernel, dilations, pads, .. } = conv.clone();
-        Some(Conv2 { kernel, dilations, pads, images: y[0], out, c, o, inside })
+        let Conv { kernel, dilations, pads, fill, .. } = conv.clone();
+        let bytes = if integers { Some(data.int_range()?) } else { None };
+        Some(Conv2 { kernel, dilations, pads, fill, images: y[0], out, c, o, inside, bytes })
     }
 
-    /// The cheapest form of minimal filtering, if it is worth while.
-    fn best(&self, target: &Target) -> Option<WinogradConv> {
+    /// The cheapest form of minimal filtering with tiles that are `exact`, if it is worth while.
+    fn best(&self, target: &Target, exact: &dyn Fn(&[usize]) -> bool) -> Option<WinogradConv> {
         let mut best: Option<(f64, Vec<usize>, usize)> = None;
-        for tile in self.tiles() {
+        for tile in self.tiles().into_iter().filter(|t| exact(t)) {
             for block in self.blocks(&tile) {
                 let cost = self.filtered(&tile, block, target);
                 if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
@@ -101,8 +136,9 @@ impl Conv2 {
         }
         let (cost, tile, block) = best?;
         let (kernel, dilations, pads) = (self.kernel.clone(), self.dilations.clone(), self.pads.clone());
-        let op = || WinogradConv { kernel, dilations, tile, pads, block };
-        (cost * GAIN < self.direct(target)).then(op)
+        let op = || WinogradConv { kernel, dilations, tile, pads, fill: self.fill, block };
+        let gain = if self.bytes.is_some() { EXACT_GAIN } else { GAIN };
+        (cost * gain < self.direct(target)).then(op)
     }
 
     /// The tiles that can be made: along every axis longer than one element the same choice.
@@ -137,10 +173,17 @@ impl Conv2 {
         all
     }
 
+    /// The dtypes of direct weights, of what filtering multiplies, and of sums.
+    fn dtypes(&self) -> [DType; 3] {
+        if self.bytes.is_some() { [DType::I8, DType::I16, DType::I32] } else { [DType::F32; 3] }
+    }
+
     /// Cycles of `macs` multiply-adds on full vectors, in tiles as they come out.
-    fn multiply(macs: f64, target: &Target) -> f64 {
-        const OF_PEAK: f64 = 0.9;
-        2.0 * macs / (OF_PEAK * target.peak_ops_per_cycle(DType::F32))
+    fn multiply(&self, macs: f64, target: &Target) -> f64 {
+        // The additions of pairs take their part of the units that multiply.
+        let [_, factors, _] = self.dtypes();
+        let of_peak = if factors == DType::F32 { 0.9 } else { 0.75 };
+        2.0 * macs / (of_peak * target.peak_ops_per_cycle(factors))
     }
 
     /// Cycles to read `bytes` of weights for the first time in a run: the rest of the model has passed through the caches since.
@@ -168,7 +211,8 @@ impl Conv2 {
         let taps: usize = self.kernel.iter().product();
         let weights = (taps * self.c * self.o) as f64;
         let points = (self.images * self.out.iter().product::<usize>()) as f64;
-        Self::multiply(self.inside * points * weights, target).max(Self::first_read(4.0 * weights))
+        let bytes = self.dtypes()[0].size() as f64;
+        self.multiply(self.inside * points * weights, target).max(Self::first_read(bytes * weights))
     }
 
     /// Cycles of minimal filtering with `tile`, in blocks of `block` tiles.
@@ -180,16 +224,18 @@ impl Conv2 {
         // Few rows in a product leave accumulators idle.
         let rows = (block / ROWS as f64).ceil() * ROWS as f64 / block;
         let weights = places * (self.c * self.o) as f64;
-        let product = Self::multiply(count * rows * weights, target);
+        let product = self.multiply(count * rows * weights, target);
+        let [_, factors, sums] = self.dtypes().map(|d| d.size() as f64);
         // What lies between the steps of a block, written and read once each.
-        let between = 4.0 * block * places * (self.c + self.o) as f64;
+        let between = block * places * (factors * self.c as f64 + sums * self.o as f64);
+        let bytes = factors * weights;
         // A smaller block at the end has tiles of another shape, and weights packed for them.
         let copies = if count % block == 0.0 || blocks < 2.0 { 1.0 } else { 2.0 };
-        let loads = copies * Self::first_read(4.0 * weights)
-            + (blocks - copies) * Self::read(4.0 * weights, 4.0 * weights + between, target);
+        let loads = copies * Self::first_read(bytes) + (blocks - copies) * Self::read(bytes, bytes + between, target);
         let passing = blocks * Self::read(between, between, target);
-        let lanes = target.vector_bytes.max(4) as f64 / 4.0;
-        let transforms = count * places * (self.c + self.o) as f64 / lanes * STEPS / 2.0;
+        let vector = target.vector_bytes.max(4) as f64;
+        let transformed = count * places * (factors * self.c as f64 + sums * self.o as f64) / vector;
+        let transforms = transformed * STEPS / 2.0;
         // Reading ahead hides most of the shorter of the two.
         product.max(loads) + product.min(loads) / 8.0 + passing + transforms
     }
@@ -204,18 +250,23 @@ mod tests {
             kernel: vec![kernel; 2],
             dilations: vec![1; 2],
             pads: vec![kernel / 2; 4],
+            fill: None,
             images: 1,
             out: vec![side; 2],
             c,
             o,
             inside: 1.0,
+            bytes: None,
         }
+    }
+
+    fn best(c: Conv2, target: &str) -> Option<WinogradConv> {
+        c.best(&Target::parse(target).expect("a known target"), &|_| true)
     }
 
     #[test]
     fn large_layers_are_filtered_and_thin_ones_are_not() {
-        let target = Target::parse("x86_64-linux/x86-64-v3").expect("a known target");
-        let tile = |c: Conv2| c.best(&target).map(|op| op.tile);
+        let tile = |c: Conv2| best(c, "x86_64-linux/x86-64-v3").map(|op| op.tile);
         assert_eq!(tile(conv(56, 64, 64, 3)), Some(vec![4, 4]));
         assert_eq!(tile(conv(28, 128, 128, 3)), Some(vec![4, 4]));
         assert_eq!(tile(conv(224, 3, 32, 3)), None, "the transforms cost more than they save");
@@ -223,11 +274,23 @@ mod tests {
     }
 
     #[test]
-    fn few_tiles_share_one_pass_over_the_weights() {
+    fn bytes_are_filtered_too_with_the_tiles_that_are_exact() {
+        let bytes = |side, c| Conv2 { bytes: Some((0, 255)), ..conv(side, c, c, 3) };
+        let tile = |c: Conv2| best(c, "x86_64-linux/x86-64-v3").map(|op| op.tile);
+        assert_eq!(tile(bytes(56, 32)), Some(vec![4, 4]));
+        assert_eq!(tile(bytes(7, 256)), Some(vec![2, 2]), "the weights of larger tiles take too long to read");
+        assert_eq!(tile(bytes(112, 4)), None, "the transforms cost more than they save");
         let target = Target::parse("x86_64-linux/x86-64-v3").expect("a known target");
-        let block = conv(14, 256, 256, 3).best(&target).map(|op| op.block);
-        assert_eq!(block, Some(16));
-        let block = conv(56, 64, 64, 3).best(&target).map_or(0, |op| op.block);
+        let small = bytes(56, 64).best(&target, &|tile| tile == [2, 2]);
+        assert_eq!(small.map(|op| op.tile), Some(vec![2, 2]));
+        assert_eq!(bytes(56, 64).best(&target, &|_| false), None);
+    }
+
+    #[test]
+    fn few_tiles_share_one_pass_over_the_weights() {
+        let block = |c: Conv2| best(c, "x86_64-linux/x86-64-v3").map_or(0, |op| op.block);
+        assert_eq!(block(conv(14, 256, 256, 3)), 16);
+        let block = block(conv(56, 64, 64, 3));
         assert!((12..=48).contains(&block), "what lies between the steps stays in the cache: {block}");
     }
 }

@@ -582,11 +582,21 @@ pub(super) fn as_dtype(e: Expr, from: DType, to: DType) -> Expr {
 /// Copies operand 0 into a buffer with zeros around its spatial axes (`pads`: before, then after, every one), and gives
 /// the buffer and its extents.
 pub(super) fn pad_input(cx: &mut LowerCx<'_>, layout: Layout, pads: &[usize]) -> (tenon_kernel::Buf, Vec<usize>) {
+    pad_input_with(cx, layout, pads, 0)
+}
+
+/// The same with `fill` around it.
+pub(super) fn pad_input_with(
+    cx: &mut LowerCx<'_>,
+    layout: Layout,
+    pads: &[usize],
+    fill: i64,
+) -> (tenon_kernel::Buf, Vec<usize>) {
     let vars = cx.nest("p", &cx.in_dims(0));
     let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
     let value = cx.load(0, &index);
-    let zero = Expr::constant(cx.in_dtype(0), 0.0);
-    pad_value(cx, [layout, layout], pads, zero, &vars, value)
+    let fill = Expr::constant(cx.in_dtype(0), fill as f64);
+    pad_value(cx, [layout, layout], pads, fill, &vars, value)
 }
 
 /// Channels up to which their planes are padded one by one where they lie so: fewer than a vector has lanes.

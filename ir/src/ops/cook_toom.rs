@@ -3,11 +3,12 @@
 //!
 //! The matrices come from the Toom-Cook construction at the points 0, ±1, ±2, … and ∞; for `F(2,3)` and `F(4,3)` they are those of
 //! A. Lavin and S. Gray, *Fast Algorithms for Convolutional Neural Networks* (2016). All entries of `Aᵀ` and `Bᵀ` are small
-//! integers, exact in `f32`; what is divided goes into `G`, which is applied to constants when compiling.
+//! integers, exact in `f32`; what is divided goes into `G`, which is applied to constants when compiling. For operands that are integers
+//! `G` is multiplied until it is whole ([`Whole`]), and the outputs are multiples that are divided without a remainder.
 
 use crate::lower::LowerCx;
 use tenon_base::DType;
-use tenon_kernel::{Expr, UnOp};
+use tenon_kernel::{BinOp, Expr, UnOp};
 
 /// A matrix by rows.
 pub(super) type Matrix = Vec<Vec<f64>>;
@@ -55,6 +56,61 @@ impl CookToom {
     pub(super) fn alpha(&self) -> usize {
         self.input.len()
     }
+}
+
+/// `F(m, r)` in integers: what comes out is `factor` times the outputs.
+#[derive(Clone, Debug)]
+pub(super) struct Whole {
+    /// The matrices; every element is an integer.
+    pub(super) filter: CookToom,
+    /// At least 1.
+    pub(super) factor: i64,
+}
+
+/// The largest sum of magnitudes of a row of `G`, where there is a choice: weights of a byte that are transformed along two axes fit
+/// 16 bits.
+const WIDEST: f64 = 15.0;
+
+impl Whole {
+    /// `F(m, r)`, with the extents that [`CookToom::new`] takes. Each row of `G` is multiplied by as large a divisor of the factor as its
+    /// width allows, and the column of `Aᵀ` that meets it by what is left.
+    pub(super) fn new(m: usize, r: usize) -> Whole {
+        let mut filter = CookToom::new(m, r);
+        let whole = |x: f64| (x - x.round()).abs() < 1e-9;
+        // The denominators of a row divide the product of the distances of its point from all others.
+        let least = |row: &Vec<f64>| (1..=24i64).find(|d| row.iter().all(|w| whole(w * *d as f64))).unwrap_or(24);
+        let by_row: Vec<i64> = filter.weight.iter().map(least).collect();
+        let factor = by_row.iter().fold(1, |l, d| l / gcd(l, *d) * d);
+        for (j, (row, least)) in filter.weight.iter_mut().zip(by_row).enumerate() {
+            let width: f64 = row.iter().map(|w| w.abs()).sum();
+            let divides = |d: &i64| factor % d == 0 && d % least == 0 && width * *d as f64 <= WIDEST;
+            let by = (1..=factor).rev().find(divides).unwrap_or(least);
+            row.iter_mut().for_each(|w| *w = (*w * by as f64).round());
+            filter.output.iter_mut().for_each(|row| row[j] *= (factor / by) as f64);
+        }
+        Whole { filter, factor }
+    }
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// The largest magnitude of what the input transforms along all `axes` make of data within `lo..=hi`.
+pub(super) fn largest_input(axes: &[CookToom], (lo, hi): (f64, f64)) -> f64 {
+    // The largest and the least sum of each place, from the sums of its positive and its negative factors.
+    let mut places = vec![(1.0, 0.0)];
+    for axis in axes {
+        let parts = axis.input.iter().map(|row| {
+            let of = |sign: f64| row.iter().map(|c| (c * sign).max(0.0)).sum::<f64>();
+            (of(1.0), of(-1.0))
+        });
+        let along =
+            |(p, n): &(f64, f64)| parts.clone().map(|(a, b)| (p * a + n * b, p * b + n * a)).collect::<Vec<_>>();
+        places = places.iter().flat_map(along).collect();
+    }
+    let ends = |(p, n): &(f64, f64)| (p * hi - n * lo).abs().max((p * lo - n * hi).abs());
+    places.iter().map(ends).fold(0.0, f64::max)
 }
 
 /// The coefficients of `Π (x - root)`, lowest first; `out` is long enough and zero.
@@ -173,13 +229,24 @@ fn sum(dtype: DType, row: &[f64], x: &[Expr], take: impl Fn(usize) -> bool) -> E
     let start = match c {
         1.0 => start,
         -1.0 => start.unary(UnOp::Neg),
-        c => start * constant(c),
+        c => times(dtype, start, c),
     };
     terms.into_iter().fold(start, |sum, (c, x)| match c {
         1.0 => sum + x,
         -1.0 => sum - x,
-        c => Expr::fma(x, constant(c), sum),
+        c if dtype.is_float() => Expr::fma(x, constant(c), sum),
+        c if c < 0.0 => sum - times(dtype, x, -c),
+        c => sum + times(dtype, x, c),
     })
+}
+
+/// `x · c`, a shift where `c` is an integer's power of two.
+fn times(dtype: DType, x: Expr, c: f64) -> Expr {
+    let power = (1..16).find(|n| f64::from(1 << n) == c).filter(|_| dtype.is_int());
+    match power {
+        Some(n) => x.binary(BinOp::Shl, Expr::constant(dtype, f64::from(n))),
+        None => x * Expr::constant(dtype, c),
+    }
 }
 
 #[cfg(test)]
@@ -196,6 +263,34 @@ mod tests {
         assert_eq!(t.weight[1], [-1.0 / 6.0; 3]);
         assert_eq!(t.weight[3], [1.0 / 24.0, 1.0 / 12.0, 1.0 / 6.0]);
         assert_eq!(t.output[3], [0.0, 1.0, -1.0, 8.0, -8.0, 1.0]);
+    }
+
+    #[test]
+    fn in_integers_the_factors_are_small_and_the_outputs_multiples() {
+        let t = Whole::new(2, 3);
+        assert_eq!((t.factor, &t.filter.output), (2, &CookToom::new(2, 3).output));
+        let t = Whole::new(4, 3);
+        assert_eq!(t.factor, 24);
+        assert_eq!(t.filter.weight[1], [-4.0; 3]);
+        assert_eq!(t.filter.weight[3], [1.0, 2.0, 4.0]);
+        assert_eq!(t.filter.weight[5], [0.0, 0.0, 12.0]);
+        assert_eq!(t.filter.output[3], [0.0, 1.0, -1.0, 8.0, -8.0, 2.0]);
+        for (m, r) in [(1, 1), (2, 3), (4, 3), (2, 5), (4, 2), (3, 3), (5, 2)] {
+            let (t, plain) = (Whole::new(m, r), CookToom::new(m, r));
+            let entries = |m: &Matrix| m.iter().flatten().copied().collect::<Vec<_>>();
+            assert!(entries(&t.filter.weight).iter().all(|w| w.fract() == 0.0), "F({m},{r})");
+            for k in 0..plain.alpha() {
+                for (a, b) in t.filter.output.iter().zip(&plain.output) {
+                    let pair = |w: &Matrix, o: f64| w[k].iter().map(|w| w * o).collect::<Vec<_>>();
+                    let (a, b) = (pair(&t.filter.weight, a[k]), pair(&plain.weight, b[k] * t.factor as f64));
+                    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-9), "F({m},{r})");
+                }
+            }
+        }
+        let two = |m| vec![CookToom::new(m, 3); 2];
+        assert_eq!(largest_input(&two(2), (0.0, 255.0)), 1020.0);
+        assert_eq!(largest_input(&two(4), (0.0, 255.0)), 68.0 * 255.0);
+        assert_eq!(largest_input(&two(4), (-128.0, 127.0)), 68.0 * 128.0 + 32.0 * 127.0);
     }
 
     #[test]

@@ -6,20 +6,26 @@
 //! (`y = Aᵀ m A`); see [`super::cook_toom`]. `F(4×4, 3×3)` multiplies 2.25 times a result instead of 9; its rounding errors are
 //! about ten times those of the direct sum.
 //!
+//! Bytes are filtered in integers, exactly: tiles and weights are transformed in 16 bits, sums have 32, and what is transformed
+//! back is a multiple of the result, `factor` times as large. Only its last 32 bits are known, which is enough: the odd part of the
+//! factor is divided out by its inverse modulo 2³², the even part by a shift, as long as the result itself has as many bits less
+//! (`WinogradWeight::fits` looks at the weights).
+//!
 //! The kernel takes `block` tiles at a time, so that what is between the three steps stays in the cache.
 
-use super::conv::{Layout, pad_input};
-use super::cook_toom::{self, CookToom};
+use super::conv::{Layout, as_dtype, pad_input_with};
+use super::cook_toom::{self, CookToom, Whole};
 use super::util::for_each_index;
-use super::winograd_weight::{check_tile, two_axes};
+use super::winograd_weight::{check_tile, filters, two_axes};
 use crate::lower::{Padding, flatten};
-use crate::op::{expect_dtype, expect_operands, expect_same_dtype};
+use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
-use tenon_base::Shape;
+use tenon_base::{Scalar, Shape};
 use tenon_kernel::{BinOp, Buf, Contract, Type};
 
 crate::attributes! {
-    /// Operands are the activations `[N, spatial…, C]`, the weights as `winograd_weight` makes them, and an optional bias `[O]`.
+    /// Operands are the activations `[N, spatial…, C]`, the weights as `winograd_weight` makes them, and an optional bias `[O]`. Bytes are
+    /// summed in `i32`, which the bias and the result then have; their weights are of `i16`.
     pub struct WinogradConv {
         /// Extent of the window, per spatial axis (one or two).
         pub kernel: Vec<usize>,
@@ -27,8 +33,10 @@ crate::attributes! {
         pub dilations: Vec<usize>,
         /// Outputs of a tile, per spatial axis.
         pub tile: Vec<usize>,
-        /// Padding with zeros before, then after, every spatial axis.
+        /// Padding with `fill` before, then after, every spatial axis.
         pub pads: Vec<usize>,
+        /// Quantised activations: what the padding holds, their zero point; 0 if absent.
+        pub fill: Option<i64>,
         /// Tiles that are taken through all steps at a time; at least 1.
         pub block: usize,
     }
@@ -61,8 +69,14 @@ impl Operator for WinogradConv {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 2..=3)?;
-        expect_dtype(ins, 0, |d| matches!(d, DType::F32 | DType::F64), "f32 or f64")?;
-        (1..ins.len()).try_for_each(|i| expect_same_dtype(ins, 0, i))?;
+        let known = |d| matches!(d, DType::F32 | DType::F64 | DType::U8 | DType::I8);
+        expect_dtype(ins, 0, known, "f32, f64, u8 or i8")?;
+        let [_, factors, sum] = dtypes(ins[0].dtype);
+        let all = [ins[0].dtype, factors, sum];
+        (1..ins.len()).try_for_each(|i| expect_dtype(ins, i, |d| d == all[i], &all[i].to_string()))?;
+        if self.fill.is_some_and(|v| ins[0].dtype.int_range().is_none_or(|(lo, hi)| !(lo..=hi).contains(&v.into()))) {
+            return Err(InferError::new(format!("the padding does not fit operands of {}", ins[0].dtype)));
+        }
         check_tile(&self.tile, &self.kernel)?;
         let axes = self.kernel.len();
         let distances = self.dilations.len() == axes && !self.dilations.contains(&0);
@@ -93,15 +107,18 @@ impl Operator for WinogradConv {
             dims.push(y);
         }
         dims.push(o.clone());
-        Ok(vec![Fact::new(ins[0].dtype, Shape(dims))])
+        Ok(vec![Fact::new(sum, Shape(dims))])
     }
 
-    /// The definition, in `f64`: every tile on its own.
+    /// The definition, in `f64`: every tile on its own. Integers are exact in it, and reduced to their last bits after every step.
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
         let facts: Vec<Fact> = ins.iter().map(Tensor::fact).collect();
-        let y = self.infer(&facts).map_err(|e| e.message)?[0].dims().ok_or("the shape is not known")?;
+        let out = self.infer(&facts).map_err(|e| e.message)?.remove(0);
+        let y = out.dims().ok_or("the shape is not known")?;
         let axes = self.kernel.len();
-        let filters: Vec<CookToom> = self.tile.iter().zip(&self.kernel).map(|(m, r)| CookToom::new(*m, *r)).collect();
+        let filters = filters(&self.tile, &self.kernel, ins[0].dtype());
+        let divide = Division::of(self, ins[0].dtype());
+        let fill = self.fill.unwrap_or(0) as f64;
         let (x, u) = (ins[0].to_f64(), ins[1].to_f64());
         let (xd, c, o) = (ins[0].shape(), ins[1].shape()[1], ins[1].shape()[2]);
         let bias = ins.get(2).map(Tensor::to_f64);
@@ -109,7 +126,7 @@ impl Operator for WinogradConv {
         let lines: Vec<Line> = (0..axes).map(line).collect();
         let tiles: Vec<usize> = lines.iter().map(|l| l.count).collect();
         let alphas: Vec<usize> = filters.iter().map(CookToom::alpha).collect();
-        let mut out = vec![0.0; y.iter().product()];
+        let mut values = vec![0.0; y.iter().product()];
         for n in 0..y[0] {
             for_each_index(&tiles, |t| {
                 let mut d = Vec::with_capacity(alphas.iter().product::<usize>() * c);
@@ -120,11 +137,14 @@ impl Operator for WinogradConv {
                         at = at * xd[i + 1] + p.unwrap_or(0);
                         p.is_some()
                     });
-                    (0..c).for_each(|ci| d.push(if inside { x[at * c + ci] } else { 0.0 }));
+                    (0..c).for_each(|ci| d.push(if inside { x[at * c + ci] } else { fill }));
                 });
                 let mut dims = [&alphas[..], &[c]].concat();
                 for (i, f) in filters.iter().enumerate() {
                     d = cook_toom::apply(&f.input, i, &d, &mut dims);
+                }
+                if divide.is_some() {
+                    d.iter_mut().for_each(|d| *d = f64::from(*d as i64 as i16));
                 }
                 let mut m = vec![0.0; alphas.iter().product::<usize>() * o];
                 for (p, row) in m.chunks_mut(o.max(1)).enumerate() {
@@ -132,6 +152,9 @@ impl Operator for WinogradConv {
                         let weights = &u[(p * c + ci) * o..][..o];
                         row.iter_mut().zip(weights).for_each(|(m, w)| *m += d[p * c + ci] * w);
                     }
+                }
+                if divide.is_some() {
+                    m.iter_mut().for_each(|m| *m = f64::from(*m as i64 as i32));
                 }
                 let mut dims = [&alphas[..], &[o]].concat();
                 for (i, f) in filters.iter().enumerate() {
@@ -145,14 +168,20 @@ impl Operator for WinogradConv {
                     });
                     if let Some(at) = place {
                         for oi in 0..o {
-                            out[at * o + oi] = m[element * o + oi] + bias.as_ref().map_or(0.0, |b| b[oi]);
+                            let v = m[element * o + oi];
+                            let v = divide.as_ref().map_or(v, |d| d.value(v as i64 as i32).into());
+                            values[at * o + oi] = v + bias.as_ref().map_or(0.0, |b| b[oi]);
                         }
                     }
                     element += 1;
                 });
             });
         }
-        Ok(vec![Tensor::from_f64(ins[0].dtype(), &y, &out)])
+        if divide.is_some() {
+            let values: Vec<i32> = values.into_iter().map(|v| v as i64 as i32).collect();
+            return Ok(vec![Tensor::new(&y, &values)]);
+        }
+        Ok(vec![Tensor::from_f64(out.dtype, &y, &values)])
     }
 
     fn halo(&self, ins: &[Fact]) -> Option<Padding> {
@@ -163,7 +192,7 @@ impl Operator for WinogradConv {
             let read = Line::new(y[i + 1], self.tile[i], self.kernel[i], self.dilations[i]).read();
             *w = [self.pads[i], read.saturating_sub(self.pads[i] + ins[0].shape.0[i + 1].as_usize()?)];
         }
-        widths.iter().any(|w| *w != [0; 2]).then_some(Padding { widths, fill: 0 })
+        widths.iter().any(|w| *w != [0; 2]).then_some(Padding { widths, fill: self.fill.unwrap_or(0) })
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
@@ -171,11 +200,11 @@ impl Operator for WinogradConv {
             return Ok(());
         }
         let g = Geometry::new(self, cx);
-        let dtype = cx.in_dtype(0);
+        let [_, factors, sum] = dtypes(cx.in_dtype(0));
         let places = g.places();
-        let v = cx.scratch("v", dtype, places * g.strides(g.c).1);
-        let m = cx.scratch("m", dtype, places * g.strides(g.o).1);
-        let y = (!g.whole_tiles()).then(|| cx.scratch("y", dtype, g.lines[0].tile * g.lines[1].tile * g.o));
+        let v = cx.scratch("v", factors, places * g.strides(g.c, factors).1);
+        let m = cx.scratch("m", sum, places * g.strides(g.o, sum).1);
+        let y = (!g.whole_tiles()).then(|| cx.scratch("y", sum, g.lines[0].tile * g.lines[1].tile * g.o));
         let source = &Source::new(self, cx);
         let (full, rest) = (g.tiles() / g.block, g.tiles() % g.block);
         if full > 0 {
@@ -199,13 +228,29 @@ impl Operator for WinogradConv {
             dilations: vec![1; kernel.len()],
             tile: tile.to_vec(),
             pads: pads.to_vec(),
+            fill: None,
             block,
         };
+        let filled = |op: WinogradConv, fill| WinogradConv { fill: Some(fill), ..op };
+        let (b, s, w, i) = (DType::U8, DType::I8, DType::I16, DType::I32);
+        // Small weights, and such that what is between the steps leaves their bits.
+        let (bytes, wide) = ([(0.0, 256.0), (-300.0, 300.0)], [(-128.0, 128.0), (-32768.0, 32768.0), (-1e6, 1e6)]);
         let f = DType::F32;
         let apart = |op: WinogradConv, dilations: &[usize]| WinogradConv { dilations: dilations.to_vec(), ..op };
         // Weights that are not those of any window give results far larger than their differences: small ones keep both near.
         let small = |s: Sample| s.with_range(&[(-0.5, 0.5), (-0.02, 0.02)]);
-        vec![
+        let integers = [
+            Sample::new(filled(of(&[3, 3], &[4, 4], &[1; 4], 4), 117), &[(b, &[1, 9, 10, 8]), (w, &[36, 8, 17])])
+                .with_range(&bytes),
+            Sample::new(filled(of(&[3, 3], &[4, 4], &[1; 4], 6), -9), &[(s, &[2, 8, 8, 6]), (w, &[36, 6, 24]), (i, &[24])])
+                .with_range(&wide),
+            Sample::new(of(&[3, 3], &[2, 2], &[0, 1, 0, 1], 9), &[(b, &[1, 7, 8, 5]), (w, &[16, 5, 16])])
+                .with_range(&bytes),
+            Sample::new(apart(of(&[1, 3], &[1, 2], &[0; 4], 5), &[1, 2]), &[(s, &[1, 3, 11, 4]), (w, &[4, 4, 8]), (i, &[8])])
+                .with_range(&wide),
+            Sample::new(of(&[2], &[4], &[1, 0], 2), &[(b, &[2, 13, 34]), (w, &[5, 34, 9])]).with_range(&bytes),
+        ];
+        let floats = vec![
             Sample::new(of(&[3, 3], &[4, 4], &[1; 4], 3), &[(f, &[1, 9, 10, 8]), (f, &[36, 8, 17]), (f, &[17])]),
             Sample::new(of(&[3, 3], &[4, 4], &[1; 4], 4), &[(f, &[2, 8, 8, 16]), (f, &[36, 16, 24]), (f, &[24])]),
             Sample::new(of(&[3, 3], &[2, 2], &[0; 4], 100), &[(f, &[1, 6, 8, 5]), (f, &[16, 5, 9])]),
@@ -215,10 +260,8 @@ impl Operator for WinogradConv {
             Sample::new(apart(of(&[3, 3], &[2, 2], &[0; 4], 7), &[2, 3]), &[(f, &[1, 12, 12, 5]), (f, &[16, 5, 9])]),
             Sample::new(apart(of(&[3, 3], &[4, 2], &[6; 4], 5), &[6, 6]), &[(f, &[2, 7, 11, 4]), (f, &[24, 4, 8]), (f, &[8])]),
             Sample::new(apart(of(&[3], &[4], &[8, 0], 6), &[4]), &[(f, &[1, 29, 8]), (f, &[6, 8, 16])]),
-        ]
-        .into_iter()
-        .map(small)
-        .collect()
+        ];
+        floats.into_iter().map(small).chain(integers).collect()
     }
 }
 
@@ -229,8 +272,43 @@ impl WinogradConv {
     }
 }
 
-/// Elements of a cache line.
-const LINE: usize = 16;
+/// The dtypes of activations of `dtype`: their own, that of what is multiplied, and that of sums.
+fn dtypes(dtype: DType) -> [DType; 3] {
+    if dtype.is_int() { [dtype, DType::I16, DType::I32] } else { [dtype; 3] }
+}
+
+/// Exact division of multiples in 32 bits.
+#[derive(Clone, Copy)]
+struct Division {
+    /// Of the odd part of the divisor, modulo 2³².
+    inverse: i32,
+    /// The even part is a power of two.
+    shift: u32,
+}
+
+impl Division {
+    /// That which ends filtering of integers; `None` for floats.
+    fn of(op: &WinogradConv, dtype: DType) -> Option<Division> {
+        let by: i64 = op.tile.iter().zip(&op.kernel).map(|(m, r)| Whole::new(*m, *r).factor).product();
+        let shift = by.trailing_zeros();
+        let odd = (by >> shift) as i32;
+        // Newton's iteration doubles the bits that are right; every odd number is its own inverse in the last three.
+        let inverse = (0..4).fold(odd, |i, _| i.wrapping_mul(2i32.wrapping_sub(odd.wrapping_mul(i))));
+        dtype.is_int().then_some(Division { inverse, shift })
+    }
+
+    fn value(self, v: i32) -> i32 {
+        v.wrapping_mul(self.inverse) >> self.shift
+    }
+
+    fn emit(self, v: Expr) -> Expr {
+        let v = if self.inverse == 1 { v } else { v * Expr::Const(Scalar::of_int(DType::I32, self.inverse.into())) };
+        if self.shift == 0 { v } else { v.binary(BinOp::Shr, Expr::constant(DType::I32, self.shift.into())) }
+    }
+}
+
+/// Bytes of a cache line.
+const LINE: usize = 64;
 
 /// The tiles along an axis.
 ///
@@ -302,7 +380,7 @@ impl Source {
             }
             _ => {
                 let pads: Vec<usize> = (0..2).flat_map(|side| spatial.iter().map(move |w| w[side])).collect();
-                let (buf, dims) = pad_input(cx, Layout::ChannelsLast, &pads);
+                let (buf, dims) = pad_input_with(cx, Layout::ChannelsLast, &pads, wanted.fill);
                 (buf, dims, vec![0; axes])
             }
         };
@@ -332,7 +410,8 @@ impl Source {
 
 /// Extents of the computation, as if there were two spatial axes.
 struct Geometry {
-    filters: [CookToom; 2],
+    filters: Vec<CookToom>,
+    divide: Option<Division>,
     /// Images.
     n: usize,
     /// The tiles along rows and columns.
@@ -348,10 +427,11 @@ impl Geometry {
         let yd = cx.out_dims(0);
         let (out, step) = two_axes(&yd[1..yd.len() - 1], &op.dilations);
         let lines = [0, 1].map(|i| Line::new(out[i], tile[i], kernel[i], step[i]));
-        let filters = [CookToom::new(tile[0], kernel[0]), CookToom::new(tile[1], kernel[1])];
+        let dtype = cx.in_dtype(0);
+        let (filters, divide) = (filters(&tile, &kernel, dtype), Division::of(op, dtype));
         let (n, c, o) = (yd[0], cx.in_dims(1)[1], cx.in_dims(1)[2]);
         let block = op.block.min(n * lines[0].count * lines[1].count);
-        Geometry { filters, n, lines, c, o, block }
+        Geometry { filters, divide, n, lines, c, o, block }
     }
 
     /// Tiles of all images.
@@ -359,11 +439,12 @@ impl Geometry {
         self.n * self.lines[0].count * self.lines[1].count
     }
 
-    /// Where the rows of what lies between the steps begin, `n` elements each: from tile to tile, and from place to place. Both are an
+    /// Where the rows of what lies between the steps begin, `n` elements of `dtype` each: from tile to tile, and from place to place. Both are an
     /// odd number of cache lines where they would be an even one: extents are often powers of two, and then all places of a tile would
     /// fall into the same few sets of a cache.
-    fn strides(&self, n: usize) -> (usize, usize) {
-        let odd = |n: usize| if n.is_multiple_of(2 * LINE) { n + LINE } else { n };
+    fn strides(&self, n: usize, dtype: DType) -> (usize, usize) {
+        let line = LINE / dtype.size();
+        let odd = |n: usize| if n.is_multiple_of(2 * line) { n + line } else { n };
         (odd(n), odd(self.block * odd(n)))
     }
 
@@ -407,20 +488,20 @@ impl Geometry {
 
     /// `v[p, t, c] = (Bᵀ d B)[p]`
     fn transform_input(&self, cx: &mut LowerCx<'_>, source: &Source, v: Buf, tile: Expr, t: Expr) {
-        let dtype = cx.in_dtype(0);
+        let [from, dtype, _] = dtypes(cx.in_dtype(0));
         let at = self.place(cx, tile);
         let (corner, [by_row, by_column]) = source.place(cx, at);
         let corner = cx.k.bind("corner", corner);
         let by = [by_row * self.lines[0].step, by_column * self.lines[1].step];
         let [rows, columns] = [self.filters[0].alpha(), self.filters[1].alpha()];
-        let (line, place) = self.strides(self.c);
+        let (line, place) = self.strides(self.c, dtype);
         cx.parfor("c", self.c, |cx, c| {
             let mut transformed = vec![];
             for x in 0..columns {
                 let mut d = vec![];
                 for y in 0..rows {
                     let e = source.load(cx, corner.clone() + (y * by[0] + x * by[1]) + c.clone());
-                    d.push(cx.k.bind("d", e));
+                    d.push(cx.k.bind("d", as_dtype(e, from, dtype)));
                 }
                 transformed.push(cook_toom::emit(cx, dtype, &self.filters[0].input, &d));
             }
@@ -435,24 +516,24 @@ impl Geometry {
 
     /// `m[p, t, o] = Σ_c v[p, t, c] · u[p, c, o]`
     fn multiply(&self, cx: &mut LowerCx<'_>, v: Buf, m: Buf, count: usize) {
-        let dtype = cx.in_dtype(0);
+        let [_, dtype, sum] = dtypes(cx.in_dtype(0));
         let (dp, p) = cx.k.contract_dim("p", self.places());
         let (dt, t) = cx.k.contract_dim("t", count);
         let (d_o, o) = cx.k.contract_dim("o", self.o);
         let (dc, c) = cx.k.contract_dim("k", self.c);
-        let row = |n: usize| {
-            let (row, place) = self.strides(n);
+        let row = |n: usize, dtype: DType| {
+            let (row, place) = self.strides(n, dtype);
             p.clone() * place + t.clone() * row
         };
-        let (from, to) = (row(self.c), row(self.o));
-        let a = Expr::load(v, from + c.clone());
-        let b = cx.load(1, &[p.clone(), c, o.clone()]);
-        let acc = cx.k.fresh("acc", Type::scalar(dtype));
+        let (from, to) = (row(self.c, dtype), row(self.o, sum));
+        let a = as_dtype(Expr::load(v, from + c.clone()), dtype, sum);
+        let b = as_dtype(cx.load(1, &[p.clone(), c, o.clone()]), dtype, sum);
+        let acc = cx.k.fresh("acc", Type::scalar(sum));
         cx.k.contract(Contract {
             dims: vec![dp, dt, d_o],
             reduce: vec![dc],
             acc,
-            init: Expr::constant(dtype, 0.0),
+            init: Expr::constant(sum, 0.0),
             a,
             b,
             out: m,
@@ -463,12 +544,12 @@ impl Geometry {
 
     /// `y = Aᵀ m A + bias`, stored where it lies in the result.
     fn transform_output(&self, cx: &mut LowerCx<'_>, m: Buf, y: Option<Buf>, tile: Expr, t: Expr) {
-        let dtype = cx.in_dtype(0);
+        let [_, _, dtype] = dtypes(cx.in_dtype(0));
         let [image, top, left] = self.place(cx, tile);
         let [rows, columns] = [self.filters[0].alpha(), self.filters[1].alpha()];
         let [lines, pixels] = self.lines;
         let dims = [self.n, lines.out, pixels.out, self.o];
-        let (line, place) = self.strides(self.o);
+        let (line, place) = self.strides(self.o, dtype);
         cx.parfor("o", self.o, |cx, o| {
             let mut transformed = vec![];
             for x in 0..columns {
@@ -482,6 +563,7 @@ impl Geometry {
             for i in 0..lines.tile {
                 let d: Vec<Expr> = transformed.iter().map(|column| column[i].clone()).collect();
                 for (j, e) in cook_toom::emit(cx, dtype, &self.filters[1].output, &d).into_iter().enumerate() {
+                    let e = self.divide.map_or(e.clone(), |d| d.emit(e));
                     match y {
                         Some(y) => cx.k.store(y, o.clone() + (i * pixels.tile + j) * self.o, e),
                         None => {

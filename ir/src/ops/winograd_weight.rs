@@ -1,8 +1,10 @@
 //! Weights of a convolution, transformed for minimal filtering: the operand of [`super::winograd_conv`].
 //!
 //! `u[p, c, o] = (G g G'ᵀ)[p]` with `g = w[o, c]`; see [`super::cook_toom`]. Made from constants, it is folded when compiling.
+//! Integers of 8 and 16 bits become integers of 16 bits, by matrices of integers; [`WinogradWeight::fits`] says whether they hold them.
 
-use super::cook_toom::{self, CookToom};
+use super::cook_toom::{self, CookToom, Whole};
+use super::conv::as_dtype;
 use crate::lower::flatten;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
@@ -45,6 +47,45 @@ fn sums(axes: &[CookToom]) -> Vec<Vec<(usize, f64)>> {
     all
 }
 
+/// The dtype of transformed weights of `dtype`.
+fn transformed(dtype: DType) -> DType {
+    if dtype.is_int() { DType::I16 } else { dtype }
+}
+
+/// The filters along all axes: for integers those of integers.
+pub(super) fn filters(tile: &[usize], kernel: &[usize], dtype: DType) -> Vec<CookToom> {
+    let of = |(&m, &r): (&usize, &usize)| if dtype.is_int() { Whole::new(m, r).filter } else { CookToom::new(m, r) };
+    tile.iter().zip(kernel).map(of).collect()
+}
+
+impl WinogradWeight {
+    /// Whether `w`, of bytes, and all that is computed of it and of data within `x` is exact in integers: the transformed weights and
+    /// data fit 16 bits; and the sums, of which multiples are known modulo 2³², have enough leading bits alike.
+    pub fn fits(&self, w: &Tensor, x: (i128, i128)) -> bool {
+        let kernel = &w.shape()[2..];
+        let axes = filters(&self.tile, kernel, w.dtype());
+        let x = (x.0 as f64, x.1 as f64);
+        if cook_toom::largest_input(&axes, x) > f64::from(i16::MAX) {
+            return false;
+        }
+        let taps: usize = kernel.iter().product();
+        let values: Vec<f64> = w.to_f64();
+        let largest = values.iter().fold(0.0, |l: f64, w| l.max(w.abs()));
+        let widest = sums(&axes).iter().map(|s| s.iter().map(|(_, f)| f.abs()).sum::<f64>()).fold(0.0, f64::max);
+        if largest * widest > f64::from(i16::MAX) {
+            return false;
+        }
+        let factor: i64 = self.tile.iter().zip(kernel).map(|(&m, &r)| Whole::new(m, r).factor).product();
+        // Bits that the division shifts out.
+        let limit = f64::from(1u32 << (31 - factor.trailing_zeros()));
+        let channel = (w.shape()[1] * taps).max(1);
+        values.chunks(channel).all(|w| {
+            let end = |(a, b): (f64, f64)| w.iter().map(|w| w * if *w > 0.0 { a } else { b }).sum::<f64>();
+            end((x.1, x.0)) < limit && end(x) >= -limit
+        })
+    }
+}
+
 /// Element `i` of a tensor of `f32` or `f64`.
 fn element(t: &Tensor, i: usize) -> f64 {
     let bytes = t.bytes();
@@ -81,20 +122,21 @@ impl Operator for WinogradWeight {
 
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, 1..=1)?;
-        expect_dtype(ins, 0, |d| matches!(d, DType::F32 | DType::F64), "f32 or f64")?;
+        let known = |d| matches!(d, DType::F32 | DType::F64 | DType::I8 | DType::U8 | DType::I16);
+        expect_dtype(ins, 0, known, "f32, f64 or an integer of 8 or 16 bits")?;
         let w = ins[0].shape.to_usize().filter(|w| w.len() > 2);
         let w = w.ok_or_else(|| InferError::new(format!("expected [O,C,kernel…], found {}", ins[0].shape)))?;
         check_tile(&self.tile, &w[2..])?;
         let alpha: usize = self.tile.iter().zip(&w[2..]).map(|(m, r)| m + r - 1).product();
-        Ok(vec![Fact::new(ins[0].dtype, Shape::of(&[alpha, w[1], w[0]]))])
+        Ok(vec![Fact::new(transformed(ins[0].dtype), Shape::of(&[alpha, w[1], w[0]]))])
     }
 
     fn eval(&self, ins: &[Tensor]) -> Result<Vec<Tensor>, String> {
-        let (w, dtype, size) = (&ins[0], ins[0].dtype(), ins[0].dtype().size());
+        let (w, dtype) = (&ins[0], transformed(ins[0].dtype()));
+        let size = dtype.size();
         let (o, c, kernel) = (w.shape()[0], w.shape()[1], &w.shape()[2..]);
         let taps: usize = kernel.iter().product();
-        let axes: Vec<CookToom> = self.tile.iter().zip(kernel).map(|(&m, &k)| CookToom::new(m, k)).collect();
-        let sums = sums(&axes);
+        let sums = sums(&filters(&self.tile, kernel, dtype));
         let mut all = vec![0u8; sums.len() * c * o * size];
         let shape = [sums.len(), c, o];
         let done = |all: Vec<u8>| Tensor::from_bytes(dtype, &shape, all.into()).map_err(|e| e.to_string());
@@ -130,6 +172,9 @@ impl Operator for WinogradWeight {
                     DType::F32 => place.chunks_exact_mut(4).zip(&sum).for_each(|(to, s)| {
                         to.copy_from_slice(&(*s as f32).to_le_bytes());
                     }),
+                    DType::I16 => place.chunks_exact_mut(2).zip(&sum).for_each(|(to, s)| {
+                        to.copy_from_slice(&(*s as i64 as i16).to_le_bytes());
+                    }),
                     _ => place.chunks_exact_mut(8).zip(&sum).for_each(|(to, s)| to.copy_from_slice(&s.to_le_bytes())),
                 }
             }
@@ -138,17 +183,17 @@ impl Operator for WinogradWeight {
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
-        let (wd, dtype) = (cx.in_dims(0), cx.in_dtype(0));
+        let (wd, from, dtype) = (cx.in_dims(0), cx.in_dtype(0), cx.out_dtype(0));
         let (o, c, kernel) = (wd[0], wd[1], wd[2..].to_vec());
         let (kernel, tile) = two_axes(&kernel, &self.tile);
-        let axes = [CookToom::new(tile[0], kernel[0]), CookToom::new(tile[1], kernel[1])];
+        let axes = filters(&tile, &kernel, dtype);
         let taps = kernel[0] * kernel[1];
         cx.parfor("c", c, |cx, ci| {
             cx.parfor("o", o, |cx, oi| {
                 let mut columns = vec![];
                 for x in 0..kernel[1] {
                     let tap = |y: usize| (oi.clone() * c + ci.clone()) * taps + (y * kernel[1] + x);
-                    let column: Vec<Expr> = (0..kernel[0]).map(|y| cx.load_flat(0, tap(y))).collect();
+                    let column: Vec<Expr> = (0..kernel[0]).map(|y| as_dtype(cx.load_flat(0, tap(y)), from, dtype)).collect();
                     let column: Vec<Expr> = column.into_iter().map(|e| cx.k.bind("w", e)).collect();
                     columns.push(cook_toom::emit(cx, dtype, &axes[0].weight, &column));
                 }
@@ -177,6 +222,9 @@ impl Operator for WinogradWeight {
             Sample::new(of(&[2, 2]), &[(f, &[4, 5, 3, 3])]),
             Sample::new(of(&[1, 2]), &[(f, &[8, 2, 1, 5])]),
             Sample::new(of(&[4]), &[(DType::F64, &[3, 2, 3])]),
+            Sample::new(of(&[4, 4]), &[(DType::I8, &[10, 3, 3, 3])]).with_range(&[(-128.0, 128.0)]),
+            Sample::new(of(&[2, 2]), &[(DType::I16, &[4, 5, 3, 3])]).with_range(&[(-255.0, 256.0)]),
+            Sample::new(of(&[2, 1]), &[(DType::U8, &[5, 4, 3, 1])]).with_range(&[(0.0, 256.0)]),
         ]
     }
 }

@@ -106,7 +106,8 @@ impl<'t> Cost<'t> {
                 let places = |r: &usize, m: &usize| (r + m - 1) as f64 / *m as f64;
                 let per: f64 = k.kernel.iter().zip(&k.tile).map(|(r, m)| places(r, m)).product();
                 let inner = ins.first().and_then(|f| f.dims()?.last().copied()).unwrap_or(1) as f64;
-                2.0 * n * inner * per / (self.peak(d) * 0.5) + map(x + n, 8.0 * per)
+                let factors = if d == DType::I32 { DType::I16 } else { d };
+                2.0 * n * inner * per / (self.peak(factors) * 0.5) + map(x + n, 8.0 * per)
             }
             Op::MatMul(m) => {
                 let a = ins.first().and_then(Fact::dims).unwrap_or_default();

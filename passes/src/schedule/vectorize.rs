@@ -7,7 +7,9 @@
 
 use super::lanes::{Cost, Lanes};
 use super::{ScheduleCx, Unit};
+use std::collections::BTreeMap;
 use tenon_base::DType;
+use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{Affine, BinOp, Buf, CmpOp, Expr, Kernel, MathFn, Stmt, Type, Var};
 use tenon_target::Target;
 
@@ -131,6 +133,12 @@ impl Vectorizer<'_> {
                 REGISTERS
             },
         );
+        // Where elements differ in width, what is alive at once is to fit the registers.
+        if shape.most_bytes > shape.least_bytes {
+            while lanes > one && shape.live * lanes > self.target.vector_registers() * one {
+                lanes /= 2;
+            }
+        }
         if !halving {
             lanes = lanes.min(n);
         }
@@ -252,6 +260,8 @@ struct Shape {
     least_bytes: usize,
     /// Variables of its own that it sets: accumulators.
     declared: usize,
+    /// Values of its own that are alive at once, at most.
+    live: usize,
     /// Nodes of its expressions.
     size: usize,
     /// Whether there are loops in it.
@@ -270,6 +280,7 @@ impl Shape {
             most_bytes: 1,
             least_bytes: 8,
             declared: 0,
+            live: live(kernel, body),
             size: 0,
             nested: false,
             halving: false,
@@ -339,6 +350,36 @@ impl Shape {
             e.for_each_child(&mut |c| self.expression(kernel, c));
         }
     }
+}
+
+/// The most values, but for indices, that are computed in `body` before a statement of it and used in or behind it.
+fn live(kernel: &Kernel, body: &[Stmt]) -> usize {
+    // The last statement that uses each variable: every use comes behind its definition.
+    let mut last = BTreeMap::new();
+    for (i, s) in body.iter().enumerate() {
+        visit_stmts(std::slice::from_ref(s), &mut |s| {
+            s.exprs(&mut |e| {
+                e.visit(&mut |e| {
+                    if let Expr::Var(v) = e {
+                        last.insert(*v, i);
+                    }
+                });
+            });
+        });
+    }
+    let (mut ends, mut now, mut most) = (vec![0usize; body.len()], 0, 0);
+    for (i, s) in body.iter().enumerate() {
+        most = most.max(now);
+        now -= ends[i];
+        if let Stmt::Let { var, .. } = s
+            && kernel.var(*var).ty != Type::INDEX
+            && let Some(end) = last.get(var).filter(|end| **end > i)
+        {
+            ends[*end] += 1;
+            now += 1;
+        }
+    }
+    most
 }
 
 /// An accumulator of a loop: `acc = acc op …`.
