@@ -44,7 +44,8 @@ ratios and the range of their middle half. Outputs are compared; if they disagre
 code is 1. The best of the engines is the one that is fastest and agrees. One that cannot run the model is told of, and the
 others are compared with; if none can, the exit code is 2.
 
-All compute in f32, as the model says; OpenVINO is told so, as its own choice on some CPUs is 16 bits. The engines are the
+All compute in f32, as the model says; OpenVINO is told so, as its own choice on some CPUs is 16 bits. With --precision bf16
+it is told to use that, and the comparison allows for the rounding, as `tenon verify` does. The engines are the
 Python packages onnxruntime, openvino, MNN with onnx, and ai-edge-litert with onnx2tf, of --python, of VIRTUAL_ENV, of
 target/venv, .venv or venv, or of the Python on the path. As they get in each other's way, --python ENGINE=PATH names one for
 each. MNN and LiteRT convert the model, with the shapes it is run with, each time; --litert-model names one that is converted.
@@ -152,6 +153,7 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
             "model": report.model,
             "target": report.target,
             "threads": args.compile.threads,
+            "bf16_calls": report.bf16_calls,
         });
         merge(&mut all, times.to_json());
         merge(
@@ -243,6 +245,7 @@ fn start_rivals<'m>(
             inputs: &inputs,
             expected: &expected,
             threads: args.compile.threads,
+            precision: args.compile.precision,
             converted: args.litert_model.as_deref().filter(|_| peer == Peer::Litert),
         };
         let rival = match alone.filter(|_| peer == Peer::OneThread) {
@@ -268,7 +271,7 @@ fn take_turns(
     let stated = p.case.tolerances()?;
     let one = |(peer, rival): (Peer, Result<Rival<'_>, Trouble>)| {
         let outcome = rival.and_then(|rival| match turns.next() {
-            Some(turns) => Ok(rival.compared(peer, turns?, &found, &stated)),
+            Some(turns) => Ok(rival.compared(peer, turns?, &found, &stated, p.compiled.rounded_calls())),
             None => Err(Trouble::Unreadable("no turns".to_string())),
         });
         Against { peer, outcome }

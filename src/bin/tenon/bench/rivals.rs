@@ -46,8 +46,15 @@ impl Rival<'_> {
         }
     }
 
-    /// What came of its turns; `found` are our outputs.
-    pub(super) fn compared(&self, peer: Peer, turns: Turns, found: &[Named], stated: &Stated) -> Compared {
+    /// What came of its turns; `found` are our outputs, for which `rounded` calls of kernels have rounded factors to bf16.
+    pub(super) fn compared(
+        &self,
+        peer: Peer,
+        turns: Turns,
+        found: &[Named],
+        stated: &Stated,
+        rounded: usize,
+    ) -> Compared {
         let (version, precision, loading, outputs) = match self {
             Rival::Process(w) => {
                 let loading = Loading { load_seconds: w.load_seconds, first_seconds: w.first_seconds };
@@ -55,7 +62,8 @@ impl Rival<'_> {
             }
             Rival::Alone(_, outputs) => (env!("CARGO_PKG_VERSION").to_string(), String::new(), None, outputs),
         };
-        Compared { version, precision, loading, turns, results: Results::of(peer, outputs, found, stated) }
+        let results = Results::of(peer, outputs, found, stated, rounded);
+        Compared { version, precision, loading, turns, results }
     }
 }
 
@@ -70,14 +78,14 @@ struct Results {
 }
 
 impl Results {
-    fn of(peer: Peer, theirs: &[Tensor], found: &[Named], stated: &Stated) -> Results {
+    fn of(peer: Peer, theirs: &[Tensor], found: &[Named], stated: &Stated, rounded: usize) -> Results {
         let (mut max_abs, mut of_scale, mut disagreement) = (0f64, 0f64, None);
         if theirs.len() != found.len() {
             disagreement = Some(format!("it has {} outputs, Tenon {}", theirs.len(), found.len()));
         }
         for (i, (e, (name, f))) in theirs.iter().zip(found).enumerate() {
             // The folder's tolerances hold for its reference outputs; two engines may each use them up. Threads change nothing.
-            let t = stated.of_output(i, e.dtype(), None, None);
+            let t = stated.of_output(i, e.dtype(), None, None).rounding(rounded);
             let t = Tolerance { absolute: 2.0 * t.absolute, of_scale: 2.0 * t.of_scale, relative: 2.0 * t.relative };
             let t =
                 if peer == Peer::OneThread { Tolerance { absolute: 0.0, of_scale: 0.0, relative: 0.0 } } else { t };
@@ -192,7 +200,7 @@ mod tests {
         let found = [named(&[2], &[1.0, 2.0])];
         let ms = Duration::from_millis;
         let turns = Turns::of(vec![ms(1)], vec![ratio]);
-        let results = Results::of(peer, theirs, &found, &Stated::Nothing);
+        let results = Results::of(peer, theirs, &found, &Stated::Nothing, 0);
         let (version, precision) = ("1".to_string(), "f32".to_string());
         Against { peer, outcome: Ok(Compared { version, precision, loading: None, turns, results }) }
     }

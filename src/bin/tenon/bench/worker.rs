@@ -1,6 +1,7 @@
 //! Another engine on the same model: a process of its own that runs when told to. The protocol is told in `peers/base.py`.
 
 use super::trouble::Trouble;
+use crate::args::PrecisionArg;
 use crate::tensors::{self, Named};
 use serde_json::{Value, json};
 use std::ffi::OsStr;
@@ -30,6 +31,8 @@ pub(super) struct Job<'a> {
     pub(super) expected: &'a [Named],
     /// Threads it may use.
     pub(super) threads: u16,
+    /// What it may round the factors of products to, as `--precision` has it.
+    pub(super) precision: PrecisionArg,
     /// The model in the engine's own format, if somebody has converted it.
     pub(super) converted: Option<&'a Path>,
 }
@@ -106,6 +109,7 @@ impl Worker {
             "expected": expected,
             "outputs": outs,
             "threads": job.threads,
+            "precision": format!("{:?}", job.precision).to_lowercase(),
             "folder": at,
             "converted": job.converted,
         });
@@ -200,6 +204,7 @@ mod tests {
             inputs: &[input],
             expected: &[("y".to_string(), output)],
             threads: 3,
+            precision: PrecisionArg::F32,
             converted: None,
         };
         Some(Worker::start(&python, &format!("{}\n\n{FAKE}", peers::BASE), &job))

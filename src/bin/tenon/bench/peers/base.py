@@ -2,7 +2,8 @@
 
 Standard input has one JSON document a line, standard output one answer to each. The first is the job, what to run:
 {"model", "inputs" (an .npz), "expected" (name, dtype and shape of each output), "outputs" (where to write them, an .npz),
-"threads", "folder" (for files of its own), "converted" (the model in the engine's own format, or null)}.
+"threads", "precision" ("f32" or "bf16"), "folder" (for files of its own), "converted" (the model in the engine's own format,
+or null)}.
 The answer is {"version", "precision", "load_seconds" and "first_seconds" (until the model was loaded, and until its first run had
 ended; neither counts the import of packages or the reading of inputs), "outputs" (how many)}. Then {"seconds", "most"} asks for a turn: it runs
 until the time is up, at least once, and answers with the times, {"ns"}. The end of the input ends the process.

@@ -11,7 +11,7 @@ use super::trouble::Trouble;
 pub(crate) enum Peer {
     /// ONNX Runtime by its Python package.
     Onnxruntime,
-    /// OpenVINO by its Python package, in f32.
+    /// OpenVINO by its Python package, in what --precision says.
     Openvino,
     /// MNN by its Python package, which converts the model.
     Mnn,
