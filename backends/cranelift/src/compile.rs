@@ -88,7 +88,10 @@ fn wide(k: &Kernel, program: &Program, target: &Target) -> Option<Code> {
     if !program.fused_multiply_add || !tenon_wide::supports(target) || !tenon_wide::has_vectors(k) {
         return None;
     }
-    let code = tenon_wide::compile(k, target).ok()?;
+    let code = tenon_wide::compile(k, target);
+    // Whoever ships it would rather have slow code than none.
+    debug_assert!(!matches!(code, Err(tenon_wide::Unsupported::Encoding(_))), "kernel {}: {code:?}", k.name);
+    let code = code.ok()?;
     Some(Code { bytes: code.bytes, align: code.align as u64, relocs: vec![], stack: code.stack })
 }
 

@@ -81,6 +81,7 @@ impl Select<'_> {
                 self.push(Op::MovImm, [Arg::Def(g), Arg::Imm(v)]);
                 self.v(V::MovqFrom, Width::X, &[Arg::Use(g)])
             }
+            Row::Mem(m) if m.broadcast => self.broadcast(Row::Mem(Mem { broadcast: false, ..m }), bytes, true, w),
             row => {
                 let m = self.operand(row);
                 let op = match (w, bytes) {
