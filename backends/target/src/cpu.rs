@@ -28,6 +28,8 @@ pub struct Cpu {
     pub base: Option<&'static str>,
     /// Features beyond `base`.
     pub adds: &'static [Feature],
+    /// Those of its features that are slower than doing without: code is not made of them.
+    pub slow: &'static [Feature],
     /// Data caches; levels state what is common among their CPUs.
     pub caches: Caches,
     /// Cores an application may expect.
@@ -41,10 +43,10 @@ pub struct Cpu {
     pub ghz: f64,
 }
 
-/// One row a CPU: name, architecture, the level it extends, features beyond it; L1d, L2 and L3 in KiB; cores; vector
+/// One row a CPU: name, architecture, the level it extends, features beyond it, those of no use; L1d, L2 and L3 in KiB; cores; vector
 /// operations a cycle of so many bytes; GHz; which machines it means.
 macro_rules! cpus {
-    ($($name:literal $arch:ident < $base:expr; [$($feature:ident)*];
+    ($($name:literal $arch:ident < $base:expr; [$($feature:ident)*] $(slow [$($slow:ident)*])?;
        $l1:literal $l2:literal $l3:literal; $cores:literal; $rate:literal x $path:literal; $ghz:literal; $what:literal;)*) => {
         /// Every preset; the first of an architecture is its smallest, and what extends another stands below it.
         pub const CPUS: &[Cpu] = &[$(Cpu {
@@ -53,6 +55,7 @@ macro_rules! cpus {
             what: $what,
             base: $base,
             adds: &[$(Feature::$feature),*],
+            slow: &[$($(Feature::$slow),*)?],
             caches: Caches { l1d: $l1 * 1024, l2: $l2 * 1024, l3: $l3 * 1024, line: 64 },
             cores: $cores,
             vector_ops_per_cycle: $rate,
@@ -63,7 +66,7 @@ macro_rules! cpus {
 }
 
 // Caches, units and clocks are from the vendors' optimisation guides and data sheets, rounded to what is common among the
-// products of a name.
+// products of a name. VDPBF16PS on Sapphire Rapids: measured, 0.77 ns for 32 multiply-adds where two VFMADD231PS take 0.38.
 cpus! {
     "x86-64-v1" X86_64 < None; [Sse2]; 32 256 2048; 2; 1.0 x 16; 2.0;
         "Every 64-bit x86, back to 2003.";
@@ -87,7 +90,7 @@ cpus! {
         "Intel Cooper Lake servers: the first with dot products of bf16.";
     "icelake-server" X86_64 < Some("x86-64-v4"); [Avx512vbmi Avx512bitalg Avx512vnni]; 48 1280 1536; 16; 2.0 x 64; 2.6;
         "Intel Ice Lake servers.";
-    "sapphire-rapids" X86_64 < Some("icelake-server"); [AvxVnni Avx512bf16]; 48 2048 1920; 16; 2.0 x 64; 2.6;
+    "sapphire-rapids" X86_64 < Some("icelake-server"); [AvxVnni Avx512bf16] slow [Avx512bf16]; 48 2048 1920; 16; 2.0 x 64; 2.6;
         "Intel Sapphire Rapids and Emerald Rapids servers.";
     "zen1" X86_64 < Some("x86-64-v3"); []; 32 512 2048; 8; 2.0 x 16; 3.2;
         "AMD Zen and Zen+: EPYC 7001, Ryzen 1000 and 2000; 256-bit vectors take two steps.";
@@ -185,6 +188,7 @@ mod tests {
             assert_eq!(CPUS.iter().position(|d| d.name == c.name), Some(i), "{}: one row a name", c.name);
             let base = c.base.map(|b| CPUS.iter().position(|d| d.name == b && d.arch == c.arch).expect(b));
             assert!(base.is_none_or(|b| b < i), "{}: what it extends stands above it", c.name);
+            assert!(c.slow.iter().all(|f| c.features().has(*f)), "{}: what is slow is there", c.name);
             assert!(c.features().iter().all(|f| f.info().arch == c.arch), "{}: features of its architecture", c.name);
             assert!(c.caches.l1d > 0 && c.cores > 0 && c.ghz > 0.0 && c.what.ends_with('.'), "{}", c.name);
             let used: usize = if c.features().has(Feature::Sse2) || c.arch != Arch::X86_64 { 16 } else { 0 };

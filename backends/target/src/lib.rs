@@ -42,6 +42,8 @@ pub struct Target {
     pub arch: Arch,
     /// Instruction set extensions the code may use.
     pub features: FeatureSet,
+    /// Those of them that the CPU has but that gain nothing there.
+    pub slow: FeatureSet,
     /// Bytes of the vectors that generated code uses, or 0 where the machine has none: what the schedule makes lanes and
     /// tiles for. On x86-64 64 with AVX-512 (F, BW, DQ and VL) and 32 with AVX2, FMA and BMI2, which have a code generator of
     /// their own; 16 everywhere else.
@@ -147,9 +149,10 @@ impl Target {
         [Feature::AvxVnni, Feature::Avx512vnni, Feature::Dotprod].iter().any(|f| self.has(*f))
     }
 
-    /// Whether pairs of `bf16` are multiplied and added to `f32` by one instruction that generated code uses.
+    /// Whether pairs of `bf16` are multiplied and added to `f32` by one instruction that generated code uses, because two
+    /// multiply-adds of `f32` take longer.
     pub fn has_bf16_dot_product(&self) -> bool {
-        self.vector_bytes == 64 && self.has(Feature::Avx512bf16)
+        self.vector_bytes == 64 && self.has(Feature::Avx512bf16) && !self.slow.has(Feature::Avx512bf16)
     }
 
     /// Features that the code may use and `machine` has not; those of another architecture are not compared.
@@ -198,6 +201,7 @@ impl Target {
             triple,
             arch,
             features,
+            slow: FeatureSet::of(cpu.slow),
             vector_bytes,
             caches: cpu.caches,
             cores: cpu.cores,
