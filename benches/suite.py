@@ -8,6 +8,10 @@
 A CASE is a folder in ONNX's layout (model.onnx, test_data_set_0), or a folder of such folders. Each runs as `tenon bench
 --against`: the engines take turns in one process each, on one thread, with the same inputs. A model that does not compile, or
 whose outputs disagree, is a row that says so; an engine that cannot run a model, or computes something else, does not count.
+
+How long a model takes from its file to the first result is measured beside that, in new processes, `--first` times: what Tenon
+takes to read, compile and run it once, and what another engine takes to make a session of it and run that, once its packages are
+imported and the inputs are there.
 """
 
 import argparse
@@ -18,6 +22,9 @@ import pathlib
 import platform
 import subprocess
 import sys
+
+# Compiles and first runs of each model: the least time counts, as others use the machine, too.
+FIRST_RUNS = 3
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "BENCHMARKS.md"
@@ -61,7 +68,10 @@ def measure(args):
             result = json.loads(done.stdout)
         except (subprocess.TimeoutExpired, ValueError) as e:
             result = {"ok": False, "error": f"{type(e).__name__}"}
-        rows.append({"name": case.name, **result})
+        row = {"name": case.name, **result}
+        if result.get("ok") and args.first:
+            row["first"] = first_results(args, case, result)
+        rows.append(row)
         for a in result.get("against", []):
             print(f"{a['engine']} {told(a)}   ", end="")
         print(str(result.get("error", ""))[:90], flush=True)
@@ -78,6 +88,27 @@ def measure(args):
     args.output.write_text(json.dumps({"about": about, "models": rows}, indent=1) + "\n")
     print(f"written to {args.output}")
     return 0 if all(r.get("ok") for r in rows) else 1
+
+
+def first_results(args, case, result):
+    """Seconds from the model's file to the first result, by engine; the least of the measurement `result` and some more."""
+    command = [args.tenon, "bench", case, "--json", "--seconds", "0", "--against", args.against]
+    for python in args.python:
+        command += ["--python", python]
+    least = {}
+    for i in range(args.first):
+        if i > 0:
+            try:
+                done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=args.timeout)
+                result = json.loads(done.stdout)
+            except (subprocess.TimeoutExpired, ValueError):
+                continue
+        found = {"Tenon": result.get("first_seconds")}
+        found |= {a["engine"]: a.get("first_seconds") for a in result.get("against", []) if a.get("agrees")}
+        for engine, seconds in found.items():
+            if seconds:
+                least[engine] = min(seconds, least.get(engine, seconds))
+    return least
 
 
 def told(a):
@@ -129,9 +160,45 @@ def docs(path):
         ratios = {r["name"]: a["ratio"] for r in rows for a in r.get("against", []) if a["engine"] == engine and a.get("agrees")}
         out.append(summary(engine, ratios))
     out.append(summary("**best peer**", {r["name"]: r["best"]["ratio"] for r in rows if r.get("best")}))
+    out += first_section(rows)
     DOCS.write_text("\n".join(out) + "\n")
     print(f"written to {DOCS}")
     return 0
+
+
+# Engines that read the same file, as a user of them does; others have a converter between.
+READERS = ["ONNX Runtime", "OpenVINO"]
+
+
+def first_section(rows):
+    """What it takes from the file to the first result, model by model and in sum; nothing where it was not measured."""
+    rows = [r for r in rows if r.get("first", {}).get("Tenon")]
+    engines = [e for e in READERS if any(e in r["first"] for r in rows)]
+    if not rows or not engines:
+        return []
+    out = [
+        "",
+        "## From the file to the first result",
+        "",
+        "Milliseconds from the model's file to the outputs of the first run: for Tenon reading, compiling and running the machine code once in"
+        " the same process (`tenon::jit`), for the others creating a session and running it once. All are new processes; the import of the"
+        " others' Python packages and the reading of inputs are not counted. Runs have one thread; Tenon compiles on all cores, with the same"
+        f" result for any number of them. Of each the least of up to {FIRST_RUNS} measurements is shown.",
+        "",
+        f"| model | Tenon | {' | '.join(engines)} | Tenon's part of ONNX Runtime's |",
+        f"|---|---:|{'---:|' * len(engines)}---:|",
+    ]
+    for r in rows:
+        first, ort = r["first"], r["first"].get("ONNX Runtime")
+        cells = [f"{1e3 * first[e]:.1f}" if e in first else "–" for e in ["Tenon", *engines]]
+        cells.append("–" if ort is None else f"{first['Tenon'] / ort:.2f}")
+        out.append(f"| {r['name']} | {' | '.join(cells)} |")
+    for engine in engines:
+        ratios = [r["first"]["Tenon"] / r["first"][engine] for r in rows if engine in r["first"]]
+        faster = sum(ratio < 1 for ratio in ratios)
+        mean = math.exp(sum(math.log(max(ratio, 1e-9)) for ratio in ratios) / len(ratios))
+        out += ["", f"Tenon is faster than {engine} on {faster} of {len(ratios)} models; the geometric mean of the ratios is {mean:.2f}."]
+    return out
 
 
 def summary(who, ratios):
@@ -159,6 +226,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help="case folders, or folders of them")
     parser.add_argument("--seconds", default="2", help="seconds for each engine and model")
+    parser.add_argument("--first", type=int, default=FIRST_RUNS, help="measurements of the first result; 0 for none")
     parser.add_argument("--timeout", type=float, default=600, help="seconds a model may take in all")
     parser.add_argument("--against", default="onnxruntime", metavar="ENGINE,...", help="as tenon bench has them: onnxruntime,openvino,mnn,litert")
     parser.add_argument("--python", action="append", default=[], metavar="[ENGINE=]PATH", help="the Python with the engines, or with one")

@@ -176,6 +176,7 @@ impl Compiler {
     /// All problems of the model; anything else is a bug.
     pub fn compile_file(&self, path: &Path) -> Result<Compiled, Error> {
         let start = Instant::now();
+        tenon_cranelift::prepare(&self.options.target);
         let imported = self.import_file(path)?;
         if let Some(r) = &self.options.recipe {
             r.check_model(&recipe::hash_file(path)?).map_err(|e| Error::Input(e.to_string()))?;

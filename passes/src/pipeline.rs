@@ -4,13 +4,13 @@ use crate::tuning::{Considered, Tuning};
 use crate::{
     algorithm, egraph, fold, group, layout, normalize, plan, prefetch, quantize, rows, schedule, steps, threads,
 };
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use tenon_base::{Diagnostic, Diagnostics, Loc};
 use tenon_ir::text::PrintOptions;
 use tenon_ir::{Graph, NodeId, Op, Region, ValueId};
-use tenon_kernel::Program;
-use tenon_kernel::verify::{Stage, verify_program};
+use tenon_kernel::{Program, Stage, VerifyError, verify_around, verify_kernel};
 use tenon_target::Target;
 
 /// Where one can stop, in order. The state is printable at each.
@@ -348,7 +348,7 @@ pub fn run(
     fold::allow_for_weights(&mut state.graph);
     for pass in PIPELINE.iter().filter(|p| p.phase <= to) {
         let changed = apply(pass, &mut state, settings)?;
-        verify(pass, &state)?;
+        verify(pass, &state, changed)?;
         watch(pass, &state, changed);
     }
     Ok(state)
@@ -380,7 +380,8 @@ fn apply(pass: &Pass, state: &mut State, settings: &Settings) -> Result<usize, P
     Ok(changed + (pass.run)(state, settings)?)
 }
 
-fn verify(pass: &Pass, state: &State) -> Result<(), PassError> {
+/// What `pass` made of `state`, of which it changed so much.
+fn verify(pass: &Pass, state: &State, changed: usize) -> Result<(), PassError> {
     let internal = |message: String| PassError::Internal { pass: pass.name.to_string(), message };
     let join = |errors: Vec<String>| internal(errors.join("\n"));
     let stage = match pass.phase {
@@ -388,11 +389,16 @@ fn verify(pass: &Pass, state: &State) -> Result<(), PassError> {
             return tenon_ir::verify::verify(&state.graph)
                 .map_err(|e| internal(tenon_ir::verify::report(&state.graph, &e)));
         }
-        Phase::Lowered => Stage::Structured,
+        Phase::Lowered if cfg!(debug_assertions) || changed > 0 => Stage::Structured,
         Phase::Scheduled | Phase::Planned if cfg!(debug_assertions) => Stage::Scheduled,
-        Phase::Scheduled | Phase::Planned => return Ok(()),
+        Phase::Lowered | Phase::Scheduled | Phase::Planned => return Ok(()),
     };
-    verify_program(&state.program, stage).map_err(|e| join(e.iter().map(ToString::to_string).collect()))
+    let kernels = state.program.kernels.par_iter().filter_map(|k| verify_kernel(k, stage).err());
+    let mut errors: Vec<VerifyError> = kernels.flatten_iter().collect();
+    if errors.is_empty() {
+        errors = verify_around(&state.program).err().unwrap_or_default();
+    }
+    if errors.is_empty() { Ok(()) } else { Err(join(errors.iter().map(ToString::to_string).collect())) }
 }
 
 /// Free dimensions, all of them, with the node that has each first.

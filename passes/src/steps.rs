@@ -10,6 +10,7 @@ use crate::group::root;
 use crate::halo::{Border, borders, parts};
 use crate::lower::{elements, external_reads, length, location, lower_group, share};
 use crate::pipeline::State;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use tenon_base::{DType, Diagnostic, Fact, Loc, Scalar};
 use tenon_ir::gate::{Gates, Path, operand_path};
@@ -128,6 +129,9 @@ impl<'s> Scope<'s> {
     }
 }
 
+/// A kernel and what it reads.
+type Lowered = Result<(Kernel, Vec<ValueId>), PassError>;
+
 struct Builder {
     p: Program,
     /// Kernels by hash.
@@ -233,7 +237,17 @@ impl Builder {
     fn block(&mut self, scope: &mut Scope<'_>) -> Result<Vec<Step>, PassError> {
         let (graph, state) = (scope.graph, scope.state);
         let mut pending: BTreeMap<Path, Vec<Step>> = BTreeMap::new();
-        for g in &state.groups {
+        // Most kernels depend on nothing but their group: they are made first, all at once.
+        let borders = &scope.borders;
+        let made: Vec<Option<Lowered>> = state
+            .groups
+            .par_iter()
+            .map(|g| match graph.op(g.anchor) {
+                Some(Op::Branch(_) | Op::Repeat(_)) => None,
+                _ => Some(lower_group(graph, g, borders, false)),
+            })
+            .collect();
+        for (g, made) in state.groups.iter().zip(made) {
             let path = scope.gates.path(g.last());
             let loc = location(graph, g);
             let steps = match graph.op(g.anchor) {
@@ -242,7 +256,10 @@ impl Builder {
                 _ => {
                     let node = g.last();
                     let begun = scope.begun(ValueId { node, port: 0 }).is_some();
-                    let (kernel, reads) = lower_group(graph, g, &scope.borders, begun)?;
+                    let (kernel, reads) = match made.filter(|_| !begun) {
+                        Some(made) => made?,
+                        None => lower_group(graph, g, &scope.borders, begun)?,
+                    };
                     // All parts are where they are to be.
                     if begun && kernel.body.is_empty() {
                         continue;

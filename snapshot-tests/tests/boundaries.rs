@@ -47,7 +47,7 @@ const EXAMPLES: [(&str, &[&str]); 2] = [("app-build-rs", &["tenon-build"]), ("ji
 const OWNED: [(&[&str], &str); 5] = [
     (&["prost"], "tenon-frontend"),
     (&["petgraph"], "tenon-ir"),
-    (&["egg"], "tenon-passes"),
+    (&["egg", "quanta"], "tenon-passes"),
     (&["iced-x86", "regalloc2"], "tenon-wide"),
     (
         &["cranelift-codegen", "cranelift-frontend", "cranelift-jit", "cranelift-module", "cranelift-object"],

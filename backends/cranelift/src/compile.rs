@@ -50,6 +50,13 @@ impl Code {
     }
 }
 
+/// Makes what compiling for `target` needs once in a process, on another thread: it is there when the first program is.
+pub fn prepare(target: &Target) {
+    if tenon_wide::supports(target) {
+        rayon::spawn(tenon_wide::prepare);
+    }
+}
+
 /// All kernels of a program as machine code.
 pub(crate) struct Kernels {
     codes: Vec<Code>,

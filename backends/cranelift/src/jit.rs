@@ -1,5 +1,6 @@
 //! Programs compiled into this process.
 
+use crate::aligned::AlignedBuf;
 use crate::blob::Blob;
 use crate::check;
 use crate::compile::{self, Constants, FunctionSize, Kernels};
@@ -17,52 +18,6 @@ use tenon_target::Target;
 
 /// The entry point: [`tenon_abi`] describes it.
 type Run = unsafe extern "C" fn(*const *const u8, *const *mut u8, *mut u8, *const c_void) -> i32;
-
-/// What an [`AlignedBuf`] begins at a multiple of.
-const LINE: usize = 64;
-
-/// Bytes aligned to 64: arenas and constant data.
-#[derive(Debug)]
-pub struct AlignedBuf {
-    /// The bytes and room to align them in. As plain bytes they come from the system as zeros, untouched until they are used.
-    room: Vec<u8>,
-    at: usize,
-    len: usize,
-}
-
-impl AlignedBuf {
-    /// `len` zero bytes.
-    pub fn new(len: usize) -> AlignedBuf {
-        let room = vec![0; len + LINE - 1];
-        let at = room.as_ptr().align_offset(LINE);
-        AlignedBuf { room, at, len }
-    }
-
-    /// The bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        &self.room[self.at..self.at + self.len]
-    }
-
-    /// The bytes.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        &mut self.room[self.at..self.at + self.len]
-    }
-}
-
-impl Default for AlignedBuf {
-    fn default() -> AlignedBuf {
-        AlignedBuf::new(0)
-    }
-}
-
-/// The copy has its own place to begin at.
-impl Clone for AlignedBuf {
-    fn clone(&self) -> AlignedBuf {
-        let mut copy = AlignedBuf::new(self.len);
-        copy.as_mut_slice().copy_from_slice(self.as_slice());
-        copy
-    }
-}
 
 /// A program compiled into this process, ready to run. Threads may run it at once, each with its own arena.
 pub struct Jit {
@@ -209,7 +164,7 @@ impl Jit {
             && outputs.len() == self.outputs.len()
             && inputs.iter().zip(&self.inputs).all(|(b, s)| b.len() == s.bytes)
             && outputs.iter().zip(&self.outputs).all(|(b, s)| b.len() == s.bytes)
-            && arena.len >= self.arena_bytes;
+            && arena.as_slice().len() >= self.arena_bytes;
         if !fits {
             return Err(Status::WrongLength);
         }

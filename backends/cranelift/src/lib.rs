@@ -4,6 +4,7 @@
 //! buffers are planned, and a [`tenon_target::Target`]; the output depends on nothing else and is the same bytes
 //! every time.
 
+mod aligned;
 pub mod artifact;
 mod audit;
 mod blob;
@@ -19,9 +20,10 @@ mod options;
 mod selftest;
 mod weights;
 
+pub use aligned::AlignedBuf;
 pub use audit::{Audit, Section, Symbol, audit, undefined_symbols};
-pub use compile::FunctionSize;
+pub use compile::{FunctionSize, prepare};
 pub use error::BackendError;
-pub use jit::{AlignedBuf, Jit};
+pub use jit::Jit;
 pub use object::{Object, archive, compile_object, compile_object_with};
 pub use options::{GOLDEN_TOLERANCE, Golden, ObjectOptions};

@@ -1,5 +1,6 @@
 //! Constant data as one block.
 
+use rayon::prelude::*;
 use tenon_kernel::{BufferKind, Program};
 
 /// Where each constant buffer lies in the one block of constant data.
@@ -48,11 +49,17 @@ impl Layout {
 
     /// Writes the data into `to`, which is [`Layout::bytes`] long and all zeros.
     pub(crate) fn fill(&self, program: &Program, to: &mut [u8]) {
+        // Offsets ascend, so every constant has a part of its own.
+        let (mut rest, mut begin) = (to, 0);
+        let mut parts: Vec<(&mut [u8], &[u8])> = vec![];
         for (b, at) in program.buffers.iter().zip(&self.offsets) {
             if let BufferKind::Const(t) = &b.kind {
-                to[*at..at + t.bytes().len()].copy_from_slice(t.bytes());
+                let (part, behind) = rest[at - begin..].split_at_mut(t.bytes().len());
+                (rest, begin) = (behind, at + t.bytes().len());
+                parts.push((part, t.bytes()));
             }
         }
+        parts.into_par_iter().for_each(|(to, from)| to.copy_from_slice(from));
     }
 
     /// The data.

@@ -73,6 +73,11 @@ pub fn supports(target: &Target) -> bool {
     Isa::of(target).is_some()
 }
 
+/// Makes the tables that [`compile`] works with, once in a process: some milliseconds, which may pass while there is nothing to compile yet.
+pub fn prepare() {
+    emit::prepare();
+}
+
 /// Whether `kernel` has vectors. One without gains nothing here, while the general generator removes common and invariant code
 /// everywhere.
 pub fn has_vectors(kernel: &Kernel) -> bool {

@@ -27,6 +27,11 @@ enum Place {
     Imm(i64),
 }
 
+/// Makes the encoder's tables.
+pub(crate) fn prepare() {
+    drop(Encoder::new(64));
+}
+
 /// Emits `func` with the registers that `out` gives: its bytes, and bytes of the stack that it takes at most.
 pub(crate) fn emit(
     func: &Function,
