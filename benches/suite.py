@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Measures Tenon against other engines on real models, and writes what came of it.
 
-    python3 benches/suite.py CASE... [--against ENGINE,...] [--python [ENGINE=]PATH]... [--seconds S] [--tenon PATH]
-                                     [-o benches/results/NAME.json]
-    python3 benches/suite.py --docs benches/results/NAME.json     writes docs/BENCHMARKS.md from it
+    python3 benches/suite.py CASE... [--against ENGINE,...] [--python [ENGINE=]PATH]... [--seconds S] [--threads N]
+                                     [--tenon PATH] [-o benches/results/NAME.json]
+    python3 benches/suite.py --docs benches/results/NAME.json...  writes docs/BENCHMARKS.md from them
 
 A CASE is a folder in ONNX's layout (model.onnx, test_data_set_0), or a folder of such folders. Each runs as `tenon bench
---against`: the engines take turns in one process each, on one thread, with the same inputs. A model that does not compile, or
+--against`: the engines take turns in one process each, with the same inputs and number of threads. A model that does not compile, or
 whose outputs disagree, is a row that says so; an engine that cannot run a model, or computes something else, does not count.
 
 How long a model takes from its file to the first result is measured beside that, in new processes, `--first` times: what Tenon
@@ -59,7 +59,8 @@ def version(command):
 def measure(args):
     rows = []
     for case in cases(args.cases):
-        command = [args.tenon, "bench", case, "--json", "--seconds", args.seconds, "--against", args.against]
+        command = [args.tenon, "bench", case, "--json", "--seconds", args.seconds, "--against", args.against,
+                   "--threads", args.threads]
         for python in args.python:
             command += ["--python", python]
         print(f"{case.name:<28}", end="", flush=True)
@@ -79,7 +80,7 @@ def measure(args):
         "cpu": cpu(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
-        "threads": 1,
+        "threads": args.threads,
         "seconds": float(args.seconds),
         "tenon": version([args.tenon, "--version"]),
         "commit": version(["git", "rev-parse", "--short", "HEAD"]),
@@ -118,19 +119,13 @@ def told(a):
     return f"{a['ratio']:.2f}" if a["agrees"] else "wrong"
 
 
-def docs(path):
-    data = json.loads(path.read_text())
-    about, rows = data["about"], sorted(data["models"], key=lambda r: r["name"])
-    engines = list(dict.fromkeys(a["engine"] for r in rows for a in r.get("against", [])))
-    versions = {a["engine"]: a for r in rows for a in r.get("against", []) if "version" in a}
-    peers = ", ".join(f"{e} {versions[e]['version']} ({versions[e]['precision']})" for e in engines if e in versions)
+def docs(paths):
     out = [
         "# Speed and accuracy",
         "",
-        f"Made by `benches/suite.py` from a run on {about['cpu']} ({about['system']}), {about['threads']} thread, at commit"
-        f" {about['commit']}. Do not edit: run the script again.",
+        "Made by `benches/suite.py`. Do not edit: run the script again.",
         "",
-        f"Measured against {peers}. A ratio is Tenon's time as a part of the other engine's: below 1 Tenon is faster. All take turns on the"
+        "A ratio is Tenon's time as a part of the other engine's: below 1 Tenon is faster. All take turns on the"
         " same inputs; of each pair of turns the fastest runs are compared, and shown is the median of these ratios. *Best peer* is the engine"
         " that is fastest on the model, with the ratio against it and the range of the middle half of its ratios. *–* is an engine that does not"
         " run the model, *wrong* one whose outputs disagree: neither counts. *Part of peak* counts two operations a multiply-add of"
@@ -140,6 +135,27 @@ def docs(path):
         "Outputs of integer models may disagree on CPUs without VNNI: there ONNX Runtime adds products of bytes in 16 bits that saturate, unless"
         " `session.x64quantprecision` is set, which is not its default and not measured here. `tenon verify` says which of the two agrees with"
         " recorded outputs.",
+    ]
+    for path in paths:
+        data = json.loads(path.read_text())
+        out += section(data["about"], sorted(data["models"], key=lambda r: r["name"]))
+    DOCS.write_text("\n".join(out) + "\n")
+    print(f"written to {DOCS}")
+    return 0
+
+
+def section(about, rows):
+    """What came of one run."""
+    engines = list(dict.fromkeys(a["engine"] for r in rows for a in r.get("against", [])))
+    versions = {a["engine"]: a for r in rows for a in r.get("against", []) if "version" in a}
+    peers = ", ".join(f"{e} {versions[e]['version']} ({versions[e]['precision']})" for e in engines if e in versions)
+    target = next((r["target"] for r in rows if "target" in r), about["system"])
+    threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    out = [
+        "",
+        f"## {target}, {threads}",
+        "",
+        f"A run on {about['cpu']} ({about['system']}, {about['cores']} cores) at commit {about['commit']}, against {peers}.",
         "",
         f"| model | multiply-adds | {' | '.join(engines)} | best peer | middle half | part of peak | difference | weights | arena |",
         f"|---|---:|{'---:|' * len(engines)}---|---:|---:|---:|---:|---:|",
@@ -160,10 +176,7 @@ def docs(path):
         ratios = {r["name"]: a["ratio"] for r in rows for a in r.get("against", []) if a["engine"] == engine and a.get("agrees")}
         out.append(summary(engine, ratios))
     out.append(summary("**best peer**", {r["name"]: r["best"]["ratio"] for r in rows if r.get("best")}))
-    out += first_section(rows)
-    DOCS.write_text("\n".join(out) + "\n")
-    print(f"written to {DOCS}")
-    return 0
+    return out + first_section(rows)
 
 
 # Engines that read the same file, as a user of them does; others have a converter between.
@@ -178,7 +191,7 @@ def first_section(rows):
         return []
     out = [
         "",
-        "## From the file to the first result",
+        "### From the file to the first result",
         "",
         "Milliseconds from the model's file to the outputs of the first run: for Tenon reading, compiling and running the machine code once in"
         " the same process (`tenon::jit`), for the others creating a session and running it once. All are new processes; the import of the"
@@ -226,13 +239,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", help="case folders, or folders of them")
     parser.add_argument("--seconds", default="2", help="seconds for each engine and model")
+    parser.add_argument("--threads", type=int, default=1, help="threads of every engine")
     parser.add_argument("--first", type=int, default=FIRST_RUNS, help="measurements of the first result; 0 for none")
     parser.add_argument("--timeout", type=float, default=600, help="seconds a model may take in all")
     parser.add_argument("--against", default="onnxruntime", metavar="ENGINE,...", help="as tenon bench has them: onnxruntime,openvino,mnn,litert")
     parser.add_argument("--python", action="append", default=[], metavar="[ENGINE=]PATH", help="the Python with the engines, or with one")
     parser.add_argument("--tenon", default=ROOT / "target/release/tenon", type=pathlib.Path)
     parser.add_argument("-o", "--output", default=ROOT / "benches/results/latest.json", type=pathlib.Path)
-    parser.add_argument("--docs", metavar="JSON", type=pathlib.Path, help="write docs/BENCHMARKS.md from this file")
+    parser.add_argument("--docs", nargs="+", metavar="JSON", type=pathlib.Path, help="write docs/BENCHMARKS.md from these files")
     args = parser.parse_args()
     if args.docs:
         return docs(args.docs)
