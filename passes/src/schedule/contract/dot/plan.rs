@@ -118,7 +118,8 @@ pub(super) fn plan(
     let (outer, middle): (Vec<_>, Vec<_>) = rest.partition(|d| uses(&w_index, d));
     let lanes = target.lanes(DType::I32);
     let rows = m.as_ref().map_or(1, |m| m.extent);
-    let (nv, mr) = if float { shape_of_pairs(lanes, v.extent, rows) } else { shape(target, lanes, v.extent, rows) };
+    let (nv, mr) =
+        if float { shape_of_pairs(lanes, v.extent, rows) } else { shape(target, lanes, v.extent, rows, group) };
     // The packed constant.
     let width = nv * lanes;
     let strides = |dims: &[ContractDim]| dims.iter().map(|d| (d.extent, w_index.coefficient(d.var))).collect();
@@ -231,11 +232,16 @@ fn source(
     (copy, Some((x, to)))
 }
 
-/// Registers along `v` and rows along `m`.
-fn shape(target: &Target, lanes: usize, v: usize, m: usize) -> (usize, usize) {
-    // One register holds the products, one the repeated group, the rest are accumulators and constants.
+/// Rows that are many tiles.
+const MANY_ROWS: usize = 32;
+
+/// Registers along `v` and rows along `m`, for products of `group` neighbours.
+fn shape(target: &Target, lanes: usize, v: usize, m: usize, group: usize) -> (usize, usize) {
+    // One register holds the products, one the repeated group, the rest are accumulators and constants. Where pairs take all sixteen registers
+    // some accumulators move to memory and back, which costs more than one row less, unless rows are few.
     let accumulators = match target.vector_registers() {
         16 if target.vector_bytes == 16 => 8,
+        16 if group == 2 && m > MANY_ROWS => 10,
         16 => 12,
         _ => 16,
     };
