@@ -148,7 +148,8 @@ def section(about, rows):
     """What came of one run."""
     engines = list(dict.fromkeys(a["engine"] for r in rows for a in r.get("against", [])))
     versions = {a["engine"]: a for r in rows for a in r.get("against", []) if "version" in a}
-    peers = ", ".join(f"{e} {versions[e]['version']} ({versions[e]['precision']})" for e in engines if e in versions)
+    named = {e: versions[e] for e in engines if e in versions}
+    peers = ", ".join(f"{e} {v['version']} ({v['precision']})" if v["precision"] else f"{e} {v['version']}" for e, v in named.items())
     target = next((r["target"] for r in rows if "target" in r), about["system"])
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
     out = [
