@@ -56,17 +56,21 @@ def version(command):
     return done.stdout.strip() or "unknown"
 
 
+def bench(args, case, seconds):
+    """What `tenon bench` finds, or a TimeoutExpired or ValueError."""
+    command = [args.tenon, "bench", case, "--json", "--seconds", seconds, "--against", args.against, "--threads", args.threads]
+    for python in args.python:
+        command += ["--python", python]
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=args.timeout)
+    return json.loads(done.stdout)
+
+
 def measure(args):
     rows = []
     for case in cases(args.cases):
-        command = [args.tenon, "bench", case, "--json", "--seconds", args.seconds, "--against", args.against,
-                   "--threads", args.threads]
-        for python in args.python:
-            command += ["--python", python]
         print(f"{case.name:<28}", end="", flush=True)
         try:
-            done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=args.timeout)
-            result = json.loads(done.stdout)
+            result = bench(args, case, args.seconds)
         except (subprocess.TimeoutExpired, ValueError) as e:
             result = {"ok": False, "error": f"{type(e).__name__}"}
         row = {"name": case.name, **result}
@@ -93,15 +97,11 @@ def measure(args):
 
 def first_results(args, case, result):
     """Seconds from the model's file to the first result, by engine; the least of the measurement `result` and some more."""
-    command = [args.tenon, "bench", case, "--json", "--seconds", "0", "--against", args.against]
-    for python in args.python:
-        command += ["--python", python]
     least = {}
     for i in range(args.first):
         if i > 0:
             try:
-                done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=args.timeout)
-                result = json.loads(done.stdout)
+                result = bench(args, case, 0)
             except (subprocess.TimeoutExpired, ValueError):
                 continue
         found = {"Tenon": result.get("first_seconds")}

@@ -4,6 +4,29 @@ use rayon::prelude::*;
 use tenon_base::{DType, Tensor};
 use tenon_kernel::{Buf, bf16};
 
+/// A layout of constants, whatever the size of their elements.
+pub(crate) trait Arrange {
+    /// Elements, with padding.
+    fn elements(&self) -> usize;
+
+    /// Elements of `SIZE` bytes in this layout; `to` is all zeros.
+    fn arrange<const SIZE: usize>(&self, from: &[[u8; SIZE]], to: &mut [[u8; SIZE]]);
+
+    /// `source` in this layout. Indices are within it: the kernel that asked was verified.
+    fn apply(&self, source: &Tensor) -> Tensor {
+        let mut to = vec![0u8; self.elements() * source.dtype().size()];
+        let from = source.bytes();
+        match source.dtype().size() {
+            1 => self.arrange::<1>(from.as_chunks().0, to.as_chunks_mut().0),
+            2 => self.arrange::<2>(from.as_chunks().0, to.as_chunks_mut().0),
+            4 => self.arrange::<4>(from.as_chunks().0, to.as_chunks_mut().0),
+            _ => self.arrange::<8>(from.as_chunks().0, to.as_chunks_mut().0),
+        }
+        let shape = [self.elements()];
+        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
+    }
+}
+
 /// The layout `[outer…][tiles][inner…][lanes]` of a buffer: element `(o, t, i, l)` is element
 /// `base + Σ o·stride + (t·lanes + l)·lane_stride + Σ i·stride` of the source, or 0 where `t·lanes + l` is `extent` or more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -55,23 +78,14 @@ impl Layout {
         }
         (outer, tile, inner)
     }
+}
 
-    /// `source` in this layout. Indices are within it: the kernel that asked was verified.
-    pub(crate) fn apply(&self, source: &Tensor) -> Tensor {
-        let mut to = vec![0u8; self.len() * source.dtype().size()];
-        match source.dtype().size() {
-            1 => self.arrange::<1>(source.bytes(), &mut to),
-            2 => self.arrange::<2>(source.bytes(), &mut to),
-            4 => self.arrange::<4>(source.bytes(), &mut to),
-            _ => self.arrange::<8>(source.bytes(), &mut to),
-        }
-        let shape = [self.len()];
-        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
+impl Arrange for Layout {
+    fn elements(&self) -> usize {
+        self.len()
     }
 
-    /// The same, of elements of `SIZE` bytes; `to` is all zeros.
-    fn arrange<const SIZE: usize>(&self, from: &[u8], to: &mut [u8]) {
-        let (from, to) = (from.as_chunks::<SIZE>().0, to.as_chunks_mut::<SIZE>().0);
+    fn arrange<const SIZE: usize>(&self, from: &[[u8; SIZE]], to: &mut [[u8; SIZE]]) {
         to.par_chunks_mut(self.tile_len().max(1)).enumerate().for_each(|(n, chunk)| {
             let (tile, mut rest) = (n % self.tiles(), n / self.tiles());
             let mut base = self.base + (tile * self.lanes) as i64 * self.lane_stride;
@@ -212,23 +226,14 @@ impl Groups {
         dims.iter()
             .fold(vec![0], |all, d| all.iter().flat_map(|a| (0..d.0 as i64).map(move |i| a + i * d.1)).collect())
     }
+}
 
-    /// `source` in this layout.
-    fn apply(&self, source: &Tensor) -> Tensor {
-        let mut to = vec![0u8; self.len() * source.dtype().size()];
-        match source.dtype().size() {
-            1 => self.arrange::<1>(source.bytes(), &mut to),
-            2 => self.arrange::<2>(source.bytes(), &mut to),
-            4 => self.arrange::<4>(source.bytes(), &mut to),
-            _ => self.arrange::<8>(source.bytes(), &mut to),
-        }
-        let shape = [self.len()];
-        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
+impl Arrange for Groups {
+    fn elements(&self) -> usize {
+        self.len()
     }
 
-    /// The same, of elements of `SIZE` bytes; `to` is all zeros.
-    fn arrange<const SIZE: usize>(&self, from: &[u8], to: &mut [u8]) {
-        let (from, to) = (from.as_chunks::<SIZE>().0, to.as_chunks_mut::<SIZE>().0);
+    fn arrange<const SIZE: usize>(&self, from: &[[u8; SIZE]], to: &mut [[u8; SIZE]]) {
         let (outer, reduce, run) =
             (Groups::offsets(&self.outer), Groups::offsets(&self.reduce), Groups::offsets(&self.run));
         let tiles = self.v.0.div_ceil(self.width);
@@ -246,7 +251,9 @@ impl Groups {
             }
         });
     }
+}
 
+impl Groups {
     /// For each point of the outer dims and of the tiled one, the sum over all others.
     fn sums(&self, source: &Tensor) -> Tensor {
         let v = source.to_i64();
