@@ -5,7 +5,7 @@
 //! time; memory that the caches cannot hold adds its own. It ranks kernels and catches a budget that is missed by far; where
 //! the target is this machine, a measurement is better.
 
-use tenon_kernel::{BinOp, Expr, Kernel, Program, Stmt, Type, UnOp};
+use tenon_kernel::{BinOp, Expr, Kernel, Program, Stmt, Tiles, Type, UnOp};
 use tenon_target::Target;
 
 /// The cost of a kernel call.
@@ -41,6 +41,9 @@ impl Ports {
 const UNKNOWN_TRIPS: f64 = 8.0;
 /// Cycles to call a kernel.
 const CALL: f64 = 20.0;
+/// Cycles from one product of tiles to the next, and until one is there to be added to.
+const TILE_PRODUCT: f64 = 16.0;
+const TILE_LATENCY: f64 = 52.0;
 /// Bytes a cycle that come from beyond the caches.
 const FROM_MEMORY: f64 = 6.0;
 
@@ -125,6 +128,15 @@ impl Machine {
                     sum.add(self.expr(k, value), 1.0);
                     let n = self.registers(k.type_of(value));
                     sum.add(Ports { arithmetic: 0.0, memory: n, instructions: n }, 1.0);
+                }
+                Stmt::Tiles(t) => {
+                    let runs = t.reduce.iter().map(|d| d.extent as f64).product::<f64>();
+                    let tiles = (t.blocks * (t.columns / Tiles::LANES)) as f64;
+                    let products = runs * tiles * t.groups.div_ceil(Tiles::STEP) as f64;
+                    // What the sums' tiles wait for each other, where they are few.
+                    let each = TILE_PRODUCT.max(TILE_LATENCY / tiles);
+                    let moved = Tiles::STEP as f64 * tiles;
+                    sum.add(Ports { arithmetic: products * each, memory: moved, instructions: 2.0 * products }, 1.0);
                 }
                 s => s.exprs(&mut |e| sum.add(self.expr(k, e), 1.0)),
             }

@@ -123,7 +123,7 @@ impl Settings {
 
     /// Whether products are computed of factors rounded to `bf16`: it is allowed, and the target has the instruction.
     pub fn rounds_factors(&self) -> bool {
-        self.precision == Precision::Bf16 && self.math > Math::Strict && self.target.has_bf16_dot_product()
+        self.precision == Precision::Bf16 && self.math > Math::Strict && self.target.multiplies_bf16()
     }
 }
 

@@ -6,13 +6,15 @@ use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
 use crate::lower::entry::Weights;
 use crate::lower::{self, entry};
+use crate::tiles;
 use crate::weights::{Header, Layout};
 use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::ir::{Function, UserFuncName};
+use cranelift_codegen::ir::{AbiParam, Function, UserFuncName, types};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
 use rayon::prelude::*;
+use tenon_kernel::tiles::{as_loops, multiplies_tiles};
 use tenon_kernel::{Kernel, Program};
 use tenon_target::Target;
 
@@ -60,6 +62,8 @@ pub fn prepare(target: &Target) {
 /// All kernels of a program as machine code.
 pub(crate) struct Kernels {
     codes: Vec<Code>,
+    /// Some use tile registers.
+    tiles: bool,
 }
 
 impl Kernels {
@@ -75,13 +79,16 @@ impl Kernels {
                     if let Some(code) = wide(k, program, target) {
                         return Ok(code);
                     }
+                    // Whoever ships it would rather have slow code than none.
+                    let loops = multiplies_tiles(k).then(|| as_loops(k.clone()));
+                    let k = loops.as_ref().unwrap_or(k);
                     let isa = isas.get(lower::optimisation(k, &machine));
                     let func = lower::kernel(k, i as u32, machine, &**isa);
                     generate(&k.name, func, FuncId::from_u32(i as u32), &**isa)
                 })
             })
             .collect::<Result<Vec<Code>, BackendError>>()?;
-        Ok(Kernels { codes })
+        Ok(Kernels { codes, tiles: tiles::uses(program, target) })
     }
 
     /// Bytes of code.
@@ -96,7 +103,6 @@ fn wide(k: &Kernel, program: &Program, target: &Target) -> Option<Code> {
         return None;
     }
     let code = tenon_wide::compile(k, target);
-    // Whoever ships it would rather have slow code than none.
     debug_assert!(!matches!(code, Err(tenon_wide::Unsupported::Encoding(_))), "kernel {}: {code:?}", k.name);
     let code = code.ok()?;
     Some(Code { bytes: code.bytes, align: code.align as u64, relocs: vec![], stack: code.stack })
@@ -173,6 +179,16 @@ pub(crate) fn define<M: Module>(
         works[i] = Some(id);
     }
 
+    let mut ask_for_tiles = None;
+    if kernels.tiles {
+        let symbol = format!("{name}_tiles");
+        let mut sig = module.make_signature();
+        sig.returns.push(AbiParam::new(types::I64));
+        let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
+        let code = Code { bytes: tiles::ASK.to_vec(), align: 32, relocs: vec![], stack: 8 };
+        sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
+        ask_for_tiles = Some(id);
+    }
     let constants = constants(module).map_err(|e| fail(*e))?;
     let symbol = format!("{name}_run");
     let sig = entry::signature(isa, matches!(constants, Constants::Given(_)));
@@ -183,6 +199,7 @@ pub(crate) fn define<M: Module>(
         works: works.iter().map(|id| id.map(|id| module.declare_func_in_func(id, &mut func))).collect(),
         weights: weights_in(constants, module, &mut func),
         offsets: &layout.offsets,
+        ask_for_tiles: ask_for_tiles.map(|id| module.declare_func_in_func(id, &mut func)),
     };
     entry::build(program, &mut func, &links, isa);
     let code = generate(&symbol, func, run, isa)?;
@@ -213,6 +230,8 @@ pub(crate) fn define_steps<M: Module>(
             works: defined.works.iter().map(|id| id.map(|id| module.declare_func_in_func(id, &mut func))).collect(),
             weights: weights_in(defined.constants, module, &mut func),
             offsets: &layout.offsets,
+            // Asked for by the entry point, which the caller has run.
+            ask_for_tiles: None,
         };
         entry::build_step(program, step, &mut func, &links, isa);
         generate(&symbol, func, id, isa)?.define(module, id, symbol).map_err(|e| fail(*e))?;

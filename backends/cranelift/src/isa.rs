@@ -84,6 +84,9 @@ fn flag(f: Feature) -> Option<&'static str> {
         | Feature::Avx512cd
         | Feature::Avx512bw
         | Feature::Avx512bf16
+        | Feature::AmxTile
+        | Feature::AmxInt8
+        | Feature::AmxBf16
         | Feature::Neon => return None,
     })
 }

@@ -18,6 +18,7 @@ mod lower;
 mod object;
 mod options;
 mod selftest;
+mod tiles;
 mod weights;
 
 pub use aligned::AlignedBuf;

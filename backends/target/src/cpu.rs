@@ -90,8 +90,8 @@ cpus! {
         "Intel Cooper Lake servers: the first with dot products of bf16.";
     "icelake-server" X86_64 < Some("x86-64-v4"); [Avx512vbmi Avx512bitalg Avx512vnni]; 48 1280 1536; 16; 2.0 x 64; 2.6;
         "Intel Ice Lake servers.";
-    "sapphire-rapids" X86_64 < Some("icelake-server"); [AvxVnni Avx512bf16] slow [Avx512bf16]; 48 2048 1920; 16; 2.0 x 64; 2.6;
-        "Intel Sapphire Rapids and Emerald Rapids servers.";
+    "sapphire-rapids" X86_64 < Some("icelake-server"); [AvxVnni Avx512bf16 AmxInt8 AmxBf16] slow [Avx512bf16]; 48 2048 1920; 16; 2.0 x 64; 2.6;
+        "Intel Sapphire, Emerald and Granite Rapids servers: the first with products of tiles (AMX).";
     "zen1" X86_64 < Some("x86-64-v3"); []; 32 512 2048; 8; 2.0 x 16; 3.2;
         "AMD Zen and Zen+: EPYC 7001, Ryzen 1000 and 2000; 256-bit vectors take two steps.";
     "zen2" X86_64 < Some("x86-64-v3"); []; 32 512 4096; 8; 2.0 x 32; 3.4;

@@ -60,7 +60,29 @@ fn detect(_baseline: FeatureSet) -> FeatureSet {
         Avx512f "avx512f" Avx512cd "avx512cd" Avx512dq "avx512dq" Avx512bw "avx512bw" Avx512vl "avx512vl"
         Avx512vbmi "avx512vbmi" Avx512bitalg "avx512bitalg" Avx512vnni "avx512vnni" Avx512bf16 "avx512bf16"
     }
+    for f in tiles() {
+        set.insert(f);
+    }
     set
+}
+
+/// What the CPU has of AMX, where the system lets programs ask for its registers. The standard library does not tell.
+#[cfg(target_arch = "x86_64")]
+fn tiles() -> Vec<Feature> {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    if __cpuid(0).eax < 0x1d {
+        return vec![];
+    }
+    // Leaf 0DH: where the tiles' data lie in the area that saves all registers (subleaf 18), and how large that area is with what the
+    // system has switched on (subleaf 0). Leaf 7: the bits of EDX.
+    let (area, data, edx) = (__cpuid_count(0xd, 0).ebx, __cpuid_count(0xd, 18), __cpuid_count(7, 0).edx);
+    let on = data.eax > 0 && area >= data.ebx.saturating_add(data.eax);
+    let has = |bit: u32| on && edx >> bit & 1 != 0;
+    [(24, Feature::AmxTile), (25, Feature::AmxInt8), (22, Feature::AmxBf16)]
+        .into_iter()
+        .filter(|(bit, _)| has(24) && has(*bit))
+        .map(|(_, f)| f)
+        .collect()
 }
 
 /// The preset that the CPU's own numbers mean. A virtual machine may hide features of it, so the caller checks them.
@@ -87,7 +109,7 @@ fn identify() -> Option<&'static str> {
             _ => "skylake-avx512",
         }),
         (b"Genu", 6, 0x6a | 0x6c) => Some("icelake-server"),
-        (b"Genu", 6, 0x8f | 0xcf) => Some("sapphire-rapids"),
+        (b"Genu", 6, 0x8f | 0xad | 0xae | 0xcf) => Some("sapphire-rapids"),
         (b"Genu", 6, 0x97 | 0x9a | 0xb7 | 0xba | 0xbf) => Some("alderlake"),
         _ => None,
     }

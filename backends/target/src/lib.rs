@@ -29,6 +29,10 @@ pub use target_lexicon::OperatingSystem;
 use target_lexicon::{BinaryFormat, Triple};
 use tenon_base::DType;
 
+/// Products that tiles give a cycle, times the bytes of a factor: 16 by 16 sums of 64 bytes every 16 cycles (Intel's *Optimization Reference
+/// Manual*, "Intel AMX").
+const TILE_BYTES_PER_CYCLE: f64 = 1024.0;
+
 /// A machine to generate code for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Target {
@@ -114,6 +118,9 @@ impl Target {
         // `f16` is computed in `f32`; narrow integers are as wide as their products, but for dot products of bytes.
         let lanes = match dtype {
             DType::I8 | DType::U8 if self.has_dot_product() => self.lanes(dtype),
+            DType::I8 | DType::U8 | DType::BF16 if self.has_tiles(dtype) => {
+                return 2.0 * TILE_BYTES_PER_CYCLE / dtype.size() as f64;
+            }
             DType::BF16 if !self.has_bf16_dot_product() => self.lanes(DType::F32),
             DType::F16 | DType::Bool => self.lanes(DType::F32),
             DType::I8 | DType::U8 => self.lanes(DType::I16),
@@ -130,6 +137,9 @@ impl Target {
         let bytes = if self.vector_bytes == 0 { 0 } else { self.datapath_bytes.min(self.widest_vector_bytes()) };
         let lanes = (bytes / DType::F32.size()) as f64;
         if bytes == 0 {
+            return self.peak_ops_per_cycle(dtype);
+        }
+        if self.has_tiles(dtype) {
             return self.peak_ops_per_cycle(dtype);
         }
         // A dot product adds four products of bytes into each 32-bit lane; a matrix product eight.
@@ -153,6 +163,23 @@ impl Target {
     /// multiply-adds of `f32` take longer.
     pub fn has_bf16_dot_product(&self) -> bool {
         self.vector_bytes == 64 && self.has(Feature::Avx512bf16) && !self.slow.has(Feature::Avx512bf16)
+    }
+
+    /// Whether products of `dtype` are computed in tiles (AMX). Systems other than Linux hand out the registers in ways of their own, so
+    /// generated code uses them there only.
+    pub fn has_tiles(&self, dtype: DType) -> bool {
+        let feature = match dtype {
+            DType::I8 | DType::U8 => Feature::AmxInt8,
+            DType::BF16 => Feature::AmxBf16,
+            _ => return false,
+        };
+        let linux = matches!(self.triple.operating_system, OperatingSystem::Linux);
+        linux && self.vector_bytes == 64 && self.has(feature)
+    }
+
+    /// Whether products of factors rounded to `bf16` are faster than those of `f32`.
+    pub fn multiplies_bf16(&self) -> bool {
+        self.has_bf16_dot_product() || self.has_tiles(DType::BF16)
     }
 
     /// Features that the code may use and `machine` has not; those of another architecture are not compared.

@@ -1,5 +1,7 @@
 //! What of a target matters to selection.
 
+use crate::lir::TileDot;
+use tenon_base::DType;
 use tenon_target::{Arch, Feature, Target};
 
 /// An instruction set level.
@@ -15,6 +17,8 @@ pub(crate) struct Isa {
     pub(crate) vnni: bool,
     /// Dot products of `bf16`.
     pub(crate) bf16: bool,
+    /// Products of tiles of bytes and of `bf16`.
+    tiles: (bool, bool),
 }
 
 impl Isa {
@@ -30,6 +34,12 @@ impl Isa {
             f16c: target.has(Feature::F16c),
             vnni: target.has(if avx512 { Feature::Avx512vnni } else { Feature::AvxVnni }),
             bf16: target.has_bf16_dot_product(),
+            tiles: (target.has_tiles(DType::I8), target.has_tiles(DType::BF16)),
         })
+    }
+
+    /// Whether it has this product.
+    pub(crate) fn has_tiles(&self, product: TileDot) -> bool {
+        if product == TileDot::Bf16 { self.tiles.1 } else { self.tiles.0 }
     }
 }

@@ -25,6 +25,7 @@ mod table;
 use isa::Isa;
 use std::fmt;
 use tenon_kernel::stmt::visit_stmts;
+use tenon_kernel::tiles::multiplies_tiles;
 use tenon_kernel::{Expr, Kernel};
 use tenon_target::Target;
 
@@ -78,7 +79,7 @@ pub fn prepare() {
     emit::prepare();
 }
 
-/// Whether `kernel` has vectors. One without gains nothing here, while the general generator removes common and invariant code
+/// Whether `kernel` has vectors or tiles. One without gains nothing here, while the general generator removes common and invariant code
 /// everywhere.
 pub fn has_vectors(kernel: &Kernel) -> bool {
     // Every vector is made of one of these.
@@ -87,7 +88,7 @@ pub fn has_vectors(kernel: &Kernel) -> bool {
         Expr::Lanes(v) => v.len() > 1,
         _ => false,
     };
-    let mut found = kernel.vars.iter().any(|v| v.ty.lanes > 1);
+    let mut found = kernel.vars.iter().any(|v| v.ty.lanes > 1) || multiplies_tiles(kernel);
     visit_stmts(&kernel.body, &mut |s| {
         if !found {
             s.exprs(&mut |e| e.visit(&mut |e| found |= is_vector(e)));

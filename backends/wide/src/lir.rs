@@ -97,6 +97,16 @@ pub(crate) enum Shift {
     Sar,
 }
 
+/// Products of tiles, by their factors: signs of bytes, or `bf16`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TileDot {
+    Bf16,
+    Ss,
+    Su,
+    Us,
+    Uu,
+}
+
 /// An operation; operands are in the order of the machine instruction. Sizes are in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
@@ -147,6 +157,18 @@ pub(crate) enum Op {
     MulHigh,
     /// `a (rax), b, quotient (rax), rest (rdx)`
     Div { signed: bool, size: u8 },
+    /// AMX: `memory`: the sizes of all tiles, which become zero.
+    TileConfig,
+    /// AMX: no tile is in use any more.
+    TileRelease,
+    /// AMX: a tile of zeros.
+    TileZero(u8),
+    /// AMX: a tile from `memory`, whose index register holds the bytes from row to row.
+    TileLoad(u8),
+    /// AMX: the same to `memory`.
+    TileStore(u8),
+    /// AMX: the first tile plus the product of the others.
+    TileDot(TileDot, [u8; 3]),
     /// The parameters that come in registers: `def…`.
     Params,
     /// `goto`

@@ -6,7 +6,7 @@
 //! upper product is added first, then the lower one, each as one fused multiply-add. Which bits a NaN has is not part of it.
 
 use crate::stmt::visit_stmts;
-use crate::{Expr, Kernel};
+use crate::{Expr, Kernel, Stmt};
 use tenon_base::DType;
 
 /// How much of itself rounding to `bf16` moves a normal number at most.
@@ -51,10 +51,27 @@ pub fn dot(a: [u16; 2], b: [u16; 2], c: f32) -> f32 {
     multiply_add(a[0], b[0], multiply_add(a[1], b[1], c))
 }
 
+/// `c` and what one instruction on tiles adds to it: the sum of the products of the `lower` elements of each pair of neighbours and of the
+/// upper ones, which are added up apart, one fused multiply-add each, and then each other (`TDPBF16PS`, the same volume).
+pub fn step(pairs: impl Iterator<Item = ([u16; 2], [u16; 2])>, c: f32) -> f32 {
+    let [lower, upper] = pairs
+        .fold([0f32; 2], |[lower, upper], (a, b)| [multiply_add(a[0], b[0], lower), multiply_add(a[1], b[1], upper)]);
+    flushed_sum(c, flushed_sum(lower, upper))
+}
+
+/// `a + b`, where subnormal operands and results are zero of their sign.
+fn flushed_sum(a: f32, b: f32) -> f32 {
+    let sum = normal(a) + normal(b);
+    if sum.abs() < TINY { 0f32.copysign(sum as f32) } else { sum as f32 }
+}
+
 /// Whether `kernel` multiplies factors of `bf16`.
 pub fn multiplies(kernel: &Kernel) -> bool {
     let mut found = false;
     visit_stmts(&kernel.body, &mut |s| {
+        if let Stmt::Tiles(t) = s {
+            found |= kernel.type_of(&t.x).elem == DType::U16;
+        }
         s.exprs(&mut |e| {
             e.visit(&mut |e| {
                 if let Expr::Dot(b) = e {

@@ -30,6 +30,12 @@ impl KernelBuilder {
         KernelBuilder { kernel: Kernel { name: name.into(), ..Kernel::default() }, blocks: vec![vec![]] }
     }
 
+    /// Goes on with `kernel`, which has no statements yet.
+    pub fn over(kernel: Kernel) -> KernelBuilder {
+        debug_assert!(kernel.body.is_empty(), "statements would be lost");
+        KernelBuilder { kernel, blocks: vec![vec![]] }
+    }
+
     /// The kernel.
     pub fn finish(mut self) -> Kernel {
         self.kernel.body = self.blocks.pop().unwrap_or_default();

@@ -33,6 +33,7 @@ pub mod simplify;
 pub mod step;
 pub mod stmt;
 pub mod text;
+pub mod tiles;
 pub mod verify;
 pub mod work;
 
@@ -48,5 +49,6 @@ pub use simplify::{simplify_index, simplify_kernel};
 pub use step::{If, Loop, Moment, Step, Timeline};
 pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Parts, Stmt, VarInfo};
 pub use text::ParseError;
+pub use tiles::Tiles;
 pub use verify::{Stage, VerifyError, verify_around, verify_kernel, verify_program};
 pub use work::Work;

@@ -1,6 +1,6 @@
 //! Statements and kernels.
 
-use crate::{Buf, Expr, Type, Var};
+use crate::{Buf, Expr, Tiles, Type, Var};
 use std::collections::BTreeSet;
 use tenon_base::DType;
 
@@ -116,6 +116,8 @@ pub enum Stmt {
     },
     /// A multiply-accumulate nest; structured kernels only.
     Contract(Box<Contract>),
+    /// A product of two-dimensional tiles; scheduled kernels only, for machines with registers that hold such tiles.
+    Tiles(Box<Tiles>),
 }
 
 /// One loop of a [`Contract`]: `0..extent`.
@@ -288,6 +290,16 @@ pub fn set_in(body: &[Stmt]) -> BTreeSet<Var> {
 }
 
 impl Stmt {
+    /// The buffer that this statement itself writes to, not one inside it.
+    pub fn written(&self) -> Option<Buf> {
+        match self {
+            Stmt::Store { buf, .. } => Some(*buf),
+            Stmt::Contract(c) => Some(c.out),
+            Stmt::Tiles(t) => Some(t.out),
+            _ => None,
+        }
+    }
+
     /// Calls `f` on the expressions of this statement itself, not of statements inside it.
     pub fn exprs<'a>(&'a self, f: &mut dyn FnMut(&'a Expr)) {
         match self {
@@ -302,6 +314,7 @@ impl Stmt {
             }
             Stmt::Prefetch { index: e, .. } | Stmt::If { cond: e, .. } | Stmt::While { cond: e, .. } => f(e),
             Stmt::Contract(c) => [&c.init, &c.a, &c.b, &c.out_index, &c.value].into_iter().for_each(f),
+            Stmt::Tiles(t) => [&t.out_index, &t.x, &t.w].into_iter().for_each(f),
         }
     }
 
@@ -333,6 +346,12 @@ impl Stmt {
                 let Contract { dims, reduce, acc, init, a, b, out, out_index, value } = *c;
                 let [init, a, b, out_index, value] = [init, a, b, out_index, value].map(f);
                 Stmt::Contract(Box::new(Contract { dims, reduce, acc, init, a, b, out, out_index, value }))
+            }
+            Stmt::Tiles(mut t) => {
+                for e in [&mut t.out_index, &mut t.x, &mut t.w] {
+                    *e = f(std::mem::replace(e, Expr::int(0)));
+                }
+                Stmt::Tiles(t)
             }
         }
     }

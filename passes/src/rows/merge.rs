@@ -4,7 +4,7 @@ use super::form::{Form, Walk};
 use std::collections::BTreeMap;
 use tenon_kernel::simplify::simplify_kernel;
 use tenon_kernel::stmt::visit_stmts;
-use tenon_kernel::{Access, Affine, Buf, BufferId, Contract, ContractDim, Expr, Kernel, Stmt, Type, Var};
+use tenon_kernel::{Access, Affine, Buf, BufferId, Contract, ContractDim, Expr, Kernel, Stmt, Tiles, Type, Var};
 
 /// A kernel of a chain.
 #[derive(Clone, Debug)]
@@ -301,6 +301,10 @@ fn names(s: Stmt, to: &dyn Fn(Var) -> Var, place: &dyn Fn(Buf) -> Buf) -> Stmt {
             let Contract { dims: d, reduce, acc, init, a, b, out, out_index, value } = *c;
             let (d, reduce, acc, out) = (dims(d), dims(reduce), to(acc), place(out));
             Stmt::Contract(Box::new(Contract { dims: d, reduce, acc, init, a, b, out, out_index, value }))
+        }
+        Stmt::Tiles(t) => {
+            let (out, reduce) = (place(t.out), dims(t.reduce));
+            Stmt::Tiles(Box::new(Tiles { out, reduce, ..*t }))
         }
     }
 }

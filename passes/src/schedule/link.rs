@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use tenon_base::Tensor;
 use tenon_kernel::stmt::visit_stmts;
-use tenon_kernel::{Access, Buf, BufferId, BufferKind, Expr, Kernel, Program, Stmt};
+use tenon_kernel::{Access, Buf, BufferId, BufferKind, Expr, Kernel, Program, Stmt, Tiles};
 
 /// Puts `units` in the place of the program's kernels; calls name units.
 pub(super) fn link(mut program: Program, units: Vec<Unit>) -> Program {
@@ -98,7 +98,7 @@ fn add_arguments(program: &mut Program, units: &[Unit]) {
 fn drop_unused_parameters(kernel: &mut Kernel, index: usize, program: &mut Program) {
     let mut used: Vec<bool> = kernel.buffers.iter().map(|b| b.access == Access::Out).collect();
     visit_stmts(&kernel.body, &mut |s| {
-        if let Stmt::Store { buf, .. } = s {
+        if let Some(buf) = s.written() {
             used[buf.0 as usize] = true;
         }
         s.exprs(&mut |e| {
@@ -156,6 +156,7 @@ fn rename_stores(s: Stmt, to: &dyn Fn(Buf) -> Buf) -> Stmt {
         Stmt::For { var, lo, hi, step, parallel, body } => Stmt::For { var, lo, hi, step, parallel, body: all(body) },
         Stmt::If { cond, then, otherwise } => Stmt::If { cond, then: all(then), otherwise: all(otherwise) },
         Stmt::While { cond, body } => Stmt::While { cond, body: all(body) },
+        Stmt::Tiles(t) => Stmt::Tiles(Box::new(Tiles { out: to(t.out), ..*t })),
         s => s,
     }
 }

@@ -68,6 +68,10 @@ fn targets_renamed(s: Stmt, name: &dyn Fn(Var) -> Var) -> Stmt {
         }
         Stmt::If { cond, then, otherwise } => Stmt::If { cond, then: all(then), otherwise: all(otherwise) },
         Stmt::While { cond, body } => Stmt::While { cond, body: all(body) },
+        Stmt::Tiles(mut t) => {
+            t.reduce.iter_mut().for_each(|d| d.var = name(d.var));
+            Stmt::Tiles(t)
+        }
         s => s,
     }
 }

@@ -305,7 +305,9 @@ impl Shape {
                     s.nested = true;
                     ok &= !parallel;
                 }
-                Stmt::Prefetch { .. } | Stmt::If { .. } | Stmt::While { .. } | Stmt::Contract(_) => ok = false,
+                Stmt::Prefetch { .. } | Stmt::If { .. } | Stmt::While { .. } | Stmt::Contract(_) | Stmt::Tiles(_) => {
+                    ok = false
+                }
             }
             let index = match stmt {
                 Stmt::Store { index, .. } => Some(index),

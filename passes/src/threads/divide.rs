@@ -68,9 +68,7 @@ pub(super) fn touched<'s>(body: impl IntoIterator<Item = &'s Stmt>) -> (BTreeSet
     let (mut reads, mut writes) = (BTreeSet::new(), BTreeSet::new());
     for s in body {
         visit_stmts(std::slice::from_ref(s), &mut |s| {
-            if let Stmt::Store { buf, .. } = s {
-                writes.insert(*buf);
-            }
+            writes.extend(s.written());
             s.exprs(&mut |e| {
                 loads(e, &mut |b| {
                     reads.insert(b);
@@ -364,7 +362,7 @@ fn first_is_store(body: &[Stmt], buf: Buf) -> Option<bool> {
             return Some(false);
         }
         let found = match s {
-            Stmt::Store { buf: b, .. } if *b == buf => Some(true),
+            s if s.written() == Some(buf) => Some(true),
             Stmt::For { body, .. } | Stmt::While { body, .. } => first_is_store(body, buf),
             Stmt::If { then, otherwise, .. } => {
                 // Both count: a store on one side only is none.

@@ -4,7 +4,7 @@ use super::divide::{Divider, Plan, touched};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use tenon_kernel::stmt::visit_stmts;
-use tenon_kernel::{Access, Buf, Buffer, Expr, Kernel, Parts, Program, Stmt, Var};
+use tenon_kernel::{Access, Buf, Buffer, Expr, Kernel, Parts, Program, Stmt, Tiles, Var};
 
 /// A kernel that takes some of the buffers of the one it was made of: their positions.
 pub(super) struct Made {
@@ -63,6 +63,10 @@ fn moved_stores(s: Stmt, buf: Buf, by: &Expr) -> Stmt {
     let all = |body: Vec<Stmt>| body.into_iter().map(|s| moved_stores(s, buf, by)).collect();
     match s {
         Stmt::Store { buf: b, index, value } if b == buf => Stmt::Store { buf: b, index: by.clone() + index, value },
+        Stmt::Tiles(t) if t.out == buf => {
+            let out_index = by.clone() + t.out_index;
+            Stmt::Tiles(Box::new(Tiles { out_index, ..*t }))
+        }
         Stmt::For { var, lo, hi, step, parallel, body } => Stmt::For { var, lo, hi, step, parallel, body: all(body) },
         Stmt::If { cond, then, otherwise } => Stmt::If { cond, then: all(then), otherwise: all(otherwise) },
         Stmt::While { cond, body } => Stmt::While { cond, body: all(body) },

@@ -45,11 +45,13 @@ pub enum Status {
     WrongWeights = 6,
     /// The self-test found a result that differs from the known one.
     SelftestFailed = 7,
+    /// The system does not let the program use the processor's tile registers (models compiled with `amx-int8` or `amx-bf16`).
+    NoTiles = 8,
 }
 
 impl Status {
     /// Every status.
-    pub const ALL: [Status; 8] = [
+    pub const ALL: [Status; 9] = [
         Status::Ok,
         Status::NullPointer,
         Status::MisalignedArena,
@@ -58,6 +60,7 @@ impl Status {
         Status::MisalignedWeights,
         Status::WrongWeights,
         Status::SelftestFailed,
+        Status::NoTiles,
     ];
 
     /// The status that `code` means.
@@ -76,6 +79,7 @@ impl Status {
             Status::MisalignedWeights => "MISALIGNED_WEIGHTS",
             Status::WrongWeights => "WRONG_WEIGHTS",
             Status::SelftestFailed => "SELFTEST_FAILED",
+            Status::NoTiles => "NO_TILES",
         }
     }
 
@@ -90,6 +94,9 @@ impl Status {
             Status::MisalignedWeights => "the weights are not aligned to 64 bytes",
             Status::WrongWeights => "the weights are not those the model was compiled with",
             Status::SelftestFailed => "the self-test found a wrong result",
+            Status::NoTiles => {
+                "the system does not give the program the tile registers that the model was compiled for (AMX)"
+            }
         }
     }
 }

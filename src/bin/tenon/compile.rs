@@ -153,14 +153,19 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         say!("  in integers: {integers} of {all} convolutions and matrix products, {part:.1} % of the multiply-adds");
     }
     match (report.bf16_calls, args.compile.precision) {
-        (0, PrecisionArg::Bf16) if compiled.target.slow.has(Feature::Avx512bf16) => {
+        (0, PrecisionArg::Bf16)
+            if compiled.target.slow.has(Feature::Avx512bf16) && !compiled.target.multiplies_bf16() =>
+        {
             say!(
                 "  in bf16: none, multiply-adds of f32 are faster on {} than its dot products of bf16",
                 report.target
             )
         }
-        (0, PrecisionArg::Bf16) if !compiled.target.has_bf16_dot_product() => {
-            say!("  in bf16: none, {} has no dot products of it; zen4, zen5 and cooperlake have", report.target)
+        (0, PrecisionArg::Bf16) if !compiled.target.multiplies_bf16() => {
+            say!(
+                "  in bf16: none, {} has no products of it; sapphire-rapids, zen4, zen5 and cooperlake have",
+                report.target
+            )
         }
         (_, PrecisionArg::F32) => {}
         (n, PrecisionArg::Bf16) => say!("  in bf16: the factors of products of {n} kernel calls"),

@@ -42,6 +42,8 @@ pub(crate) struct Links<'l> {
     pub(crate) weights: Weights,
     /// Offset in it, by program buffer (0 for buffers that are not constant).
     pub(crate) offsets: &'l [usize],
+    /// The function that asks the system for tile registers, where kernels use them.
+    pub(crate) ask_for_tiles: Option<FuncRef>,
 }
 
 /// Fills in the body of `func`, whose signature is [`signature`].
@@ -61,6 +63,11 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
         guard::fail_if_misaligned(&mut e.b, arena, tenon_abi::ARENA_ALIGN, Status::MisalignedArena);
     }
     e.weights = e.find_weights(links.weights);
+    if let Some(ask) = links.ask_for_tiles {
+        let call = e.b.ins().call(ask, &[]);
+        let refused = e.b.inst_results(call)[0];
+        guard::fail_if(&mut e.b, refused, Status::NoTiles);
+    }
     e.hook = Hook::read(&mut e.b, program, env, isa);
     e.steps(&program.steps);
     guard::give(&mut e.b, Status::Ok);

@@ -67,6 +67,7 @@ impl Lower<'_> {
             Stmt::If { cond, then, otherwise } => self.branch(cond, then, otherwise),
             Stmt::While { cond, body } => self.while_loop(cond, body),
             Stmt::Contract(_) => unreachable!("checked before lowering: the kernel is scheduled"),
+            Stmt::Tiles(_) => unreachable!("made loops of before lowering"),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Operations that are not one row of the vector table.
 
 use super::{Emitter, Place, r64, vector};
-use crate::lir::{Alu, Cond, Op, Shift, Width};
+use crate::lir::{Alu, Cond, Op, Shift, TileDot, Width};
 use crate::table::V;
 use iced_x86::{Code, Instruction, MemoryOperand, Register};
 
@@ -14,6 +14,11 @@ fn sized(n: usize, size: u8) -> Register {
 fn byte(n: usize) -> Register {
     // AL, CL, DL, BL, then (after AH to BH) SPL on.
     if n < 4 { Register::AL + n as u32 } else { Register::SPL + (n - 4) as u32 }
+}
+
+/// The tile register `n`.
+fn tile(n: u8) -> Register {
+    Register::TMM0 + u32::from(n)
 }
 
 impl Alu {
@@ -225,6 +230,29 @@ impl Emitter {
                     (false, true) => Code::Div_rm64,
                 };
                 self.built(Instruction::with1(code, sized(*b, size)));
+            }
+            (Op::TileConfig, [Memory(m, pool)]) => match Instruction::with1(Code::VEX_Ldtilecfg_m512, *m) {
+                Ok(i) => self.put(&i, *pool),
+                e => self.built(e),
+            },
+            (Op::TileRelease, []) => self.put(&Instruction::with(Code::VEX_Tilerelease), None),
+            (Op::TileZero(t), []) => self.built(Instruction::with1(Code::VEX_Tilezero_tmm, tile(t))),
+            (Op::TileLoad(t), [Memory(m, _)]) => {
+                self.built(Instruction::with2(Code::VEX_Tileloadd_tmm_sibmem, tile(t), *m));
+            }
+            (Op::TileStore(t), [Memory(m, _)]) => {
+                self.built(Instruction::with2(Code::VEX_Tilestored_sibmem_tmm, *m, tile(t)));
+            }
+            (Op::TileDot(kind, tiles), []) => {
+                let code = match kind {
+                    TileDot::Bf16 => Code::VEX_Tdpbf16ps_tmm_tmm_tmm,
+                    TileDot::Ss => Code::VEX_Tdpbssd_tmm_tmm_tmm,
+                    TileDot::Su => Code::VEX_Tdpbsud_tmm_tmm_tmm,
+                    TileDot::Us => Code::VEX_Tdpbusd_tmm_tmm_tmm,
+                    TileDot::Uu => Code::VEX_Tdpbuud_tmm_tmm_tmm,
+                };
+                let [d, a, b] = tiles.map(tile);
+                self.built(Instruction::with3(code, d, a, b));
             }
             (Op::Params, _) => {}
             _ => self.wrong(op),

@@ -17,6 +17,7 @@ mod saturate;
 mod scalar;
 mod shuffle;
 mod stmt;
+mod tiles;
 mod value;
 
 use crate::Unsupported;
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, HashMap};
 use tenon_base::DType;
 use tenon_kernel::codegen::address::Addresses;
 use tenon_kernel::stmt::visit_stmts;
+use tenon_kernel::tiles::multiplies_tiles;
 use tenon_kernel::{Expr, Kernel, Stmt, Var};
 use value::{Binding, Row};
 
@@ -57,6 +59,8 @@ pub(crate) struct Select<'k> {
     constant_ids: HashMap<Vec<u8>, u32>,
     /// Where constants are in the pool, by bytes.
     pool: BTreeMap<Vec<u8>, u32>,
+    /// The sizes that tiles have from the beginning, where all products agree on them.
+    tile_shape: Option<tiles::Shape>,
     /// The first thing that there is no code for.
     missing: Option<Unsupported>,
 }
@@ -85,10 +89,17 @@ pub(crate) fn select(kernel: &Kernel, isa: Isa) -> Result<Function, Unsupported>
         constants: vec![],
         constant_ids: HashMap::new(),
         pool: BTreeMap::new(),
+        tile_shape: tiles::shape_of_all(kernel),
         missing: None,
     };
     s.parameters();
+    if let Some(shape) = s.tile_shape {
+        s.configure_tiles(shape);
+    }
     s.block(&kernel.body);
+    if multiplies_tiles(kernel) {
+        s.push(Op::TileRelease, []);
+    }
     s.push(Op::Return, []);
     match s.missing {
         Some(m) => Err(m),

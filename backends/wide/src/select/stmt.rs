@@ -6,7 +6,8 @@ use crate::lir::{Alu, Arg, Cond, GENERAL, Op, VECTOR};
 use regalloc2::{Block, VReg};
 use smallvec::smallvec;
 use tenon_base::DType;
-use tenon_kernel::stmt::{set_in, visit_stmts};
+use tenon_kernel::codegen::address::is_innermost;
+use tenon_kernel::stmt::set_in;
 use tenon_kernel::{CmpOp, Expr, Stmt, Var};
 
 impl Select<'_> {
@@ -72,6 +73,7 @@ impl Select<'_> {
             Stmt::If { cond, then, otherwise } => self.conditional(cond, then, otherwise),
             Stmt::While { cond, body } => self.while_loop(cond, body),
             Stmt::Contract(_) => self.unsupported("a contraction that is not scheduled"),
+            Stmt::Tiles(t) => self.tiles(t),
         }
     }
 
@@ -251,8 +253,6 @@ impl Select<'_> {
         let vars = self.carried(&[body]);
 
         let (head, end) = (self.new_block(), self.new_block());
-        let mut innermost = true;
-        visit_stmts(body, &mut |s| innermost &= !matches!(s, Stmt::For { .. } | Stmt::While { .. }));
         let mut first = self.rows_of(&vars);
         let before = first.clone();
         first.extend(pointers.iter().map(|p| p.first));
@@ -271,7 +271,7 @@ impl Select<'_> {
         }
 
         self.place(head);
-        self.block_data(head).hot = innermost;
+        self.block_data(head).hot = is_innermost(body);
         self.parameters_for(&vars, head);
         self.depth += 1;
         self.addresses.enter();

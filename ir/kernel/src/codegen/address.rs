@@ -258,6 +258,7 @@ impl<V: Copy> Addresses<V> {
             });
             match s {
                 Stmt::Store { buf, index, .. } | Stmt::Prefetch { buf, index } => access(*buf, index),
+                Stmt::Tiles(t) => access(t.out, &t.out_index),
                 Stmt::Let { var, value } => self.define(*var, value, kernel),
                 Stmt::For { var, .. } => self.define_opaque(*var),
                 _ => {}
@@ -268,9 +269,9 @@ impl<V: Copy> Addresses<V> {
     }
 }
 
-/// Whether `body` has no loop in it.
+/// Whether `body` has no loop in it, of statements or of tiles.
 pub fn is_innermost(body: &[Stmt]) -> bool {
     let mut innermost = true;
-    visit_stmts(body, &mut |s| innermost &= !matches!(s, Stmt::For { .. } | Stmt::While { .. }));
+    visit_stmts(body, &mut |s| innermost &= !matches!(s, Stmt::For { .. } | Stmt::While { .. } | Stmt::Tiles(_)));
     innermost
 }

@@ -1,6 +1,7 @@
 //! From a kernel to flat code over one register file.
 
 use super::contract::ContractNode;
+use super::tiles::TilesNode;
 use super::value::{self, LaneFn, Lanewise, Operands};
 use super::{InterpError, Options};
 use crate::{Access, BinOp, Buf, Expr, Kernel, Stmt, Type, Var};
@@ -38,6 +39,7 @@ pub(super) enum Node {
     If { code: Span, cond: usize, then: Vec<Node>, otherwise: Vec<Node> },
     While { code: Span, cond: usize, body: Vec<Node> },
     Contract(Box<ContractNode>),
+    Tiles(Box<TilesNode>),
 }
 
 /// A compiled kernel.
@@ -350,6 +352,7 @@ impl Compiler<'_> {
                 Node::While { code, cond, body: self.block(body)? }
             }
             Stmt::Contract(c) => Node::Contract(Box::new(self.contract(c)?)),
+            Stmt::Tiles(t) => self.tiles(t)?,
         })
     }
 

@@ -49,7 +49,7 @@ impl Compiler<'_> {
         Ok(ContractNode { dims, reduce, acc, acc_dtype: acc_ty.elem, init, a, b, multiply_add, store })
     }
 
-    fn dims(&self, dims: &[crate::ContractDim]) -> Result<Vec<(usize, i64)>, InterpError> {
+    pub(super) fn dims(&self, dims: &[crate::ContractDim]) -> Result<Vec<(usize, i64)>, InterpError> {
         dims.iter()
             .map(|d| {
                 let extent = i64::try_from(d.extent).ok().filter(|n| *n > 0);

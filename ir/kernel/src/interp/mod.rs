@@ -11,6 +11,7 @@ mod contract;
 mod math;
 mod run;
 mod steps;
+mod tiles;
 mod value;
 
 pub use math::erf;

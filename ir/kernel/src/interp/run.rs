@@ -62,7 +62,7 @@ impl<'r, 'm> Machine<'r, 'm> {
         Ok(())
     }
 
-    fn step(&mut self, n: u64) -> Result<(), InterpError> {
+    pub(super) fn step(&mut self, n: u64) -> Result<(), InterpError> {
         self.steps = self.steps.saturating_add(n);
         if self.steps > self.max_steps {
             return Err(InterpError::Steps { kernel: self.kernel.name.clone(), limit: self.max_steps });
@@ -75,8 +75,23 @@ impl<'r, 'm> Machine<'r, 'm> {
         InterpError::Bounds { kernel: self.kernel.name.clone(), buffer: b.name.clone(), index, lanes, len: b.len }
     }
 
+    /// What a register holds.
+    pub(super) fn register(&self, n: usize) -> u64 {
+        self.registers[n]
+    }
+
+    /// The memory that `view` is in.
+    pub(super) fn memory(&self, view: View) -> &[u8] {
+        &self.memories[view.memory]
+    }
+
+    /// The same, to be written.
+    pub(super) fn memory_mut(&mut self, view: View) -> &mut [u8] {
+        self.memories[view.memory].to_mut()
+    }
+
     /// The memory and first byte of elements `index..index + n` of `buf`.
-    fn locate(&self, buf: Buf, index: i64, n: usize) -> Result<(View, usize), InterpError> {
+    pub(super) fn locate(&self, buf: Buf, index: i64, n: usize) -> Result<(View, usize), InterpError> {
         let view = self.views[buf.0 as usize];
         match usize::try_from(index) {
             Ok(i) if i <= view.len && n <= view.len - i => Ok((view, view.offset + i * view.dtype.size())),
@@ -84,7 +99,7 @@ impl<'r, 'm> Machine<'r, 'm> {
         }
     }
 
-    fn instrs(&mut self, span: &std::ops::Range<usize>) -> Result<(), InterpError> {
+    pub(super) fn instrs(&mut self, span: &std::ops::Range<usize>) -> Result<(), InterpError> {
         let code = self.code;
         for Instr { op, o } in &code.instrs[span.clone()] {
             match op {
@@ -144,6 +159,7 @@ impl<'r, 'm> Machine<'r, 'm> {
                 self.block(body)?;
             },
             Node::Contract(c) => self.contract(c),
+            Node::Tiles(t) => self.tiles(t),
         }
     }
 
@@ -166,7 +182,7 @@ impl<'r, 'm> Machine<'r, 'm> {
     }
 
     /// Calls `f` with the registers of `dims` at every point, the last dim fastest.
-    fn odometer(
+    pub(super) fn odometer(
         &mut self,
         dims: &[(usize, i64)],
         f: &mut dyn FnMut(&mut Self) -> Result<(), InterpError>,

@@ -107,6 +107,19 @@ impl<'k> Walker<'k> {
                 Stmt::While { cond, body }
             }
             Stmt::Contract(c) => Stmt::Contract(Box::new(self.contract(*c))),
+            Stmt::Tiles(mut t) => {
+                t.out_index = self.expr(t.out_index);
+                let mark = self.facts.enter();
+                for d in &t.reduce {
+                    self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);
+                }
+                // Loads stay loads: their indices alone are looked at.
+                for e in [&mut t.x, &mut t.w] {
+                    *e = std::mem::replace(e, Expr::int(0)).map_children(&mut |i| self.expr(i));
+                }
+                self.facts.leave(mark);
+                Stmt::Tiles(t)
+            }
         });
     }
 

@@ -1,7 +1,7 @@
 //! Parsing kernels.
 
 use super::parse_expr::{KernelParser, dtype, ty};
-use crate::{Access, Buf, Contract, ContractDim, Kernel, Parts, Program, Stmt, Type, Var};
+use crate::{Access, Buf, Contract, ContractDim, Kernel, Parts, Program, Stmt, Tiles, Type, Var};
 use std::collections::BTreeMap;
 use tenon_base::DType;
 use tenon_base::text::{Lexer, ParseError, Token};
@@ -213,7 +213,9 @@ impl KernelParser<'_, '_> {
             }
             _ => return self.lex.expected("a statement"),
         };
-        if !matches!(keyword, "let" | "var" | "store" | "prefetch" | "for" | "parfor" | "if" | "while" | "contract") {
+        const KEYWORDS: [&str; 10] =
+            ["let", "var", "store", "prefetch", "for", "parfor", "if", "while", "contract", "tiles"];
+        if !KEYWORDS.contains(&keyword) {
             return self.lex.expected("a statement");
         }
         self.lex.next()?;
@@ -257,8 +259,39 @@ impl KernelParser<'_, '_> {
                 Ok(Stmt::If { cond, then, otherwise })
             }
             "while" => Ok(Stmt::While { cond: self.expr()?, body: self.block()? }),
+            "tiles" => self.tiles(),
             _ => self.contract(),
         }
+    }
+
+    /// What follows `tiles`.
+    fn tiles(&mut self) -> Result<Stmt, ParseError> {
+        let out = self.buf()?;
+        self.lex.expect("[")?;
+        let out_index = self.expr()?;
+        self.lex.expect("]")?;
+        self.lex.expect("=")?;
+        let blocks = count(self.lex)?;
+        self.lex.expect("*")?;
+        let rows = count(self.lex)?;
+        self.lex.expect_word("rows")?;
+        self.lex.expect(",")?;
+        let columns = count(self.lex)?;
+        self.lex.expect_word("columns")?;
+        self.lex.expect(",")?;
+        let groups = count(self.lex)?;
+        self.lex.expect_word("groups")?;
+        let reduce = if self.lex.eat_word("reduce")? { self.dims()? } else { vec![] };
+        self.lex.expect("{")?;
+        let x = self.operand()?;
+        self.lex.expect(",")?;
+        let row = count(self.lex)?;
+        self.lex.expect(",")?;
+        let below = count(self.lex)?;
+        let w = self.operand()?;
+        self.lex.expect("}")?;
+        let t = Tiles { out, out_index, blocks, rows, columns, groups, reduce, x, row, below, w };
+        Ok(Stmt::Tiles(Box::new(t)))
     }
 
     fn step(&mut self) -> Result<i64, ParseError> {

@@ -4,7 +4,8 @@ use super::PRIMARY;
 use super::print_expr::{ExprPrinter, ty};
 use crate::stmt::visit_stmts;
 use crate::{
-    Access, BufferId, BufferKind, Call, Contract, ContractDim, Expr, Kernel, Program, ProgramBuffer, Step, Stmt, Var,
+    Access, BufferId, BufferKind, Call, Contract, ContractDim, Expr, Kernel, Program, ProgramBuffer, Step, Stmt,
+    Tiles, Var,
 };
 use std::fmt::{self, Write};
 use tenon_base::text::{name, quoted, word, write_data};
@@ -219,6 +220,7 @@ impl Printer {
                 self.close();
             }
             Stmt::Contract(c) => self.contract(e, c),
+            Stmt::Tiles(t) => self.tiles(e, t),
         }
     }
 
@@ -232,20 +234,43 @@ impl Printer {
         self.end();
     }
 
+    fn dims(&mut self, e: &ExprPrinter, dims: &[ContractDim]) {
+        for (i, d) in dims.iter().enumerate() {
+            self.out.push_str(if i > 0 { ", " } else { " " });
+            e.var(&mut self.out, d.var);
+            let _ = write!(self.out, " in 0..{}", d.extent);
+        }
+    }
+
+    fn reduce(&mut self, e: &ExprPrinter, dims: &[ContractDim]) {
+        if !dims.is_empty() {
+            self.out.push_str(" reduce");
+            self.dims(e, dims);
+        }
+    }
+
+    fn tiles(&mut self, e: &ExprPrinter, t: &Tiles) {
+        self.out.push_str("tiles ");
+        e.buf(&mut self.out, t.out);
+        self.out.push('[');
+        e.expr(&mut self.out, &t.out_index, 0);
+        let _ = write!(self.out, "] = {} * {} rows, {} columns, {} groups", t.blocks, t.rows, t.columns, t.groups);
+        self.reduce(e, &t.reduce);
+        self.open();
+        self.begin();
+        e.expr(&mut self.out, &t.x, PRIMARY);
+        let _ = write!(self.out, ", {}, {}", t.row, t.below);
+        self.end();
+        self.begin();
+        e.expr(&mut self.out, &t.w, PRIMARY);
+        self.end();
+        self.close();
+    }
+
     fn contract(&mut self, e: &ExprPrinter, c: &Contract) {
         self.out.push_str("contract");
-        let dims = |out: &mut String, dims: &[ContractDim]| {
-            for (i, d) in dims.iter().enumerate() {
-                out.push_str(if i > 0 { ", " } else { " " });
-                e.var(out, d.var);
-                let _ = write!(out, " in 0..{}", d.extent);
-            }
-        };
-        dims(&mut self.out, &c.dims);
-        if !c.reduce.is_empty() {
-            self.out.push_str(" reduce");
-            dims(&mut self.out, &c.reduce);
-        }
+        self.dims(e, &c.dims);
+        self.reduce(e, &c.reduce);
         self.open();
         self.begin();
         e.var(&mut self.out, c.acc);

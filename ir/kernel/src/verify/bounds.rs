@@ -2,7 +2,7 @@
 
 use crate::interval::Interval;
 use crate::stmt::{set_in, visit_stmts};
-use crate::{Buf, Contract, Expr, Facts, Kernel, Stmt, Var};
+use crate::{Buf, Contract, Expr, Facts, Kernel, Stmt, Tiles, Var};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Rounds after which a growing range of a variable is taken to have no end.
@@ -82,14 +82,16 @@ impl Checker<'_> {
 
     fn stmt(&mut self, s: &Stmt, at: usize) {
         s.exprs(&mut |e| {
-            if !matches!(s, Stmt::Contract(_) | Stmt::While { .. }) {
+            if !matches!(s, Stmt::Contract(_) | Stmt::Tiles(_) | Stmt::While { .. }) {
                 self.loads(e, at);
             }
         });
         match s {
             Stmt::Let { var, value } => self.facts.bind(*var, value),
             Stmt::Declare { var, value } | Stmt::Set { var, value } => self.give(*var, value),
-            Stmt::Store { buf, index, value } => self.access(*buf, index, self.kernel.type_of(value).lanes, at),
+            Stmt::Store { buf, index, value } => {
+                self.access(*buf, index, self.kernel.type_of(value).lanes.into(), at)
+            }
             Stmt::Prefetch { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => {
                 let (set, mark) = (set_in(body), self.facts.enter());
@@ -119,7 +121,20 @@ impl Checker<'_> {
                 self.facts.assume(cond, false);
             }
             Stmt::Contract(c) => self.contract(c, at),
+            Stmt::Tiles(t) => self.tiles(t, at),
         }
+    }
+
+    fn tiles(&mut self, t: &Tiles, at: usize) {
+        self.access(t.out, &t.out_index, t.height().saturating_mul(t.columns), at);
+        let mark = self.facts.enter();
+        for d in &t.reduce {
+            self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);
+        }
+        for (buf, index, elements) in t.reads(self.kernel) {
+            self.access(buf, index, elements, at);
+        }
+        self.facts.leave(mark);
     }
 
     /// `var` is given `value`.
@@ -181,14 +196,14 @@ impl Checker<'_> {
             }
         });
         for (buf, index, lanes) in accesses {
-            self.access(buf, index, lanes, at);
+            self.access(buf, index, lanes.into(), at);
         }
     }
 
-    fn access(&mut self, buf: Buf, index: &Expr, lanes: u16, at: usize) {
+    fn access(&mut self, buf: Buf, index: &Expr, lanes: usize, at: usize) {
         let b = self.kernel.buffer(buf);
         let i = self.facts.interval(index);
-        let last = i.hi.saturating_add(i128::from(lanes));
+        let last = i.hi.saturating_add(lanes as i128);
         if i.lo < 0 || last > b.len as i128 {
             let end = |v: i128, no: i128| if v == no { "?".to_string() } else { v.to_string() };
             let (lo, hi) = (end(i.lo, i64::MIN.into()), end(i.hi, i64::MAX.into()));

@@ -9,7 +9,7 @@ use super::bounds;
 use crate::interval::{Interval, interval};
 use crate::linear::Linear;
 use crate::stmt::{set_in, visit_stmts};
-use crate::{BinOp, Buf, CmpOp, Expr, Facts, Kernel, Stmt, UnOp, Var};
+use crate::{BinOp, Buf, CmpOp, Expr, Facts, Kernel, Stmt, Tiles, UnOp, Var};
 use std::collections::{BTreeMap, BTreeSet};
 use tenon_base::{DType, Scalar};
 
@@ -35,12 +35,7 @@ pub(super) fn check(kernel: &Kernel) -> Found {
     let class = classes(kernel);
     let mut written: BTreeSet<usize> = BTreeSet::new();
     visit_stmts(&kernel.body, &mut |s| {
-        if let Stmt::Store { buf, .. } = s {
-            written.insert(class[buf.0 as usize]);
-        }
-        if let Stmt::Contract(c) = s {
-            written.insert(class[c.out.0 as usize]);
-        }
+        written.extend(s.written().map(|buf| class[buf.0 as usize]));
     });
     if count < 2 || written.is_empty() {
         return found;
@@ -119,11 +114,11 @@ impl Walker<'_> {
     }
 
     fn stmt(&mut self, s: &Stmt) {
-        let mut loads = vec![];
+        let mut loads: Vec<(Buf, &Expr, usize)> = vec![];
         s.exprs(&mut |e| {
             e.visit(&mut |e| {
                 if let Expr::Load { buf, index, lanes } = e {
-                    loads.push((*buf, &**index, *lanes));
+                    loads.push((*buf, &**index, usize::from(*lanes)));
                 }
             });
         });
@@ -135,13 +130,21 @@ impl Walker<'_> {
                 self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);
             }
         }
+        if let Stmt::Tiles(t) = s {
+            for d in &t.reduce {
+                self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);
+            }
+            loads.extend(t.reads(self.kernel));
+        }
         for (buf, index, lanes) in loads {
             self.touch(buf, index, lanes, false);
         }
         match s {
             Stmt::Let { var, value } => self.facts.bind(*var, value),
             Stmt::Declare { var, .. } | Stmt::Set { var, .. } => self.forget(*var),
-            Stmt::Store { buf, index, value } => self.touch(*buf, index, self.kernel.type_of(value).lanes, true),
+            Stmt::Store { buf, index, value } => {
+                self.touch(*buf, index, self.kernel.type_of(value).lanes.into(), true)
+            }
             Stmt::Prefetch { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => {
                 let mark = self.facts.enter();
@@ -167,10 +170,11 @@ impl Walker<'_> {
                 self.change(body);
             }
             Stmt::Contract(c) => self.touch(c.out, &c.out_index, 1, true),
+            Stmt::Tiles(t) => self.touch(t.out, &t.out_index, t.height().saturating_mul(t.columns), true),
         }
     }
 
-    fn touch(&mut self, buf: Buf, index: &Expr, lanes: u16, write: bool) {
+    fn touch(&mut self, buf: Buf, index: &Expr, lanes: usize, write: bool) {
         let class = self.class[buf.0 as usize];
         if !self.written.contains(&class) {
             return;
@@ -187,7 +191,7 @@ impl Walker<'_> {
             base: sum.base,
             // A sum that could wrap is no sum of integers.
             terms: if range.within(Interval::of_type(DType::I64)) { terms } else { vec![] },
-            lanes: lanes.into(),
+            lanes: lanes as i128,
             affine: sum.terms.iter().all(|(atom, _)| matches!(atom, Expr::Var(_))),
             wraps: !range.within(Interval::of_type(DType::I64)),
         };
@@ -253,7 +257,7 @@ enum Node<'k> {
     /// What only runs under a condition, which may hold or not.
     Both(Vec<Node<'k>>),
     /// A class, an index, lanes, and whether it is written.
-    Touch(usize, &'k Expr, u16, bool),
+    Touch(usize, &'k Expr, usize, bool),
     /// Beyond computing.
     Unknown(usize),
 }
@@ -289,7 +293,7 @@ fn reduced<'k>(kernel: &Kernel, body: &'k [Stmt], class: &[usize], open: &BTreeS
                 if let Expr::Load { buf, index, lanes } = e
                     && open.contains(&class[buf.0 as usize])
                 {
-                    nodes.push(Node::Touch(class[buf.0 as usize], index, *lanes, false));
+                    nodes.push(Node::Touch(class[buf.0 as usize], index, usize::from(*lanes), false));
                 }
             });
         });
@@ -297,7 +301,8 @@ fn reduced<'k>(kernel: &Kernel, body: &'k [Stmt], class: &[usize], open: &BTreeS
             Stmt::Let { var, value } => nodes.push(Node::Let(*var, value)),
             Stmt::Declare { var, .. } | Stmt::Set { var, .. } => nodes.push(Node::Forget(*var)),
             Stmt::Store { buf, index, value } if open.contains(&class[buf.0 as usize]) => {
-                nodes.push(Node::Touch(class[buf.0 as usize], index, kernel.type_of(value).lanes, true));
+                let lanes = kernel.type_of(value).lanes.into();
+                nodes.push(Node::Touch(class[buf.0 as usize], index, lanes, true));
             }
             Stmt::Store { .. } | Stmt::Prefetch { .. } => {}
             Stmt::For { var, lo, hi, step, body, .. } => {
@@ -316,7 +321,27 @@ fn reduced<'k>(kernel: &Kernel, body: &'k [Stmt], class: &[usize], open: &BTreeS
                 }
             }
             Stmt::Contract(c) => nodes.push(Node::Unknown(class[c.out.0 as usize])),
+            Stmt::Tiles(t) => nodes.extend(tile_touches(kernel, t, class, open)),
         }
+    }
+    nodes
+}
+
+/// What tiles touch of open classes: every run on its own, gaps between rows included.
+fn tile_touches<'k>(kernel: &Kernel, t: &'k Tiles, class: &[usize], open: &BTreeSet<usize>) -> Vec<Node<'k>> {
+    let is_open = |buf: Buf| open.contains(&class[buf.0 as usize]);
+    let mut nodes: Vec<Node<'k>> = t
+        .reads(kernel)
+        .into_iter()
+        .filter(|(buf, ..)| is_open(*buf))
+        .map(|(buf, index, lanes)| Node::Touch(class[buf.0 as usize], index, lanes, false))
+        .collect();
+    if !nodes.is_empty() && !t.reduce.is_empty() {
+        // Loops that are not statements.
+        return vec![Node::Unknown(class[t.out.0 as usize])];
+    }
+    if is_open(t.out) {
+        nodes.push(Node::Touch(class[t.out.0 as usize], &t.out_index, t.height().saturating_mul(t.columns), true));
     }
     nodes
 }
@@ -361,7 +386,7 @@ impl Counter {
                 Node::Touch(class, index, lanes, _) => {
                     self.fuel = self.fuel.checked_sub(1).ok_or(Some(*class))?;
                     let at = self.value(index).and_then(|i| usize::try_from(i).ok()).ok_or(Some(*class))?;
-                    let owner = self.owner.get_mut(class).and_then(|o| o.get_mut(at..at + usize::from(*lanes)));
+                    let owner = self.owner.get_mut(class).and_then(|o| o.get_mut(at..at.checked_add(*lanes)?));
                     for o in owner.ok_or(Some(*class))? {
                         if *o != 0 && *o != self.part {
                             return Err(Some(*class));

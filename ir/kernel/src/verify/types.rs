@@ -2,7 +2,7 @@
 
 use super::Stage;
 use crate::text::MAX_DEPTH;
-use crate::{Access, Affine, Buf, Contract, Expr, Kernel, Stmt, Type, Var};
+use crate::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Stmt, Tiles, Type, Var};
 use std::collections::BTreeSet;
 use tenon_base::DType;
 
@@ -206,6 +206,58 @@ impl Checker<'_> {
                 self.contract(c);
                 self.leave(mark);
             }
+            Stmt::Tiles(t) => {
+                if self.stage == Stage::Structured {
+                    self.error("tiles in a structured kernel");
+                }
+                let mark = self.defined.len();
+                self.tiles(t);
+                self.leave(mark);
+            }
+        }
+    }
+
+    fn tiles(&mut self, t: &Tiles) {
+        let sizes = [
+            ("rows", t.rows, t.rows <= Tiles::STEP),
+            ("tiles below each other", t.blocks, t.blocks <= 2),
+            ("columns", t.columns, t.columns == Tiles::LANES || t.columns == 2 * Tiles::LANES),
+            ("groups", t.groups, true),
+        ];
+        for (what, n, fits) in sizes {
+            if n == 0 || !fits {
+                self.error(format!("tiles with {n} {what}"));
+            }
+        }
+        self.expect(&t.out_index, Type::INDEX, "the index");
+        self.loops(&t.reduce, "tiles");
+        let mut factor = |e: &Expr| {
+            match Tiles::source(e) {
+                None => self.error("a factor of tiles is not a load of one element"),
+                Some((buf, _)) if buf == t.out => self.error("tiles are summed into a factor"),
+                Some(_) => {}
+            }
+            self.expr(e).map(|t| t.elem)
+        };
+        let (x, w) = (factor(&t.x), factor(&t.w));
+        let (Some(x), Some(w)) = (x, w) else { return };
+        match (Tiles::group(x), Tiles::group(w)) {
+            (Some(a), Some(b)) if a == b => {
+                let sums = if x == DType::U16 { DType::F32 } else { DType::I32 };
+                self.store(t.out, Some(Type::scalar(sums)));
+            }
+            _ => self.error(format!("tiles of {x} and {w}")),
+        }
+    }
+
+    /// Defines the variables of loops of a contraction or of tiles.
+    fn loops(&mut self, dims: &[ContractDim], of: &str) {
+        for d in dims {
+            if d.extent == 0 || i64::try_from(d.extent).is_err() {
+                let name = self.var_name(d.var);
+                self.error(format!("{name} has {} iterations; a loop of {of} has at least 1", d.extent));
+            }
+            self.define(d.var, State::Fixed, Some(Type::INDEX));
         }
     }
 

@@ -65,15 +65,7 @@ impl Copy {
 
 fn written(s: &Stmt) -> BTreeSet<Buf> {
     let mut all = BTreeSet::new();
-    visit_stmts(std::slice::from_ref(s), &mut |s| match s {
-        Stmt::Store { buf, .. } => {
-            all.insert(*buf);
-        }
-        Stmt::Contract(c) => {
-            all.insert(c.out);
-        }
-        _ => {}
-    });
+    visit_stmts(std::slice::from_ref(s), &mut |s| all.extend(s.written()));
     all
 }
 

@@ -98,8 +98,8 @@ fn statement(s: Stmt, kernel: &mut Kernel) -> Vec<Stmt> {
             body.append(&mut next);
             b.stmts.push(Stmt::While { cond: Expr::Var(again), body });
         }
-        // Lowered before.
-        Stmt::Contract(c) => b.stmts.push(Stmt::Contract(c)),
+        // Lowered before, or made of indices and loads alone.
+        s @ (Stmt::Contract(_) | Stmt::Tiles(_)) => b.stmts.push(s),
     }
     b.stmts
 }

@@ -9,12 +9,15 @@
 //! constant is rounded when it is packed, the other factor in a copy, once and not for each use. What is read in pairs ends with
 //! the run, as zero times infinity is no zero.
 //!
+//! Machines that multiply whole tiles of bytes or of `bf16` do so where there are several rows ([`tiles`]).
+//!
 //! Where both factors differ between lanes (depthwise convolutions), the sum is computed in `f32`: integers up to 2²⁴ are exact
 //! there, and every machine multiplies and adds floats at full speed ([`exact`]).
 
 mod exact;
 mod plan;
 mod tile;
+mod tiles;
 
 use super::super::{ScheduleCx, Unit};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,7 +75,7 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
     }
     let factors = (factor(&c.a, unit)?, factor(&c.b, unit)?);
     if let Some(p) = plan::plan(c, factors, unit, cx.target, widened) {
-        return Some(tile::lower(c, &p, &mut unit.kernel));
+        return Some(p.lower(c, &mut unit.kernel));
     }
     exact::lower(c, unit, cx, widened)
 }
@@ -94,7 +97,7 @@ pub(super) fn lower_rounded(
     };
     let factors = (float(&c.a)?, float(&c.b)?);
     let p = plan::plan(c, factors, unit, cx.target, widened)?;
-    Some(tile::lower(c, &p, &mut unit.kernel))
+    Some(p.lower(c, &mut unit.kernel))
 }
 
 /// Makes the stores to `widened` buffers convert.

@@ -1,10 +1,10 @@
 //! How a contraction of narrow elements is tiled.
 
 use super::super::super::Unit;
-use super::{Source, Widened};
+use super::{Source, Widened, tile, tiles};
 use crate::schedule::pack::{Arrangement, Groups, Pack};
 use tenon_base::DType;
-use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr};
+use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Stmt};
 use tenon_target::{Arch, Feature, Target};
 
 /// A tiled contraction: one factor is `x`, the same for all lanes, the other `w`, packed.
@@ -50,6 +50,8 @@ pub(super) struct Plan {
     pub(super) nv: usize,
     /// Rows along `m`.
     pub(super) mr: usize,
+    /// Products are those of tiles, whose rows are iterations of this loop.
+    pub(super) tiled: Option<ContractDim>,
 }
 
 /// What the machine multiplies: the dtypes of `x` and `w` in the product, the group, and whether the sign of `x` is flipped.
@@ -105,21 +107,31 @@ pub(super) fn plan(
     }
     let (run, reduce) = run_of(&c.reduce, &x_index)?;
     let length: usize = run.iter().map(|d| d.extent).product();
-    let (x_as, w_as, group, flip) = product(target, x_dtype, w_dtype);
-    let groups = length.div_ceil(group);
-    let float = x_dtype == DType::F32;
-    if float && !pays(c, &v, length, unit.kernel.buffer(x).len, target) {
-        return None;
-    }
     let others: Vec<ContractDim> = c.dims.iter().filter(|d| d.var != v.var).cloned().collect();
     let uses = |i: &Affine, d: &ContractDim| i.coefficient(d.var) != 0;
     let m = others.iter().filter(|d| uses(&x_index, d) && !uses(&w_index, d)).max_by_key(|d| d.extent).cloned();
     let rest = others.iter().filter(|d| m.as_ref().is_none_or(|m| m.var != d.var)).cloned();
     let (outer, middle): (Vec<_>, Vec<_>) = rest.partition(|d| uses(&w_index, d));
+    let float = x_dtype == DType::F32;
+    let tiled = m.clone().filter(|m| tiles(m, &x_index, (x_dtype, w_dtype), v.extent, length, target));
+    if float && !(target.has_bf16_dot_product() || tiled.is_some()) {
+        return None;
+    }
+    let (x_as, w_as, group, flip) = match tiles::elements(x_dtype, w_dtype).filter(|_| tiled.is_some()) {
+        Some((x, w)) => (x, w, if float { 2 } else { 4 }, false),
+        None => product(target, x_dtype, w_dtype),
+    };
+    let groups = length.div_ceil(group);
+    if float && !pays(c, &v, length, unit.kernel.buffer(x).len, target) {
+        return None;
+    }
     let lanes = target.lanes(DType::I32);
     let rows = m.as_ref().map_or(1, |m| m.extent);
-    let (nv, mr) =
-        if float { shape_of_pairs(lanes, v.extent, rows) } else { shape(target, lanes, v.extent, rows, group) };
+    let (nv, mr) = match (&tiled, float) {
+        (Some(_), _) => (tiles::columns(v.extent) / lanes, 1),
+        (None, true) => shape_of_pairs(lanes, v.extent, rows),
+        (None, false) => shape(target, lanes, v.extent, rows, group),
+    };
     // The packed constant.
     let width = nv * lanes;
     let strides = |dims: &[ContractDim]| dims.iter().map(|d| (d.extent, w_index.coefficient(d.var))).collect();
@@ -175,7 +187,25 @@ pub(super) fn plan(
         lanes,
         nv,
         mr,
+        tiled,
     })
+}
+
+/// Whether tiles multiply factors that lie in memory as `dtypes`, and pay.
+fn tiles(
+    m: &ContractDim,
+    x: &Affine,
+    (x_dtype, w_dtype): (DType, DType),
+    columns: usize,
+    length: usize,
+    target: &Target,
+) -> bool {
+    let Some((of_x, _)) = tiles::elements(x_dtype, w_dtype) else { return false };
+    let factors = if of_x == DType::U16 { DType::BF16 } else { of_x };
+    let group = if of_x == DType::U16 { 2 } else { 4 };
+    // What is read beyond a run of floats need not be a number.
+    let whole = of_x != DType::U16 || length.is_multiple_of(group);
+    target.has_tiles(factors) && whole && x.coefficient(m.var) >= 0 && tiles::pay(m.extent, columns, length, group)
 }
 
 /// Whether pairs of `bf16` are worth while: `c` has the tiled loop `v` and runs of `length`, and reads of `len` elements, which are rounded
@@ -263,6 +293,18 @@ fn shape_of_pairs(lanes: usize, v: usize, m: usize) -> (usize, usize) {
 }
 
 impl Plan {
+    /// Loops for `c`.
+    pub(super) fn lower(&self, c: &Contract, kernel: &mut Kernel) -> Vec<Stmt> {
+        let mut body = match &self.tiled {
+            Some(along) => tiles::lower(c, self, along, kernel),
+            None => tile::lower(c, self, kernel),
+        };
+        if let Some((from, to)) = self.copy {
+            body.insert(0, tile::copy(self, from, to, kernel));
+        }
+        body
+    }
+
     /// Whether pairs of `bf16` are multiplied and added to `f32`.
     pub(super) fn is_float(&self) -> bool {
         self.elements.0 == DType::U16

@@ -38,14 +38,11 @@ pub(super) fn lower(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
     for d in p.outer.iter().rev() {
         body = vec![for_loop(d.var, d.extent, 1, true, body)];
     }
-    if let Some((from, to)) = p.copy {
-        body.insert(0, copy(p, from, to, kernel));
-    }
     body
 }
 
 /// All elements of `from` as `to`.
-fn copy(p: &Plan, from: tenon_kernel::Buf, to: DType, kernel: &mut Kernel) -> Stmt {
+pub(super) fn copy(p: &Plan, from: tenon_kernel::Buf, to: DType, kernel: &mut Kernel) -> Stmt {
     let decl = kernel.buffer(from).clone();
     debug_assert_ne!(kernel.buffer(p.x).access, Access::In);
     let i = Block::new(kernel).index("i");
