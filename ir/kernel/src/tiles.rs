@@ -9,15 +9,16 @@ use tenon_base::{DType, Scalar};
 /// What machines with tile registers do (x86's AMX): sums stay in tiles while the loops of `reduce` and the groups run, then all of them are
 /// written. Of every row of `x`, `groups · group` elements are read from that of the load on; row `i` begins
 /// `i / rows · below + i % rows · row` elements behind it. Element `g · group + t` of a row is multiplied with element
-/// `(g · columns + c) · group + t` behind the load of `w`. Row `i` of the result is `columns` elements from `out_index + i · columns` on.
+/// `c / 16 · beside + (g · 16 + c % 16) · group + t` behind the load of `w`. Row `i` of the result is all columns, elements from
+/// `out_index + i · columns` on.
 ///
 /// Elements are bytes of any sign with sums in `i32`, which wrap (`group` is 4), or the bits of `bf16` with sums in `f32` (`group` is 2),
 /// rounded as [`crate::bf16::step`] says, [`Tiles::STEP`] groups at a time.
 ///
 /// ```text
-/// tiles %sums[0] = 2 * 14 rows, 32 columns, 96 groups reduce %kh in 0..3 {
+/// tiles %sums[0] = 2 * 14 rows, 2 * 16 columns, 96 groups reduce %kh in 0..3 {
 ///   load %x[%oh * 3712 + %kh * 3712], 64, 3712
-///   load %w[%kh * 6144]
+///   load %w[%kh * 3072], 9216
 /// }
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,8 +31,8 @@ pub struct Tiles {
     pub blocks: usize,
     /// Rows of each, at most [`Tiles::STEP`].
     pub rows: usize,
-    /// Columns: [`Tiles::LANES`], or twice that.
-    pub columns: usize,
+    /// Tiles of [`Tiles::LANES`] columns beside each other: 1 or 2.
+    pub panels: usize,
     /// Groups of neighbours along a row of `x` in one run.
     pub groups: usize,
     /// Loops summed over around a run, outermost first; may be empty.
@@ -44,6 +45,8 @@ pub struct Tiles {
     pub below: usize,
     /// A load of the first element of `w`.
     pub w: Expr,
+    /// Elements of `w` from one tile of columns to the next.
+    pub beside: usize,
 }
 
 impl Tiles {
@@ -55,6 +58,11 @@ impl Tiles {
     /// Rows of the result.
     pub fn height(&self) -> usize {
         self.blocks * self.rows
+    }
+
+    /// Columns of the result.
+    pub fn columns(&self) -> usize {
+        self.panels * Tiles::LANES
     }
 
     /// Elements from the first row of `x` to row `i`.
@@ -70,7 +78,9 @@ impl Tiles {
         };
         let run = self.groups.saturating_mul(Tiles::group(kernel.buffer(x).dtype).unwrap_or(1));
         let last = self.row_offset(self.height().saturating_sub(1));
-        vec![(x, x_index, last.saturating_add(run)), (w, w_index, run.saturating_mul(self.columns))]
+        let panels = self.panels.saturating_sub(1).saturating_mul(self.beside);
+        let of_w = panels.saturating_add(run.saturating_mul(Tiles::LANES));
+        vec![(x, x_index, last.saturating_add(run)), (w, w_index, of_w)]
     }
 
     /// Neighbours that are multiplied and added up at once, of a type of elements; `None` for one that tiles do not hold.
@@ -137,7 +147,7 @@ fn loops(t: Tiles, k: &mut KernelBuilder) {
     let zero = Expr::constant(if float { DType::F32 } else { DType::I32 }, 0.0);
     k.for_range("block", 0, t.blocks, |k, block| {
         k.for_range("row", 0, t.rows, |k, row| {
-            k.for_range("column", 0, t.columns, |k, column| {
+            k.for_range("column", 0, t.columns(), |k, column| {
                 let sum = k.declare("sum", zero.clone());
                 // The loops summed over keep their variables, which are in scope of nothing else.
                 let row_at = block.clone() * t.below + row.clone() * t.row;
@@ -155,7 +165,7 @@ fn loops(t: Tiles, k: &mut KernelBuilder) {
                     }];
                 }
                 inner.into_iter().for_each(|s| k.push(s));
-                let at = t.out_index.clone() + (block.clone() * t.rows + row.clone()) * t.columns + column;
+                let at = t.out_index.clone() + (block.clone() * t.rows + row.clone()) * t.columns() + column;
                 k.store(t.out, at, Expr::Var(sum));
             });
         });
@@ -170,12 +180,18 @@ fn at(factor: &Expr, by: Expr) -> Expr {
     }
 }
 
+/// The first element of group `g` in a column of `w`, behind its load.
+fn w_at(t: &Tiles, g: &Expr, column: &Expr, group: usize) -> Expr {
+    let inside = (g.clone() * Tiles::LANES + column.clone() % Tiles::LANES) * group;
+    column.clone() / Tiles::LANES * t.beside + inside
+}
+
 /// A run of bytes.
 fn products(t: &Tiles, sum: Var, row: &Expr, column: &Expr, k: &mut KernelBuilder) {
     k.for_range("g", 0, t.groups, |k, g| {
         for i in 0..4 {
             let x = at(&t.x, row.clone() + g.clone() * 4 + i).cast(DType::I32);
-            let w = at(&t.w, (g.clone() * t.columns + column.clone()) * 4 + i).cast(DType::I32);
+            let w = at(&t.w, w_at(t, &g, column, 4) + i).cast(DType::I32);
             k.set(sum, Expr::Var(sum) + x * w);
         }
     });
@@ -190,7 +206,7 @@ fn steps(t: &Tiles, sum: Var, row: &Expr, column: &Expr, k: &mut KernelBuilder) 
         k.for_range("g", first, end, |k, g| {
             for (i, half) in halves.into_iter().enumerate() {
                 let x = at(&t.x, row.clone() + g.clone() * 2 + i);
-                let w = at(&t.w, (g.clone() * t.columns + column.clone()) * 2 + i);
+                let w = at(&t.w, w_at(t, &g, column, 2) + i);
                 // The other product of the pair is -0, which changes no sum.
                 let bits = |v: i128| Expr::Const(Scalar::of_int(DType::U16, v));
                 let (x, w) = (Expr::Lanes(vec![x, bits(0)]), Expr::Lanes(vec![w, bits(0x8000)]));
@@ -226,15 +242,16 @@ mod tests {
         let run = 19 * group;
         let text = format!(
             "kernel k(in %x: {x}[{}], in %w: {w}[{}], out %y: {sums}[192]) {{
-               tiles %y[0] = 2 * 3 rows, 32 columns, 19 groups reduce %r in 0..2 {{
+               tiles %y[0] = 2 * 3 rows, 2 * 16 columns, 19 groups reduce %r in 0..2 {{
                  load %x[%r * {run}], {run}, {}
-                 load %w[%r * {}]
+                 load %w[%r * {}], {}
                }}
              }}",
             run * 8,
             run * 64,
             run * 4,
-            run * 32
+            run * 32,
+            run * 16
         );
         let kernel = Kernel::parse(&text).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(Kernel::parse(&kernel.to_string()).as_ref(), Ok(&kernel), "it reads back");
@@ -281,7 +298,11 @@ mod tests {
         let x = |row: usize, k: usize| {
             if (row % 3 + row / 3 * 4).wrapping_mul(76).wrapping_add(k).is_multiple_of(3) { -1 } else { 1 }
         };
-        let w = |k: usize, c: usize| if ((k / 4 * 32 + c) * 4 + k % 4).is_multiple_of(3) { 255 } else { 1 };
+        let w = |k: usize, c: usize| {
+            let (r, k) = (k / 76, k % 76);
+            let at = r * 2432 + c / 16 * 1216 + (k / 4 * 16 + c % 16) * 4 + k % 4;
+            if at.is_multiple_of(3) { 255 } else { 1 }
+        };
         for (i, sum) in sums.chunks_exact(4).enumerate() {
             let (row, column) = (i / 32, i % 32);
             let expected: i32 = (0..152).map(|k| x(row, k) * w(k, column)).sum();
@@ -296,7 +317,7 @@ mod tests {
             ("19 groups", "20 groups", "%x, which has"),
             ("2 * 3 rows", "3 * 3 rows", "tiles below each other"),
             ("2 * 3 rows", "1 * 17 rows", "17 rows"),
-            ("32 columns", "24 columns", "24 columns"),
+            ("2 * 16 columns", "3 * 16 columns", "tiles beside each other"),
             ("%y[0]", "%y[1]", "%y, which has"),
             ("%w: i8", "%w: u16", "tiles of u8 and u16"),
             ("out %y: i32", "out %y: f32", "%y holds f32"),

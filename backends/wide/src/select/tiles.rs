@@ -84,14 +84,14 @@ pub(super) fn shape_of_all(kernel: &Kernel) -> Option<Shape> {
 struct Run {
     kind: TileDot,
     blocks: usize,
-    /// Tiles beside each other.
-    beside: usize,
+    panels: usize,
     groups: usize,
     shape: Shape,
-    /// Bytes from row to row of `x`, and of `w` and the sums.
+    /// Bytes from row to row of `x` and of `w`.
     rows: [VReg; 2],
-    /// Bytes from one block of `x` to that below.
+    /// Bytes from one tile of `x` to that below, and of `w` to that beside it.
     below: usize,
+    beside: usize,
 }
 
 impl Select<'_> {
@@ -136,10 +136,11 @@ impl Select<'_> {
         let run = Run {
             kind,
             blocks: t.blocks,
-            beside: t.columns / Tiles::LANES,
+            panels: t.panels,
+            beside: t.beside.saturating_mul(dtypes[1].size()),
             groups: t.groups,
             shape,
-            rows: [row, t.columns * GROUP].map(|bytes| self.imm(bytes as i64)),
+            rows: [row, ROW].map(|bytes| self.imm(bytes as i64)),
             below: t.below.saturating_mul(dtypes[0].size()),
         };
         for (sum, ..) in run.sums() {
@@ -147,9 +148,10 @@ impl Select<'_> {
         }
         self.tile_loops(&run, &loops, first);
         let out = self.pointer(t.out, &t.out_index);
+        let out_row = self.imm((t.columns() * GROUP) as i64);
         for (sum, i, j) in run.sums() {
-            let at = i * t.rows * t.columns * GROUP + j * ROW;
-            let m = self.tile_memory(out, run.rows[1], at);
+            let at = i * t.rows * t.columns() * GROUP + j * ROW;
+            let m = self.tile_memory(out, out_row, at);
             self.push(Op::TileStore(sum), [Arg::Mem(m)]);
         }
     }
@@ -215,7 +217,7 @@ impl Select<'_> {
     fn tile_run(&mut self, run: &Run, at: [VReg; 2]) {
         let (step, rest) = run.shape.steps;
         let full = run.groups / step;
-        let bytes = [step * GROUP, step * GROUP * Tiles::LANES * run.beside];
+        let bytes = [step * GROUP, step * ROW];
         let mut tail = (at, full);
         if full <= UNROLLED {
             (0..full).for_each(|n| self.tile_step(run, at, bytes.map(|b| n * b), false));
@@ -241,7 +243,7 @@ impl Select<'_> {
         let mut order: Vec<(u8, usize, usize)> = run.sums().collect();
         // The last two change places, so that a tile that is loaded for each use is loaded once less.
         if let [.., a, b] = &mut order[..]
-            && run.blocks * run.beside == 4
+            && run.blocks * run.panels == 4
         {
             std::mem::swap(a, b);
         }
@@ -249,7 +251,7 @@ impl Select<'_> {
             for (tile, which) in [(f.x[i], (0, i)), (f.w[j], (1, j))] {
                 if held[usize::from(tile)] != Some(which) {
                     held[usize::from(tile)] = Some(which);
-                    let offset = if which.0 == 0 { i * run.below } else { j * ROW };
+                    let offset = if which.0 == 0 { i * run.below } else { j * run.beside };
                     let m = self.tile_memory(at[which.0], run.rows[which.0], by[which.0] + offset);
                     self.push(Op::TileLoad(tile), [Arg::Mem(m)]);
                 }
@@ -262,8 +264,8 @@ impl Select<'_> {
 impl Run {
     /// The tiles of sums, with the row and the column of each among them.
     fn sums(&self) -> impl Iterator<Item = (u8, usize, usize)> + use<> {
-        let beside = self.beside;
-        (0..self.blocks).flat_map(move |i| (0..beside).map(move |j| ((2 * i + j) as u8, i, j)))
+        let panels = self.panels;
+        (0..self.blocks).flat_map(move |i| (0..panels).map(move |j| ((2 * i + j) as u8, i, j)))
     }
 }
 

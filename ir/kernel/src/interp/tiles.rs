@@ -56,7 +56,7 @@ impl Compiler<'_> {
 impl Machine<'_, '_> {
     pub(super) fn tiles(&mut self, n: &TilesNode) -> Result<(), InterpError> {
         let t = &n.shape;
-        let mut sums = vec![0u32; t.height() * t.columns];
+        let mut sums = vec![0u32; t.height() * t.columns()];
         self.odometer(&n.reduce, &mut |m| m.run_of_tiles(n, &mut sums))?;
         self.instrs(&n.out.0)?;
         let (view, at) = self.locate(t.out, self.register(n.out.1) as i64, sums.len())?;
@@ -68,14 +68,15 @@ impl Machine<'_, '_> {
     /// Adds the products of one run to `sums`.
     fn run_of_tiles(&mut self, n: &TilesNode, sums: &mut [u32]) -> Result<(), InterpError> {
         let (t, group) = (&n.shape, n.group);
-        self.step((t.height() * t.columns * t.groups) as u64)?;
+        self.step((t.height() * t.columns() * t.groups) as u64)?;
         let run = t.groups * group;
         let x = self.factor(&n.x, t.row_offset(t.height() - 1) + run)?;
-        let w = self.factor(&n.w, run * t.columns)?;
-        for (i, sums) in sums.chunks_exact_mut(t.columns).enumerate() {
+        let w = self.factor(&n.w, (t.panels - 1) * t.beside + run * Tiles::LANES)?;
+        for (i, sums) in sums.chunks_exact_mut(t.columns()).enumerate() {
             let row = &x[t.row_offset(i)..][..run];
             for (c, sum) in sums.iter_mut().enumerate() {
-                let column = |g: usize| &w[(g * t.columns + c) * group..][..group];
+                let panel = c / Tiles::LANES * t.beside;
+                let column = |g: usize| &w[panel + (g * Tiles::LANES + c % Tiles::LANES) * group..][..group];
                 if n.x.dtype == DType::U16 {
                     for first in (0..t.groups).step_by(Tiles::STEP) {
                         let pairs = (first..t.groups.min(first + Tiles::STEP)).map(|g| {

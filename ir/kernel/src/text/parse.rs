@@ -276,7 +276,12 @@ impl KernelParser<'_, '_> {
         let rows = count(self.lex)?;
         self.lex.expect_word("rows")?;
         self.lex.expect(",")?;
-        let columns = count(self.lex)?;
+        let panels = count(self.lex)?;
+        self.lex.expect("*")?;
+        let at = self.lex.here();
+        if count(self.lex)? != Tiles::LANES {
+            return self.lex.fail_at(at, format!("a tile has {} columns", Tiles::LANES));
+        }
         self.lex.expect_word("columns")?;
         self.lex.expect(",")?;
         let groups = count(self.lex)?;
@@ -289,8 +294,10 @@ impl KernelParser<'_, '_> {
         self.lex.expect(",")?;
         let below = count(self.lex)?;
         let w = self.operand()?;
+        self.lex.expect(",")?;
+        let beside = count(self.lex)?;
         self.lex.expect("}")?;
-        let t = Tiles { out, out_index, blocks, rows, columns, groups, reduce, x, row, below, w };
+        let t = Tiles { out, out_index, blocks, rows, panels, groups, reduce, x, row, below, w, beside };
         Ok(Stmt::Tiles(Box::new(t)))
     }
 

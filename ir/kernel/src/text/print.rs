@@ -254,7 +254,15 @@ impl Printer {
         e.buf(&mut self.out, t.out);
         self.out.push('[');
         e.expr(&mut self.out, &t.out_index, 0);
-        let _ = write!(self.out, "] = {} * {} rows, {} columns, {} groups", t.blocks, t.rows, t.columns, t.groups);
+        let _ = write!(
+            self.out,
+            "] = {} * {} rows, {} * {} columns, {} groups",
+            t.blocks,
+            t.rows,
+            t.panels,
+            Tiles::LANES,
+            t.groups
+        );
         self.reduce(e, &t.reduce);
         self.open();
         self.begin();
@@ -263,6 +271,7 @@ impl Printer {
         self.end();
         self.begin();
         e.expr(&mut self.out, &t.w, PRIMARY);
+        let _ = write!(self.out, ", {}", t.beside);
         self.end();
         self.close();
     }

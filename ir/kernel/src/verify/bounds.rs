@@ -126,7 +126,7 @@ impl Checker<'_> {
     }
 
     fn tiles(&mut self, t: &Tiles, at: usize) {
-        self.access(t.out, &t.out_index, t.height().saturating_mul(t.columns), at);
+        self.access(t.out, &t.out_index, t.height().saturating_mul(t.columns()), at);
         let mark = self.facts.enter();
         for d in &t.reduce {
             self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);

@@ -170,7 +170,7 @@ impl Walker<'_> {
                 self.change(body);
             }
             Stmt::Contract(c) => self.touch(c.out, &c.out_index, 1, true),
-            Stmt::Tiles(t) => self.touch(t.out, &t.out_index, t.height().saturating_mul(t.columns), true),
+            Stmt::Tiles(t) => self.touch(t.out, &t.out_index, t.height().saturating_mul(t.columns()), true),
         }
     }
 
@@ -341,7 +341,7 @@ fn tile_touches<'k>(kernel: &Kernel, t: &'k Tiles, class: &[usize], open: &BTree
         return vec![Node::Unknown(class[t.out.0 as usize])];
     }
     if is_open(t.out) {
-        nodes.push(Node::Touch(class[t.out.0 as usize], &t.out_index, t.height().saturating_mul(t.columns), true));
+        nodes.push(Node::Touch(class[t.out.0 as usize], &t.out_index, t.height().saturating_mul(t.columns()), true));
     }
     nodes
 }

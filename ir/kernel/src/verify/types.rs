@@ -221,7 +221,7 @@ impl Checker<'_> {
         let sizes = [
             ("rows", t.rows, t.rows <= Tiles::STEP),
             ("tiles below each other", t.blocks, t.blocks <= 2),
-            ("columns", t.columns, t.columns == Tiles::LANES || t.columns == 2 * Tiles::LANES),
+            ("tiles beside each other", t.panels, t.panels <= 2),
             ("groups", t.groups, true),
         ];
         for (what, n, fits) in sizes {

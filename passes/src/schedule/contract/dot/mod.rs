@@ -75,7 +75,7 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
     }
     let factors = (factor(&c.a, unit)?, factor(&c.b, unit)?);
     if let Some(p) = plan::plan(c, factors, unit, cx.target, widened) {
-        return Some(p.lower(c, &mut unit.kernel));
+        return Some(p.lower(c, &mut unit.kernel, cx.target));
     }
     exact::lower(c, unit, cx, widened)
 }
@@ -97,7 +97,7 @@ pub(super) fn lower_rounded(
     };
     let factors = (float(&c.a)?, float(&c.b)?);
     let p = plan::plan(c, factors, unit, cx.target, widened)?;
-    Some(p.lower(c, &mut unit.kernel))
+    Some(p.lower(c, &mut unit.kernel, cx.target))
 }
 
 /// Makes the stores to `widened` buffers convert.

@@ -113,7 +113,7 @@ pub(super) fn plan(
     let rest = others.iter().filter(|d| m.as_ref().is_none_or(|m| m.var != d.var)).cloned();
     let (outer, middle): (Vec<_>, Vec<_>) = rest.partition(|d| uses(&w_index, d));
     let float = x_dtype == DType::F32;
-    let tiled = m.clone().filter(|m| tiles(m, &x_index, (x_dtype, w_dtype), v.extent, length, target));
+    let tiled = m.clone().filter(|m| can_tile(m, &x_index, (x_dtype, w_dtype), v.extent, length, target));
     if float && !(target.has_bf16_dot_product() || tiled.is_some()) {
         return None;
     }
@@ -128,7 +128,7 @@ pub(super) fn plan(
     let lanes = target.lanes(DType::I32);
     let rows = m.as_ref().map_or(1, |m| m.extent);
     let (nv, mr) = match (&tiled, float) {
-        (Some(_), _) => (tiles::columns(v.extent) / lanes, 1),
+        (Some(_), _) => (1, 1),
         (None, true) => shape_of_pairs(lanes, v.extent, rows),
         (None, false) => shape(target, lanes, v.extent, rows, group),
     };
@@ -192,7 +192,7 @@ pub(super) fn plan(
 }
 
 /// Whether tiles multiply factors that lie in memory as `dtypes`, and pay.
-fn tiles(
+fn can_tile(
     m: &ContractDim,
     x: &Affine,
     (x_dtype, w_dtype): (DType, DType),
@@ -294,9 +294,9 @@ fn shape_of_pairs(lanes: usize, v: usize, m: usize) -> (usize, usize) {
 
 impl Plan {
     /// Loops for `c`.
-    pub(super) fn lower(&self, c: &Contract, kernel: &mut Kernel) -> Vec<Stmt> {
+    pub(super) fn lower(&self, c: &Contract, kernel: &mut Kernel, target: &Target) -> Vec<Stmt> {
         let mut body = match &self.tiled {
-            Some(along) => tiles::lower(c, self, along, kernel),
+            Some(along) => tiles::lower(c, self, along, kernel, &target.caches),
             None => tile::lower(c, self, kernel),
         };
         if let Some((from, to)) = self.copy {

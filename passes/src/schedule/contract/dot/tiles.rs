@@ -10,6 +10,7 @@ use crate::schedule::lanes::Lanes;
 use crate::schedule::scope::{Block, for_loop};
 use tenon_base::DType;
 use tenon_kernel::{Access, Buf, Contract, ContractDim, Expr, Kernel, Stmt, Tiles, Type, Var};
+use tenon_target::Caches;
 
 /// Rows below which products in vectors are as fast: a tile takes as long for few rows as for many.
 const MIN_ROWS: usize = 4;
@@ -19,11 +20,6 @@ pub(super) fn pay(rows: usize, columns: usize, length: usize, group: usize) -> b
     rows >= MIN_ROWS && columns >= Tiles::LANES / 2 && length >= 4 * group
 }
 
-/// Columns of a block for `extent` of them.
-pub(super) fn columns(extent: usize) -> usize {
-    if extent <= Tiles::LANES { Tiles::LANES } else { 2 * Tiles::LANES }
-}
-
 /// How the rows of a contraction are made blocks of.
 #[derive(Clone, Debug)]
 struct Rows {
@@ -31,46 +27,85 @@ struct Rows {
     along: ContractDim,
     /// Rows of one tile.
     rows: usize,
-    /// The loop of which the two tiles of a block are neighbours, if that is another.
-    across: Option<ContractDim>,
     /// Tiles below each other.
     blocks: usize,
+    /// The other loop that rows come from.
+    across: Across,
+}
+
+/// What a second loop is to the rows.
+#[derive(Clone, Debug)]
+enum Across {
+    /// There is none.
+    Nothing,
+    /// The two tiles of a block are neighbours along it.
+    Pairs(ContractDim),
+    /// Its iterations follow each other as more rows, `pitch` rows apart: all blocks are computed before one sum is looked at, those
+    /// of rows between the loops' points, too.
+    Flat { other: ContractDim, pitch: usize },
 }
 
 impl Rows {
-    fn of(along: &ContractDim, p: &Plan) -> Rows {
-        let whole = |across: Option<ContractDim>| Rows {
-            along: along.clone(),
-            rows: along.extent,
-            blocks: 1 + usize::from(across.is_some()),
-            across,
+    fn of(along: &ContractDim, p: &Plan, room: usize) -> Rows {
+        let step = p.x_index.coefficient(along.var);
+        let others = p.middle.iter().filter(|d| d.extent > 1 && p.x_index.coefficient(d.var) > 0);
+        let other = others.max_by_key(|d| d.extent);
+        // Blocks that a pass over all rows takes.
+        let split = match (other, along.extent <= Tiles::STEP) {
+            (Some(d), true) => d.extent.div_ceil(2),
+            (d, _) => d.map_or(1, |d| d.extent) * along.extent.div_ceil(2 * Tiles::STEP),
         };
-        if along.extent <= Tiles::STEP {
-            let other = p.middle.iter().filter(|d| d.extent > 1 && p.x_index.coefficient(d.var) > 0);
-            return whole(other.max_by_key(|d| d.extent).cloned());
-        }
-        let blocks = along.extent.div_ceil(2 * Tiles::STEP);
-        let rows = along.extent.div_ceil(2 * blocks);
-        Rows { along: along.clone(), rows, across: None, blocks: 2 }
+        let flat = other.and_then(|d| {
+            let coefficient = p.x_index.coefficient(d.var);
+            let pitch = usize::try_from(coefficient.checked_div(step)?).ok()?;
+            let height = (d.extent - 1).checked_mul(pitch)? + along.extent;
+            let fits = coefficient % step == 0 && pitch >= along.extent && height * 2 * Tiles::LANES * 4 <= room;
+            (fits && height.div_ceil(2 * Tiles::STEP) < split).then(|| (d.clone(), pitch, height))
+        });
+        // Even tiles below each other for so many rows.
+        let even = |height: usize| match height {
+            0..=Tiles::STEP => (height, 1),
+            n => (n.div_ceil(2 * n.div_ceil(2 * Tiles::STEP)), 2),
+        };
+        let ((rows, blocks), across) = match (flat, other) {
+            (Some((other, pitch, height)), _) => (even(height), Across::Flat { other, pitch }),
+            (None, Some(d)) if along.extent <= Tiles::STEP => ((along.extent, 2), Across::Pairs(d.clone())),
+            _ => (even(along.extent), Across::Nothing),
+        };
+        Rows { along: along.clone(), rows, blocks, across }
     }
 
-    /// Iterations of a loop that one block covers, from one block to the next.
-    fn per_block(&self) -> (usize, usize) {
-        match self.across {
-            Some(_) => (self.along.extent, 2),
-            None => ((self.rows * self.blocks).min(self.along.extent), 1),
+    /// Rows in all, where all of them are computed at once; else those of a block.
+    fn height(&self) -> usize {
+        match &self.across {
+            Across::Flat { other, pitch } => (other.extent - 1) * pitch + self.along.extent,
+            _ => self.blocks * self.rows,
+        }
+    }
+
+    /// The loop that is none of the others around a block.
+    fn other(&self) -> Option<&ContractDim> {
+        match &self.across {
+            Across::Nothing => None,
+            Across::Pairs(d) | Across::Flat { other: d, .. } => Some(d),
         }
     }
 }
 
 /// Loops for `c`, tiled as `p` says.
-pub(super) fn lower(c: &Contract, p: &Plan, along: &ContractDim, kernel: &mut Kernel) -> Vec<Stmt> {
-    let rows = Rows::of(along, p);
+pub(super) fn lower(c: &Contract, p: &Plan, along: &ContractDim, kernel: &mut Kernel, caches: &Caches) -> Vec<Stmt> {
+    let rows = Rows::of(along, p, caches.l1d / 2);
     let elem = kernel.var(c.acc).ty.elem;
-    let columns = p.nv * p.lanes;
-    let sums = kernel.new_buffer("tile_sums", elem, rows.blocks * rows.rows * columns, Access::Scratch);
-    let mut g = Generator { c, p, rows, columns, sums, kernel };
-    let mut body = g.panels();
+    let columns = p.v.extent.next_multiple_of(Tiles::LANES).min(2 * Tiles::LANES);
+    let sums = kernel.new_buffer("tile_sums", elem, rows.height() * columns, Access::Scratch);
+    let bytes = |b: Buf| kernel.buffer(b).len * kernel.buffer(b).dtype.size();
+    // What is in the inner loop is read again and again: weights that stay in the second cache, or else rows.
+    let rows_first = bytes(p.w) <= caches.l2 / 2 && bytes(p.x) >= bytes(p.w);
+    let mut g = Generator { c, p, rows, sums, kernel };
+    let mut body = match rows_first {
+        true => g.all_rows(&mut |g, at| g.all_columns(&mut |g, columns| g.block(columns, at))),
+        false => g.all_columns(&mut |g, columns| g.all_rows(&mut |g, at| g.block(columns, at))),
+    };
     for d in p.outer.iter().rev() {
         body = vec![for_loop(d.var, d.extent, 1, true, body)];
     }
@@ -81,12 +116,19 @@ struct Generator<'a, 'k> {
     c: &'a Contract,
     p: &'a Plan,
     rows: Rows,
-    columns: usize,
     sums: Buf,
     kernel: &'k mut Kernel,
 }
 
+/// Columns of a block: tiles of them, the first one's number, and how many columns exist.
+struct Columns {
+    panels: usize,
+    first: Expr,
+    valid: usize,
+}
+
 /// A block: its first iterations of both loops, and how many of them an earlier block has stored.
+#[derive(Clone)]
 struct At {
     along: Expr,
     across: Expr,
@@ -94,35 +136,42 @@ struct At {
 }
 
 impl Generator<'_, '_> {
-    /// All blocks, panel by panel of columns.
-    fn panels(&mut self) -> Vec<Stmt> {
-        let (full, rest) = (self.p.v.extent / self.columns, self.p.v.extent % self.columns);
+    /// `body` for all columns, two tiles of them at a time.
+    fn all_columns(&mut self, body: &mut dyn FnMut(&mut Self, &Columns) -> Vec<Stmt>) -> Vec<Stmt> {
+        let pair = 2 * Tiles::LANES;
+        let (full, rest) = (self.p.v.extent / pair * 2, self.p.v.extent % pair);
         let mut out = vec![];
         if full > 0 {
             let t = Block::new(self.kernel).index("t");
-            let body = self.middle(&Expr::Var(t), self.columns);
-            out.push(for_loop(t, full, 1, true, body));
+            let inner = body(self, &Columns { panels: 2, first: Expr::Var(t), valid: pair });
+            out.push(for_loop(t, full, 2, true, inner));
         }
         if rest > 0 {
-            out.extend(self.middle(&full.into(), rest));
+            out.extend(body(self, &Columns { panels: rest.div_ceil(Tiles::LANES), first: full.into(), valid: rest }));
         }
         out
     }
 
-    /// The blocks of one panel, of which `valid` columns exist.
-    fn middle(&mut self, panel: &Expr, valid: usize) -> Vec<Stmt> {
-        let (rows, (along, across)) = (self.rows.clone(), self.rows.per_block());
-        let mut body = self.blocks(&rows.along, along, &mut |g, first, done| match &rows.across {
-            None => g.block(panel, valid, &At { along: first, across: Expr::int(0), done: (done, 0) }),
-            Some(d) => g.blocks(d, across, &mut |g, other, skip| {
-                g.block(panel, valid, &At { along: first.clone(), across: other, done: (done, skip) })
-            }),
-        });
-        let is_across = |d: &ContractDim| rows.across.as_ref().is_some_and(|a| a.var == d.var);
-        for d in self.p.middle.iter().rev().filter(|d| !is_across(d)) {
-            body = vec![for_loop(d.var, d.extent, 1, true, body)];
+    /// `body` for all blocks of rows.
+    fn all_rows(&mut self, body: &mut dyn FnMut(&mut Self, &At) -> Vec<Stmt>) -> Vec<Stmt> {
+        let rows = self.rows.clone();
+        let whole = At { along: Expr::int(0), across: Expr::int(0), done: (0, 0) };
+        let mut out = match &rows.across {
+            Across::Flat { .. } => body(self, &whole),
+            Across::Nothing => {
+                let by = (rows.rows * rows.blocks).min(rows.along.extent);
+                self.blocks(&rows.along, by, &mut |g, along, done| {
+                    body(g, &At { along, done: (done, 0), ..whole.clone() })
+                })
+            }
+            Across::Pairs(d) => {
+                self.blocks(d, 2, &mut |g, across, done| body(g, &At { across, done: (0, done), ..whole.clone() }))
+            }
+        };
+        for d in self.p.middle.iter().rev().filter(|d| rows.other().is_none_or(|o| o.var != d.var)) {
+            out = vec![for_loop(d.var, d.extent, 1, true, out)];
         }
-        body
+        out
     }
 
     /// `body` for every block of `by` iterations of `d`: from which one on, and how many of them have been done before.
@@ -149,53 +198,88 @@ impl Generator<'_, '_> {
     /// `e` at row `along` and, where there are two loops, row `across`.
     fn at(&self, e: &Expr, along: &Expr, across: &Expr) -> Expr {
         let e = e.clone().substitute(self.rows.along.var, along);
-        match &self.rows.across {
+        match self.rows.other() {
             Some(d) => e.substitute(d.var, across),
             None => e,
         }
     }
 
     /// The sums of one block, and what becomes of them.
-    fn block(&mut self, panel: &Expr, valid: usize, at: &At) -> Vec<Stmt> {
+    fn block(&mut self, columns: &Columns, at: &At) -> Vec<Stmt> {
+        let rows = self.rows.clone();
+        let Across::Flat { other, pitch } = &rows.across else {
+            let mut out = vec![self.tiles(columns, at, Expr::int(0))];
+            for block in 0..rows.blocks {
+                out.extend(self.tile_stored(columns, at, block));
+            }
+            return out;
+        };
+        // All rows, as if they were those of one loop.
+        let height = ContractDim { var: Block::new(self.kernel).index("m"), extent: rows.height() };
+        let width = columns.panels * Tiles::LANES;
+        let by = (rows.rows * rows.blocks).min(height.extent);
+        let mut out = self.blocks(&height, by, &mut |g, along, _| {
+            let first = along.clone() * width;
+            vec![g.tiles(columns, &At { along, ..at.clone() }, first)]
+        });
+        let across = Block::new(self.kernel).index("across");
+        let first = Expr::Var(across) * *pitch;
+        let body = self.stored(columns, &first, (&Expr::int(0), &Expr::Var(across)), (0, rows.along.extent));
+        out.push(for_loop(across, other.extent, 1, false, body));
+        out
+    }
+
+    /// From one tile of a block to the one below, in rows of the first loop.
+    fn apart(&self) -> usize {
+        match &self.rows.across {
+            Across::Pairs(_) => 0,
+            Across::Flat { .. } => self.rows.rows,
+            Across::Nothing => self.rows.along.extent.min(self.rows.blocks * self.rows.rows) - self.rows.rows,
+        }
+    }
+
+    /// The sums of the block at `at`, from element `out_index` of the sums on.
+    fn tiles(&mut self, columns: &Columns, at: &At, out_index: Expr) -> Stmt {
         let (p, rows) = (self.p, self.rows.clone());
         let stride = |var: Var| usize::try_from(p.x_index.coefficient(var)).unwrap_or(0);
-        // From one tile to the one below.
-        let apart = rows.along.extent.min(2 * rows.rows) - rows.rows;
         let below = match &rows.across {
-            Some(d) => stride(d.var),
-            None => apart * stride(rows.along.var),
+            Across::Pairs(d) => stride(d.var),
+            _ => self.apart() * stride(rows.along.var),
         };
         let x_index = self.at(&p.x_index.to_expr(), &at.along, &at.across).substitute(p.run, &Expr::int(0));
-        let w_index = p.w_index.to_expr().substitute(p.run, &Expr::int(0)) + panel.clone() * p.w_tile;
+        let w_index = p.w_index.to_expr().substitute(p.run, &Expr::int(0)) + columns.first.clone() * p.w_tile;
         let tiles = Tiles {
             out: self.sums,
-            out_index: Expr::int(0),
+            out_index,
             blocks: rows.blocks,
             rows: rows.rows,
-            columns: self.columns,
+            panels: columns.panels,
             groups: p.groups,
             reduce: vec![],
             x: Expr::load(p.x, x_index),
             row: stride(rows.along.var),
             below: if rows.blocks == 1 { 0 } else { below },
             w: Expr::load(p.w, w_index),
+            beside: usize::try_from(p.w_tile).unwrap_or(0),
         };
-        let mut out = vec![Stmt::Tiles(Box::new(self.with_loops(tiles)))];
-        for block in 0..rows.blocks {
-            // What is stored of this tile: all but what an earlier block, or the tile above, has stored.
-            let (first, across, from) = match rows.across {
-                Some(_) if block < at.done.1 => continue,
-                Some(_) => (at.along.clone(), at.across.clone() + block, at.done.0),
-                None => {
-                    let first = at.along.clone() + block * apart;
-                    (first, Expr::int(0), at.done.0.saturating_sub(block * apart).max(block * (rows.rows - apart)))
-                }
-            };
-            if from < rows.rows {
-                out.extend(self.stored(panel, valid, block * rows.rows, (&first, &across), from));
+        Stmt::Tiles(Box::new(self.with_loops(tiles)))
+    }
+
+    /// What becomes of tile `block` of the block at `at`: all of it is stored but what an earlier block, or the tile above, has stored.
+    fn tile_stored(&mut self, columns: &Columns, at: &At, block: usize) -> Vec<Stmt> {
+        let (rows, apart) = (self.rows.rows, self.apart());
+        let (along, across, from) = match &self.rows.across {
+            Across::Pairs(_) if block < at.done.1 => return vec![],
+            Across::Pairs(_) => (at.along.clone(), at.across.clone() + block, 0),
+            _ => {
+                let from = at.done.0.saturating_sub(block * apart).max(block * (rows - apart));
+                (at.along.clone() + block * apart, Expr::int(0), from)
             }
+        };
+        if from >= rows {
+            return vec![];
         }
-        out
+        self.stored(columns, &(block * rows).into(), (&along, &across), (from, rows))
     }
 
     /// `t` with the loops summed over, whose variables are its own.
@@ -210,25 +294,24 @@ impl Generator<'_, '_> {
         t
     }
 
-    /// Rows `from..` of a tile whose sums begin at row `sums` and that is row `first` of the contraction.
+    /// Rows `from..to` behind row `sums` of the sums and row `first` of the contraction.
     fn stored(
         &mut self,
-        panel: &Expr,
-        valid: usize,
-        sums: usize,
+        columns: &Columns,
+        sums: &Expr,
         (first, across): (&Expr, &Expr),
-        from: usize,
+        (from, to): (usize, usize),
     ) -> Vec<Stmt> {
-        let (c, p, rows) = (self.c, self.p, self.rows.rows);
+        let (c, p) = (self.c, self.p);
         let row = Block::new(self.kernel).index("row");
         let at = first.clone() + Expr::Var(row);
         let [init, value, index] = [&c.init, &c.value, &c.out_index].map(|e| self.at(e, &at, across));
         let mut block = Block::new(self.kernel);
-        for j in 0..valid.div_ceil(p.lanes) {
-            let lanes = (valid - j * p.lanes).min(p.lanes) as u16;
-            let column = panel.clone() * self.columns + j * p.lanes;
+        for j in 0..columns.valid.div_ceil(p.lanes) {
+            let lanes = (columns.valid - j * p.lanes).min(p.lanes) as u16;
+            let column = columns.first.clone() * Tiles::LANES + j * p.lanes;
             let lane = |vectors| Lanes { var: p.v.var, base: column.clone(), lanes, vectors };
-            let from = (Expr::Var(row) + sums) * self.columns + j * p.lanes;
+            let from = (Expr::Var(row) + sums.clone()) * (columns.panels * Tiles::LANES) + j * p.lanes;
             let sum = Expr::Load { buf: self.sums, index: Box::new(from), lanes };
             let init = match lane(&[]).widen(&init) {
                 Some(w) => w.vector(lanes),
@@ -251,7 +334,7 @@ impl Generator<'_, '_> {
             }
         }
         let body = block.stmts;
-        vec![Stmt::For { var: row, lo: from.into(), hi: rows.into(), step: 1, parallel: false, body }]
+        vec![Stmt::For { var: row, lo: from.into(), hi: to.into(), step: 1, parallel: false, body }]
     }
 }
 
