@@ -95,7 +95,7 @@ features! {
     Avx512bf16 "avx512bf16" X86_64 "Dot products of pairs of bf16, added to f32, in 512-bit vectors." "CPUID.7.1:EAX.AVX512_BF16" [Avx512bw];
     AmxTile "amx-tile" X86_64 "Registers of 16 rows of 64 bytes." "CPUID.7:EDX.AMX-TILE and XCR0" [];
     AmxInt8 "amx-int8" X86_64 "Products of tiles of bytes." "CPUID.7:EDX.AMX-INT8" [AmxTile];
-    AmxBf16 "amx-bf16" X86_64 "Products of tiles of bf16." "CPUID.7:EDX.AMX-BF16" [AmxTile];
+    AmxBf16 "amx-bf16" X86_64 "Products of tiles of bf16." "CPUID.7:EDX.AMX-BF16" [AmxTile, Avx512bf16];
     Neon "neon" Aarch64 "128-bit float and integer vectors with fused multiply-add; every 64-bit Arm application core has them." "HWCAP_ASIMD" [];
     Lse "lse" Aarch64 "Atomic read-modify-write instructions." "HWCAP_ATOMICS" [];
     Fp16 "fp16" Aarch64 "Half precision arithmetic." "HWCAP_FPHP and HWCAP_ASIMDHP" [Neon];

@@ -15,7 +15,7 @@ pub(crate) struct Isa {
     pub(crate) f16c: bool,
     /// Dot products of bytes.
     pub(crate) vnni: bool,
-    /// Dot products of `bf16`.
+    /// Rounding to `bf16`, and dot products of it.
     pub(crate) bf16: bool,
     /// Products of tiles of bytes and of `bf16`.
     tiles: (bool, bool),
@@ -33,7 +33,8 @@ impl Isa {
             avx512,
             f16c: target.has(Feature::F16c),
             vnni: target.has(if avx512 { Feature::Avx512vnni } else { Feature::AvxVnni }),
-            bf16: target.has_bf16_dot_product(),
+            // Rounding is as fast as any conversion, where dot products are not.
+            bf16: avx512 && target.has(Feature::Avx512bf16),
             tiles: (target.has_tiles(DType::I8), target.has_tiles(DType::BF16)),
         })
     }

@@ -6,6 +6,7 @@
 //! Kernels are scheduled on their own and in parallel. What reaches beyond a kernel — constants in another layout, new
 //! scratch buffers, parameters that became unused — is recorded in its [`Unit`] and done in the end by [`link`].
 
+mod between;
 mod collapse;
 mod contract;
 mod lanes;
@@ -80,6 +81,8 @@ pub(crate) struct Unit {
     pub(crate) largest: Vec<Option<u64>>,
     /// Parameters that were added for constants in another layout.
     pub(crate) packs: Vec<Pack>,
+    /// Scratch buffers that hold a parameter rounded to `bf16`, element for element, with that parameter.
+    pub(crate) roundings: Vec<(Buf, Buf)>,
     /// What was considered for its contractions.
     pub(crate) considered: Vec<Considered>,
 }
@@ -110,6 +113,7 @@ pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Progra
     let units = split_by_constants(&mut program);
     let mut done: Vec<Unit> = units.into_par_iter().map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
     let considered = done.iter_mut().flat_map(|u| std::mem::take(&mut u.considered)).collect();
+    between::round(&mut program, &mut done);
     Ok((link::link(program, done), considered))
 }
 
@@ -159,7 +163,7 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
             }
             variants[old] += 1;
             let largest = vec![Some(0); constant.len()];
-            units.push(Unit { kernel, constant, largest, packs: vec![], considered: vec![] });
+            units.push(Unit { kernel, constant, largest, packs: vec![], roundings: vec![], considered: vec![] });
             units.len() - 1
         });
         for (l, id) in units[call.kernel].largest.iter_mut().zip(&call.args) {

@@ -35,6 +35,7 @@ fn results_of(
         constant: vec![false; args.len() + 1],
         largest: vec![],
         packs: vec![],
+        roundings: vec![],
         considered: vec![],
     };
     if expanded {

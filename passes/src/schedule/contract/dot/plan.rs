@@ -224,6 +224,7 @@ fn rounded(unit: &mut Unit, x: Buf, widened: &mut Widened) -> (Buf, Option<(Buf,
     }
     let decl = unit.kernel.buffer(x).clone();
     let copy = unit.kernel.new_buffer(&format!("{}_bf16", decl.name), DType::U16, decl.len, Access::Scratch);
+    unit.roundings.push((copy, x));
     (copy, Some((x, DType::U16)))
 }
 
