@@ -25,8 +25,6 @@ PML4, PDPT, DIRECTORIES, DOOR, STACK_TOP = 0x1000, 0x2000, 0x3000, 0x9000, 0x200
 PAGE, LARGE, GIB = 0x1000, 0x200000, 1 << 30
 PRESENT_WRITABLE, LARGE_PAGE = 0x3, 0x80
 EBADF, ENOSYS = 9, 38
-# arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA): the program may use tile registers.
-ASK_FOR_TILES = (158, 0x1023, 18)
 # The CPUs that releases of the library make unasked.
 LIBRARYS_CHOICE = ["corei3_cnl", "tigerlake"]
 
@@ -89,7 +87,7 @@ def machine(memory, start):
     state = bochscpu.State()
     state.cr0, state.cr3, state.cr4 = 0x80050033, PML4, 0x406A0  # paging; PAE, SSE and XSAVE are on
     state.efer, state.lstar, state.star = 0xD01, DOOR, 0x10 << 32  # 64-bit mode, with system calls
-    state.xcr0, state.mxcsr, state.mxcsr_mask = 0x600E7, 0x1F80, 0xFFFF  # vectors and tiles; floats as a program finds them
+    state.xcr0, state.mxcsr, state.mxcsr_mask = 0xE7, 0x1F80, 0xFFFF  # all of the vector state; floats as a program finds them
     state.rflags, state.rip, state.rsp = 2, start, STACK_TOP - 64
     for name, selector, kind in [("cs", 0x10, 0xA09B), *((n, 0x18, 0xC093) for n in ["ss", "ds", "es", "fs", "gs"])]:
         segment = bochscpu.Segment()
@@ -128,8 +126,6 @@ def run(memory, state):
             result = os.readv(0, [memoryview(memory)[at : at + n]])
         elif number == 1 and file in (1, 2):
             result = os.write(file, memoryview(memory)[at : at + n])
-        elif (number, file, at) == ASK_FOR_TILES:
-            result = 0
         else:
             result = -(EBADF if number in (0, 1) else ENOSYS)
         state.rax = result & 0xFFFFFFFFFFFFFFFF

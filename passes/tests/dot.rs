@@ -7,15 +7,16 @@ use tenon_ir::ops::matmul::MatMul;
 use tenon_ir::ops::requantize::Requantize;
 use tenon_ir::{Graph, Op, ValueId};
 use tenon_kernel::stmt::visit_stmts;
-use tenon_kernel::{Expr, Program, run_program};
+use tenon_kernel::{Expr, Program, Stmt, run_program};
 use tenon_passes::pipeline::{Math, Phase, Settings};
 use tenon_target::Target;
 
-const TARGETS: [&str; 9] = [
+const TARGETS: [&str; 10] = [
     "x86-64-v2",
     "x86-64-v3",
     "x86_64-linux/x86-64-v3+avx-vnni",
     "x86_64-linux/x86-64-v4+avx512vnni",
+    "sapphire-rapids",
     "armv8-a",
     "aarch64-linux/armv8-a+dotprod",
     "aarch64-linux/armv8-a+dotprod+i8mm",
@@ -65,11 +66,14 @@ fn conv(kernel: usize, stride: usize, pad: usize, group: usize, fill: Option<i64
     }
 }
 
-/// Dot products in the program, by the dtypes multiplied.
+/// Dot products and products of tiles in the program, by the dtypes multiplied.
 fn dots(p: &Program) -> Vec<(DType, DType)> {
     let mut found = vec![];
     for k in &p.kernels {
         visit_stmts(&k.body, &mut |s| {
+            if let Stmt::Tiles(t) = s {
+                found.push((k.type_of(&t.x).elem, k.type_of(&t.w).elem));
+            }
             s.exprs(&mut |e| {
                 e.visit(&mut |e| {
                     if let Expr::Dot(b) = e {
@@ -114,6 +118,7 @@ fn each_machine_multiplies_what_it_can() {
         pairs.clone(),
         vec![(U8, I8)],
         vec![(U8, I8)],
+        vec![(U8, I8)],
         pairs.clone(),
         vec![(I8, I8)],
         vec![(U8, I8)],
@@ -127,6 +132,8 @@ fn each_machine_multiplies_what_it_can() {
         pairs.clone(),
         vec![(U8, I8)],
         vec![(U8, I8)],
+        // Tiles take bytes of any sign.
+        vec![(I8, I8)],
         pairs.clone(),
         vec![(I8, I8)],
         vec![(I8, I8)],
@@ -145,6 +152,20 @@ fn windows_padding_strides_and_ragged_runs() {
     check(&graph(conv(2, 1, 0, 2, None), (U8, &[1, 5, 5, 12]), (I8, &[32, 6, 2, 2]), None));
     check(&graph(conv(3, 1, 1, 1, Some(3)), (U8, &[1, 5, 5, 4]), (U8, &[9, 4, 3, 3]), Some(9)));
     check(&graph(conv(1, 1, 0, 1, None), (I16, &[1, 4, 4, 7]), (I16, &[16, 7, 1, 1]), None));
+}
+
+#[test]
+fn rows_of_every_number_are_split_into_tiles() {
+    use DType::{I8, U8};
+    // Rows of one loop, which come out even or not; two rows of an image at once; all rows of a small one; more columns than two tiles.
+    for rows in [4, 15, 16, 17, 31, 32, 33, 70, 100] {
+        check(&graph(MatMul { trans_a: false, trans_b: false }, (U8, &[rows, 20]), (I8, &[20, 9]), None));
+    }
+    check(&graph(conv(3, 1, 1, 1, Some(7)), (U8, &[1, 15, 13, 8]), (I8, &[40, 8, 3, 3]), Some(40)));
+    check(&graph(conv(3, 1, 1, 1, Some(7)), (I8, &[1, 5, 18, 16]), (U8, &[33, 16, 3, 3]), None));
+    check(&graph(conv(3, 2, 1, 1, Some(7)), (U8, &[1, 14, 14, 16]), (I8, &[16, 16, 3, 3]), None));
+    check(&graph(conv(3, 1, 1, 2, Some(7)), (U8, &[1, 7, 7, 32]), (I8, &[48, 16, 3, 3]), Some(48)));
+    check(&graph(conv(1, 1, 0, 1, None), (U8, &[1, 9, 9, 72]), (I8, &[70, 72, 1, 1]), Some(70)));
 }
 
 #[test]

@@ -6,7 +6,11 @@ use tenon::{Compiled, Compiler, Math, Options, Precision, Target, Tensor};
 use tenon_base::{DType, Fact, Loc};
 use tenon_ir::ops::conv::{Conv, Layout};
 use tenon_ir::ops::matmul::MatMul;
+use tenon_ir::ops::unary::Unary;
 use tenon_ir::{Graph, Op};
+
+/// A machine with dot products of bf16, and one with tiles.
+const TARGETS: [&str; 2] = ["zen4", "sapphire-rapids"];
 
 fn options(target: &str, precision: Precision) -> Options {
     let mut options = Options::new(Target::parse(target).expect("a target"));
@@ -18,12 +22,16 @@ fn options(target: &str, precision: Precision) -> Options {
 fn graph(op: impl Into<Op>, x: &[usize], w: &[usize]) -> Graph {
     let mut g = Graph::new("product");
     let input = g.add_input("x", Fact::of(DType::F32, x));
-    let n: usize = w.iter().product();
-    let values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 51.3).collect();
-    let w = g.add_weight("w", Tensor::new(w, &values));
+    let w = g.add_weight("w", weight(w));
     let y = g.add_op(op, &[input, w], Loc::new("product")).expect("well typed")[0];
     g.add_output("y", y);
     g
+}
+
+fn weight(dims: &[usize]) -> Tensor {
+    let n: usize = dims.iter().product();
+    let values: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 51.3).collect();
+    Tensor::new(dims, &values)
 }
 
 fn conv(kernel: usize, pad: usize, group: usize) -> Conv {
@@ -68,37 +76,41 @@ fn sizes(g: &Graph, inputs: &[Tensor]) -> Vec<f64> {
 #[test]
 fn errors_are_those_of_rounding_two_factors() {
     let mm = MatMul { trans_a: false, trans_b: false };
+    // Whether zen4 rounds, which has dot products, and sapphire-rapids, which has tiles.
     for (g, rounds) in [
-        (graph(mm.clone(), &[9, 64], &[64, 48]), true),
-        (graph(mm.clone(), &[1, 300], &[300, 1000]), true),
+        (graph(mm.clone(), &[9, 64], &[64, 48]), [true, true]),
+        (graph(mm.clone(), &[1, 300], &[300, 1000]), [true, false]),
         // A run of odd length; a last tile of part of a register; few columns, which are summed otherwise.
-        (graph(mm.clone(), &[5, 33], &[33, 40]), true),
-        (graph(mm, &[6, 80], &[80, 3]), false),
-        (graph(conv(3, 1, 1), &[1, 9, 8, 24], &[36, 24, 3, 3]), true),
-        (graph(conv(3, 1, 2), &[1, 7, 8, 32], &[64, 16, 3, 3]), true),
+        (graph(mm.clone(), &[5, 33], &[33, 40]), [true, false]),
+        (graph(mm, &[6, 80], &[80, 3]), [false, false]),
+        (graph(conv(3, 1, 1), &[1, 9, 8, 24], &[36, 24, 3, 3]), [true, true]),
+        (graph(conv(3, 1, 2), &[1, 7, 8, 32], &[64, 16, 3, 3]), [true, true]),
         // Large enough for minimal filtering, which is not taken then.
-        (graph(conv(3, 1, 1), &[1, 28, 28, 64], &[64, 64, 3, 3]), true),
+        (graph(conv(3, 1, 1), &[1, 28, 28, 64], &[64, 64, 3, 3]), [true, true]),
         // Both factors of a depthwise convolution differ between lanes.
-        (graph(conv(3, 1, 32), &[1, 9, 9, 32], &[32, 1, 3, 3]), false),
+        (graph(conv(3, 1, 32), &[1, 9, 9, 32], &[32, 1, 3, 3]), [false, false]),
     ] {
-        let c = compiled(&g, "zen4", Precision::Bf16);
-        assert_eq!(c.rounded_calls() > 0, rounds, "{g}");
-        assert_eq!(c.rounded_calls(), c.report().bf16_calls);
-        let inputs = c.example_inputs(5);
-        let exact = tenon_ir::eval::run(&g, &inputs).expect("it runs")[0].to_f64();
-        let (found, sizes) = (run(&c, &inputs), sizes(&g, &inputs));
-        let bound = |size: f64| ((1.0 + UNIT_ROUNDOFF).powi(2) - 1.0 + 1e-5) * size;
-        for ((f, e), s) in found.iter().zip(&exact).zip(&sizes) {
-            assert!((f - e).abs() <= bound(*s), "{g}: {f}, expected {e} within {}", bound(*s));
+        for (target, rounds) in TARGETS.into_iter().zip(rounds) {
+            check_errors(&g, target, rounds);
         }
-        if rounds {
-            assert!(
-                found.iter().zip(&exact).any(|(f, e)| (f - e).abs() > 1e-4 * e.abs()),
-                "nothing was rounded: {g}"
-            );
-            let bytes = |c: &Compiled| c.object().expect("it has code");
-            assert_eq!(bytes(&c), bytes(&compiled(&g, "zen4", Precision::Bf16)), "two compiles differ: {g}");
-        }
+    }
+}
+
+fn check_errors(g: &Graph, target: &str, rounds: bool) {
+    let c = compiled(g, target, Precision::Bf16);
+    assert_eq!(c.rounded_calls() > 0, rounds, "{g}");
+    assert_eq!(c.rounded_calls(), c.report().bf16_calls);
+    let inputs = c.example_inputs(5);
+    let exact = tenon_ir::eval::run(g, &inputs).expect("it runs")[0].to_f64();
+    let (found, sizes) = (run(&c, &inputs), sizes(g, &inputs));
+    let bound = |size: f64| ((1.0 + UNIT_ROUNDOFF).powi(2) - 1.0 + 1e-5) * size;
+    for ((f, e), s) in found.iter().zip(&exact).zip(&sizes) {
+        assert!((f - e).abs() <= bound(*s), "{g}: {f}, expected {e} within {}", bound(*s));
+    }
+    if rounds {
+        assert!(found.iter().zip(&exact).any(|(f, e)| (f - e).abs() > 1e-4 * e.abs()), "nothing was rounded: {g}");
+        let bytes = |c: &Compiled| c.object().expect("it has code");
+        assert_eq!(bytes(&c), bytes(&compiled(g, target, Precision::Bf16)), "two compiles differ: {g}");
     }
 }
 
@@ -114,17 +126,56 @@ fn what_is_no_number_stays_where_it_is() {
         let y = run(&c, &[Tensor::new(&[4, 5], &x)]);
         assert!(y.iter().enumerate().all(|(i, v)| v.is_finite() == (i / 64 != 2)), "{special}");
     }
+    // Rows of tiles, whose last step is a short one.
+    let g = graph(MatMul { trans_a: false, trans_b: false }, &[40, 44], &[44, 24]);
+    for target in TARGETS {
+        let c = compiled(&g, target, Precision::Bf16);
+        assert!(c.rounded_calls() > 0);
+        for special in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![0.5f32; 40 * 44];
+            x[30 * 44] = special;
+            let y = run(&c, &[Tensor::new(&[40, 44], &x)]);
+            assert!(y.iter().enumerate().all(|(i, v)| v.is_finite() == (i / 24 != 30)), "{target} {special}");
+        }
+    }
+}
+
+#[test]
+fn what_all_readers_round_is_rounded_where_it_is_made() {
+    let mm = MatMul { trans_a: false, trans_b: false };
+    let relu = || Unary::named("relu").expect("a function");
+    let shapes = [([40, 64], [64, 96]), ([40, 96], [96, 32])];
+    let mut g = Graph::new("two");
+    let mut at = g.add_input("x", Fact::of(DType::F32, &shapes[0].0));
+    for (_, w) in &shapes {
+        let w = g.add_weight("w", weight(w));
+        at = g.add_op(mm.clone(), &[at, w], Loc::new("product")).expect("well typed")[0];
+        at = g.add_op(relu(), &[at], Loc::new("relu")).expect("well typed")[0];
+    }
+    g.add_output("y", at);
+    for target in TARGETS {
+        let c = compiled(&g, target, Precision::Bf16);
+        let halves = c.program.buffers.iter().filter(|b| b.len == 40 * 96);
+        assert!(halves.clone().count() == 1 && halves.clone().all(|b| b.dtype == DType::U16), "{target}");
+        // One after the other, the second rounds what the first gives.
+        let x = c.example_inputs(3);
+        let whole = run(&c, &x);
+        let [first, second] = shapes.map(|(x, w)| compiled(&graph(mm.clone(), &x, &w), target, Precision::Bf16));
+        let relu = |v: Vec<f64>| v.into_iter().map(|v| v.max(0.0) as f32).collect::<Vec<f32>>();
+        let between = Tensor::new(&[40, 96], &relu(run(&first, &x)));
+        assert_eq!(relu(run(&second, &[between])), relu(whole), "{target}");
+    }
 }
 
 #[test]
 fn it_is_a_permission() {
     let g = graph(MatMul { trans_a: false, trans_b: false }, &[9, 64], &[64, 48]);
-    for target in ["x86-64-v3", "x86-64-v4", "icelake-server", "sapphire-rapids", "cortex-a76", "rv64gcv"] {
+    for target in ["x86-64-v3", "x86-64-v4", "icelake-server", "cortex-a76", "rv64gcv"] {
         let [a, b] = [Precision::Bf16, Precision::F32].map(|p| compiled(&g, target, p));
         assert_eq!(a.rounded_calls(), 0, "{target}");
         assert!(a.program == b.program, "{target}");
     }
-    for target in ["zen4", "zen5", "cooperlake", "x86_64-linux/x86-64-v4+avx512bf16"] {
+    for target in ["zen4", "zen5", "cooperlake", "x86_64-linux/x86-64-v4+avx512bf16", "sapphire-rapids"] {
         assert_eq!(compiled(&g, target, Precision::F32).rounded_calls(), 0, "{target}");
         let [a, b] = [Precision::Bf16, Precision::F32].map(|p| compiled(&g, target, p).report().weight_bytes);
         assert_eq!(2 * a, b, "{target}: weights take half the room");

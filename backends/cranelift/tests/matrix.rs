@@ -7,6 +7,7 @@ use support::cases::{cases, kernel};
 use support::{differences, foreign, program, run, runnable, values};
 use tenon_base::DType;
 use tenon_cranelift::{Jit, compile_object, undefined_symbols};
+use tenon_kernel::Kernel;
 use tenon_kernel::interp::run_program;
 
 const LANES: [u16; 8] = [1, 2, 3, 4, 7, 8, 16, 32];
@@ -53,6 +54,36 @@ fn every_operator_gives_the_interpreters_bits() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong[..wrong.len().min(60)].join("\n"));
+}
+
+#[test]
+fn products_of_tiles_give_the_interpreters_bits() {
+    for target in runnable() {
+        use DType::{F32, I8, I32, U8, U16};
+        for (x, w, sums, group) in [(U8, I8, I32, 4), (I8, I8, I32, 4), (U16, U16, F32, 2)] {
+            let run_of = 21 * group;
+            let (of_x, of_w) = (7 * run_of, 2 * 16 * run_of);
+            let text = format!(
+                "kernel k(in %x: {x}[{of_x}], in %w: {w}[{of_w}], out %y: {sums}[192]) {{
+                   tiles %y[0] = 2 * 3 rows, 2 * 16 columns, 10 groups reduce %r in 0..2 {{
+                     load %x[%r * {}], {run_of}, {}
+                     load %w[%r * {}], {}
+                   }}
+                 }}",
+                10 * group,
+                4 * run_of,
+                16 * 10 * group,
+                16 * run_of,
+            );
+            let k = Kernel::parse(&text).unwrap_or_else(|e| panic!("{e}"));
+            let p = program(k, target.has_fma());
+            let inputs = [values(x, of_x, 1), values(w, of_w, 2)];
+            let jit = Jit::new(&p, &target).unwrap_or_else(|e| panic!("{target}: {e}"));
+            let expected = run_program(&p, &inputs).unwrap();
+            let wrong = differences(&expected, &run(&jit, &p, &inputs));
+            assert!(wrong.is_empty(), "{target} {x} {w}: {:?}", &wrong[..wrong.len().min(5)]);
+        }
+    }
 }
 
 #[test]
