@@ -114,7 +114,7 @@ pub(super) fn plan(
     let (outer, middle): (Vec<_>, Vec<_>) = rest.partition(|d| uses(&w_index, d));
     let float = x_dtype == DType::F32;
     let tiled = m.clone().filter(|m| can_tile(m, &x_index, (x_dtype, w_dtype), v.extent, length, target));
-    if float && !(target.has_bf16_dot_product() || tiled.is_some()) {
+    if float && tiled.is_none() && !pairs(m.is_none(), 4 * unit.kernel.buffer(w).len, target) {
         return None;
     }
     let (x_as, w_as, group, flip) = match tiles::elements(x_dtype, w_dtype).filter(|_| tiled.is_some()) {
@@ -206,6 +206,14 @@ fn can_tile(
     // What is read beyond a run of floats need not be a number.
     let whole = of_x != DType::U16 || length.is_multiple_of(group);
     target.has_tiles(factors) && whole && x.coefficient(m.var) >= 0 && tiles::pay(m.extent, columns, length, group)
+}
+
+/// Whether pairs of `bf16` are multiplied where tiles are not: where that is faster than in `f32`, and for one row, where `bytes` of weights are
+/// waited for, wherever it can be done. Beside tiles there is no other use of them.
+fn pairs(one_row: bool, bytes: usize, target: &Target) -> bool {
+    let can = target.vector_bytes == 64 && target.has(Feature::Avx512bf16);
+    let waits = one_row && bytes > target.caches.l2;
+    can && (waits || target.has_bf16_dot_product() && !target.has_tiles(DType::BF16))
 }
 
 /// Whether pairs of `bf16` are worth while: `c` has the tiled loop `v` and runs of `length`, and reads of `len` elements, which are rounded
