@@ -13,7 +13,8 @@ use tenon_base::{DType, Scalar};
 /// `out_index + i · columns` on.
 ///
 /// Elements are bytes of any sign with sums in `i32`, which wrap (`group` is 4), or the bits of `bf16` with sums in `f32` (`group` is 2),
-/// rounded as [`crate::bf16::step`] says, [`Tiles::STEP`] groups at a time.
+/// rounded as [`crate::bf16::step`] says, [`Tiles::STEP`] groups at a time. A group of `w` may be one element of 32 bits, the first
+/// neighbour in its lower half.
 ///
 /// ```text
 /// tiles %sums[0] = 2 * 14 rows, 2 * 16 columns, 96 groups reduce %kh in 0..3 {
@@ -79,7 +80,8 @@ impl Tiles {
         let run = self.groups.saturating_mul(Tiles::group(kernel.buffer(x).dtype).unwrap_or(1));
         let last = self.row_offset(self.height().saturating_sub(1));
         let panels = self.panels.saturating_sub(1).saturating_mul(self.beside);
-        let of_w = panels.saturating_add(run.saturating_mul(Tiles::LANES));
+        let group = Tiles::group_beside(kernel.buffer(x).dtype, kernel.buffer(w).dtype).unwrap_or(1);
+        let of_w = panels.saturating_add(self.groups.saturating_mul(group * Tiles::LANES));
         vec![(x, x_index, last.saturating_add(run)), (w, w_index, of_w)]
     }
 
@@ -88,6 +90,15 @@ impl Tiles {
         match elements {
             DType::U8 | DType::I8 => Some(4),
             DType::U16 => Some(2),
+            _ => None,
+        }
+    }
+
+    /// Elements of `w` that are a group; `None` for a type that tiles do not hold beside `x`.
+    pub const fn group_beside(x: DType, w: DType) -> Option<usize> {
+        match (Tiles::group(x), Tiles::group(w)) {
+            (Some(a), Some(b)) if a == b => Some(a),
+            (Some(2), None) if matches!(w, DType::U32) => Some(1),
             _ => None,
         }
     }
@@ -200,13 +211,21 @@ fn products(t: &Tiles, sum: Var, row: &Expr, column: &Expr, k: &mut KernelBuilde
 /// A run of `bf16`: see [`crate::bf16::step`].
 fn steps(t: &Tiles, sum: Var, row: &Expr, column: &Expr, k: &mut KernelBuilder) {
     let zero = Expr::constant(DType::F32, 0.0);
+    let packed = k.kernel().type_of(&t.w).elem == DType::U32;
     k.any_loop("first", Expr::int(0), t.groups.into(), Tiles::STEP as i64, false, |k, first| {
         let halves = [0, 1].map(|_| k.declare("half", zero.clone()));
         let end = k.bind("end", (first.clone() + Tiles::STEP).min(t.groups.into()));
         k.for_range("g", first, end, |k, g| {
             for (i, half) in halves.into_iter().enumerate() {
                 let x = at(&t.x, row.clone() + g.clone() * 2 + i);
-                let w = at(&t.w, w_at(t, &g, column, 2) + i);
+                let w = match packed {
+                    true => {
+                        let pair = at(&t.w, w_at(t, &g, column, 1));
+                        let by = Expr::Const(Scalar::of_int(DType::U32, 16 * i as i128));
+                        pair.binary(BinOp::Shr, by).cast(DType::U16)
+                    }
+                    false => at(&t.w, w_at(t, &g, column, 2) + i),
+                };
                 // The other product of the pair is -0, which changes no sum.
                 let bits = |v: i128| Expr::Const(Scalar::of_int(DType::U16, v));
                 let (x, w) = (Expr::Lanes(vec![x, bits(0)]), Expr::Lanes(vec![w, bits(0x8000)]));
@@ -290,6 +309,17 @@ mod tests {
             };
             assert_eq!(run(&tiles, bytes), run(&loops, bytes), "{x} {w}");
         }
+    }
+
+    #[test]
+    fn a_pair_may_be_one_element() {
+        let halves = kernel(DType::U16, DType::U16);
+        let text = halves.to_string().replace("%w: u16[2432]", "%w: u32[1216]");
+        let pairs = Kernel::parse(&text.replace("%r * 1216], 608", "%r * 608], 304")).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(verify_kernel(&pairs, Stage::Scheduled), Ok(()), "{pairs}");
+        let bytes = |i: usize| if i % 2 == 1 { 0x3f } else { (i * 37 % 251) as u8 };
+        assert_eq!(run(&pairs, bytes), run(&halves, bytes));
+        assert_eq!(run(&as_loops(pairs), bytes), run(&halves, bytes));
     }
 
     #[test]

@@ -273,7 +273,7 @@ impl TileDot {
     /// Of these factors.
     fn of(dtypes: [DType; 2]) -> Option<TileDot> {
         Some(match dtypes {
-            [DType::U16, DType::U16] => TileDot::Bf16,
+            [DType::U16, DType::U16 | DType::U32] => TileDot::Bf16,
             [DType::U8, DType::U8] => TileDot::Uu,
             [DType::U8, DType::I8] => TileDot::Us,
             [DType::I8, DType::U8] => TileDot::Su,

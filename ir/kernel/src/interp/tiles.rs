@@ -13,8 +13,9 @@ pub(super) struct TilesNode {
     shape: Tiles,
     /// The same loops, as registers and extents.
     reduce: Vec<(usize, i64)>,
-    /// Neighbours of a group.
+    /// Neighbours of a group, and elements of `w` that hold them.
     group: usize,
+    of_w: usize,
     out: (Span, usize),
     x: Source,
     w: Source,
@@ -35,12 +36,13 @@ impl Compiler<'_> {
         let (sums, access) = self.buffer(t.out)?;
         let out = self.span(|c| c.scalar(&t.out_index, DType::I64, "an index"))?;
         let (x, w) = (self.source(&t.x)?, self.source(&t.w)?);
-        let groups = (Tiles::group(x.dtype), Tiles::group(w.dtype));
         let expected = if x.dtype == DType::U16 { DType::F32 } else { DType::I32 };
-        let (Some(group), true) = (groups.0, groups.0 == groups.1 && sums == expected && access != Access::In) else {
+        let (Some(group), Some(of_w), true) =
+            (Tiles::group(x.dtype), Tiles::group_beside(x.dtype, w.dtype), sums == expected && access != Access::In)
+        else {
             return self.malformed(format!("tiles of {} and {} with sums of {sums}", x.dtype, w.dtype));
         };
-        Ok(Node::Tiles(Box::new(TilesNode { shape: t.clone(), reduce, group, out, x, w })))
+        Ok(Node::Tiles(Box::new(TilesNode { shape: t.clone(), reduce, group, of_w, out, x, w })))
     }
 
     fn source(&mut self, factor: &Expr) -> Result<Source, InterpError> {
@@ -71,11 +73,13 @@ impl Machine<'_, '_> {
         self.step((t.height() * t.columns() * t.groups) as u64)?;
         let run = t.groups * group;
         let x = self.factor(&n.x, t.row_offset(t.height() - 1) + run)?;
-        let w = self.factor(&n.w, (t.panels - 1) * t.beside + run * Tiles::LANES)?;
+        // Two halves of an element are two elements.
+        let halves = group / n.of_w;
+        let w = self.factor(&n.w, (t.panels - 1) * t.beside + t.groups * n.of_w * Tiles::LANES)?;
         for (i, sums) in sums.chunks_exact_mut(t.columns()).enumerate() {
             let row = &x[t.row_offset(i)..][..run];
             for (c, sum) in sums.iter_mut().enumerate() {
-                let panel = c / Tiles::LANES * t.beside;
+                let panel = c / Tiles::LANES * t.beside * halves;
                 let column = |g: usize| &w[panel + (g * Tiles::LANES + c % Tiles::LANES) * group..][..group];
                 if n.x.dtype == DType::U16 {
                     for first in (0..t.groups).step_by(Tiles::STEP) {

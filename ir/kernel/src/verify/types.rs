@@ -241,8 +241,8 @@ impl Checker<'_> {
         };
         let (x, w) = (factor(&t.x), factor(&t.w));
         let (Some(x), Some(w)) = (x, w) else { return };
-        match (Tiles::group(x), Tiles::group(w)) {
-            (Some(a), Some(b)) if a == b => {
+        match Tiles::group_beside(x, w) {
+            Some(_) => {
                 let sums = if x == DType::U16 { DType::F32 } else { DType::I32 };
                 self.store(t.out, Some(Type::scalar(sums)));
             }

@@ -11,9 +11,12 @@
 //!
 //! Machines that multiply whole tiles of bytes or of `bf16` do so where there are several rows ([`tiles`]).
 //!
+//! On such machines products of two computed values are rounded, too ([`computed`]).
+//!
 //! Where both factors differ between lanes (depthwise convolutions), the sum is computed in `f32`: integers up to 2²⁴ are exact
 //! there, and every machine multiplies and adds floats at full speed ([`exact`]).
 
+mod computed;
 mod exact;
 mod plan;
 mod tile;
@@ -96,7 +99,10 @@ pub(super) fn lower_rounded(
         (dtype == DType::F32).then_some((*buf, Affine::of(index)?, dtype))
     };
     let factors = (float(&c.a)?, float(&c.b)?);
-    let p = plan::plan(c, factors, unit, cx.target, widened)?;
+    let p = match plan::plan(c, factors.clone(), unit, cx.target, widened) {
+        Some(p) => p,
+        None => computed::plan(c, factors, unit, cx.target, widened)?,
+    };
     Some(p.lower(c, &mut unit.kernel, cx.target))
 }
 

@@ -1,6 +1,7 @@
 //! How a contraction of narrow elements is tiled.
 
 use super::super::super::Unit;
+use super::computed::{EvenRows, Fill};
 use super::{Source, Widened, tile, tiles};
 use crate::schedule::pack::{Arrangement, Groups, Pack};
 use tenon_base::DType;
@@ -52,6 +53,10 @@ pub(super) struct Plan {
     pub(super) mr: usize,
     /// Products are those of tiles, whose rows are iterations of this loop.
     pub(super) tiled: Option<ContractDim>,
+    /// `w` is packed by this kernel, of this.
+    pub(super) fill: Option<Fill>,
+    /// `x` is a copy of this.
+    pub(super) even_rows: Option<EvenRows>,
 }
 
 /// What the machine multiplies: the dtypes of `x` and `w` in the product, the group, and whether the sign of `x` is flipped.
@@ -188,6 +193,8 @@ pub(super) fn plan(
         nv,
         mr,
         tiled,
+        fill: None,
+        even_rows: None,
     })
 }
 
@@ -226,7 +233,7 @@ fn pays(c: &Contract, v: &ContractDim, length: usize, len: usize, target: &Targe
 }
 
 /// Where `x` is read as `bf16`: in its scratch buffer, if this kernel alone writes it, else in a copy.
-fn rounded(unit: &mut Unit, x: Buf, widened: &mut Widened) -> (Buf, Option<(Buf, DType)>) {
+pub(super) fn rounded(unit: &mut Unit, x: Buf, widened: &mut Widened) -> (Buf, Option<(Buf, DType)>) {
     if !widened.sums.contains(&x) && widened.widen(x, DType::U16, unit) {
         return (x, None);
     }
@@ -310,6 +317,9 @@ impl Plan {
         };
         if let Some((from, to)) = self.copy {
             body.insert(0, tile::copy(self, from, to, kernel));
+        }
+        if let Some(rows) = &self.even_rows {
+            body.insert(0, rows.copy(self.x, kernel));
         }
         body
     }

@@ -106,6 +106,9 @@ pub(super) fn lower(c: &Contract, p: &Plan, along: &ContractDim, kernel: &mut Ke
         true => g.all_rows(&mut |g, at| g.all_columns(&mut |g, columns| g.block(columns, at))),
         false => g.all_columns(&mut |g, columns| g.all_rows(&mut |g, at| g.block(columns, at))),
     };
+    if let Some(fill) = &p.fill {
+        body.splice(0..0, fill.panels(p.w, &p.v, kernel));
+    }
     for d in p.outer.iter().rev() {
         body = vec![for_loop(d.var, d.extent, 1, true, body)];
     }
