@@ -240,30 +240,11 @@ impl Expr {
     /// `self op other`; folds constants of `i64` arithmetic and the neutral elements of indices.
     #[must_use]
     pub fn binary(self, op: BinOp, other: Expr) -> Expr {
-        if let (Expr::Const(Scalar::Int(DType::I64, a)), Expr::Const(Scalar::Int(DType::I64, b))) = (&self, &other) {
-            let v = match op {
-                BinOp::Add => Some(a + b),
-                BinOp::Sub => Some(a - b),
-                BinOp::Mul => a.checked_mul(*b),
-                BinOp::Div if *b != 0 => Some(a / b),
-                BinOp::Rem if *b != 0 => Some(a % b),
-                BinOp::Min => Some(*a.min(b)),
-                BinOp::Max => Some(*a.max(b)),
-                _ => None,
-            };
-            if let Some(v) = v {
-                return Expr::Const(Scalar::of_int(DType::I64, v));
-            }
-        }
-        let is = |e: &Expr, v: i128| matches!(e, Expr::Const(Scalar::Int(DType::I64, x)) if *x == v);
-        match op {
-            BinOp::Add if is(&self, 0) => other,
-            BinOp::Add | BinOp::Sub if is(&other, 0) => self,
-            BinOp::Mul if is(&self, 1) => other,
-            BinOp::Mul | BinOp::Div if is(&other, 1) => self,
-            BinOp::Mul if is(&self, 0) || is(&other, 0) => Expr::int(0),
-            BinOp::Rem if is(&other, 1) => Expr::int(0),
-            _ => Expr::Binary(op, Box::new([self, other])),
+        match Folded::of(op, &self, &other) {
+            Some(Folded::Number(v)) => Expr::Const(Scalar::of_int(DType::I64, v)),
+            Some(Folded::First) => self,
+            Some(Folded::Second) => other,
+            None => Expr::Binary(op, Box::new([self, other])),
         }
     }
 
@@ -337,10 +318,10 @@ impl Expr {
         Expr::Math(f, vec![self])
     }
 
-    /// Calls `f` on the direct operands, in order.
-    pub fn for_each_child<'a>(&'a self, f: &mut dyn FnMut(&'a Expr)) {
+    /// The direct operands, in order.
+    pub fn operands(&self) -> &[Expr] {
         match self {
-            Expr::Const(_) | Expr::Var(_) => {}
+            Expr::Const(_) | Expr::Var(_) => &[],
             Expr::Load { index: e, .. }
             | Expr::Unary(_, e)
             | Expr::ToBf16(e)
@@ -348,76 +329,143 @@ impl Expr {
             | Expr::Bitcast(_, e)
             | Expr::Splat(_, e)
             | Expr::Extract(e, _)
-            | Expr::Reduce(_, e) => f(e),
-            Expr::Binary(_, b) | Expr::Compare(_, b) => b.iter().for_each(f),
-            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => b.iter().for_each(f),
-            Expr::Lanes(v) | Expr::Math(_, v) => v.iter().for_each(f),
+            | Expr::Reduce(_, e) => std::slice::from_ref(e),
+            Expr::Binary(_, b) | Expr::Compare(_, b) => &b[..],
+            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => &b[..],
+            Expr::Lanes(v) | Expr::Math(_, v) => v,
         }
+    }
+
+    /// The same, to be changed.
+    pub fn operands_mut(&mut self) -> &mut [Expr] {
+        match self {
+            Expr::Const(_) | Expr::Var(_) => &mut [],
+            Expr::Load { index: e, .. }
+            | Expr::Unary(_, e)
+            | Expr::ToBf16(e)
+            | Expr::Cast(_, e)
+            | Expr::Bitcast(_, e)
+            | Expr::Splat(_, e)
+            | Expr::Extract(e, _)
+            | Expr::Reduce(_, e) => std::slice::from_mut(e),
+            Expr::Binary(_, b) | Expr::Compare(_, b) => &mut b[..],
+            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => &mut b[..],
+            Expr::Lanes(v) | Expr::Math(_, v) => v,
+        }
+    }
+
+    /// Calls `f` on the direct operands, in order.
+    pub fn for_each_child<'a>(&'a self, f: &mut dyn FnMut(&'a Expr)) {
+        self.operands().iter().for_each(f);
     }
 
     /// The first direct operand.
     pub fn first_child(&self) -> Option<&Expr> {
-        let mut first = None;
-        self.for_each_child(&mut |e| first = first.or(Some(e)));
-        first
+        self.operands().first()
     }
 
     /// The same expression with every direct operand replaced by `f(operand)`; operands stay where they are in memory.
     #[must_use]
     pub fn map_children(mut self, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
-        let mut replace = |e: &mut Expr| *e = f(std::mem::replace(e, Expr::Var(Var(u32::MAX))));
-        match &mut self {
-            Expr::Const(_) | Expr::Var(_) => {}
-            Expr::Load { index: e, .. }
-            | Expr::Unary(_, e)
-            | Expr::ToBf16(e)
-            | Expr::Cast(_, e)
-            | Expr::Bitcast(_, e)
-            | Expr::Splat(_, e)
-            | Expr::Extract(e, _)
-            | Expr::Reduce(_, e) => replace(e),
-            Expr::Binary(_, b) | Expr::Compare(_, b) => b.iter_mut().for_each(replace),
-            Expr::Select(b) | Expr::Fma(b) | Expr::Dot(b) => b.iter_mut().for_each(replace),
-            Expr::Lanes(v) | Expr::Math(_, v) => v.iter_mut().for_each(replace),
-        }
+        self.operands_mut().iter_mut().for_each(|e| *e = f(e.take()));
         self
+    }
+
+    /// The expression; something that means nothing stays in its place.
+    fn take(&mut self) -> Expr {
+        std::mem::replace(self, Expr::Var(Var(u32::MAX)))
+    }
+
+    /// Calls `f` on every sub-expression where it lies in memory, operands first, to change it.
+    pub fn update(&mut self, f: &mut dyn FnMut(&mut Expr)) {
+        for e in self.operands_mut() {
+            e.update(f);
+        }
+        f(self);
     }
 
     /// Rewrites bottom-up: operands first, then the expression itself.
     #[must_use]
-    pub fn rewrite(self, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
-        let inner = self.map_children(&mut |e| e.rewrite(f));
-        f(inner)
+    pub fn rewrite(mut self, f: &mut dyn FnMut(Expr) -> Expr) -> Expr {
+        self.update(&mut |e| *e = f(e.take()));
+        self
     }
 
     /// Calls `f` on every sub-expression, parents first.
     pub fn visit<'a>(&'a self, f: &mut dyn FnMut(&'a Expr)) {
         f(self);
-        self.for_each_child(&mut |c| c.visit(f));
+        for e in self.operands() {
+            e.visit(f);
+        }
     }
 
     /// Whether `var` occurs in it.
     pub fn uses(&self, var: Var) -> bool {
-        let mut found = false;
-        self.visit(&mut |e| found |= *e == Expr::Var(var));
-        found
+        matches!(self, Expr::Var(v) if *v == var) || self.operands().iter().any(|e| e.uses(var))
     }
 
     /// The same expression with `var` replaced by `by`.
     #[must_use]
-    pub fn substitute(self, var: Var, by: &Expr) -> Expr {
-        self.rewrite(&mut |e| if e == Expr::Var(var) { by.clone() } else { rebuild(e) })
+    pub fn substitute(mut self, var: Var, by: &Expr) -> Expr {
+        self.update(&mut |e| match e {
+            Expr::Var(v) if *v == var => *e = by.clone(),
+            e => e.fold(),
+        });
+        self
+    }
+
+    /// Folds the expression as [`Expr::binary`] would have, after its operands have changed.
+    fn fold(&mut self) {
+        let Expr::Binary(op, b) = self else { return };
+        let folded = match Folded::of(*op, &b[0], &b[1]) {
+            Some(Folded::Number(v)) => Expr::Const(Scalar::of_int(DType::I64, v)),
+            Some(Folded::First) => b[0].take(),
+            Some(Folded::Second) => b[1].take(),
+            None => return,
+        };
+        *self = folded;
     }
 }
 
-/// Re-applies the folding constructors after a rewrite of the operands.
-fn rebuild(e: Expr) -> Expr {
-    match e {
-        Expr::Binary(op, b) => {
-            let [x, y] = *b;
-            x.binary(op, y)
+/// What an operation on two operands comes to without being done.
+enum Folded {
+    /// This `i64`.
+    Number(i128),
+    /// Its first operand.
+    First,
+    /// Its second operand.
+    Second,
+}
+
+impl Folded {
+    /// Of constants of `i64` arithmetic and the neutral elements of indices.
+    fn of(op: BinOp, x: &Expr, y: &Expr) -> Option<Folded> {
+        let number = |e: &Expr| match e {
+            Expr::Const(Scalar::Int(DType::I64, v)) => Some(*v),
+            _ => None,
+        };
+        let (a, b) = (number(x), number(y));
+        if let (Some(a), Some(b)) = (a, b) {
+            let v = match op {
+                BinOp::Add => Some(a + b),
+                BinOp::Sub => Some(a - b),
+                BinOp::Mul => a.checked_mul(b),
+                BinOp::Div if b != 0 => Some(a / b),
+                BinOp::Rem if b != 0 => Some(a % b),
+                BinOp::Min => Some(a.min(b)),
+                BinOp::Max => Some(a.max(b)),
+                _ => None,
+            };
+            if let Some(v) = v {
+                return Some(Folded::Number(v));
+            }
         }
-        e => e,
+        match (op, a, b) {
+            (BinOp::Add, Some(0), _) | (BinOp::Mul, Some(1), _) => Some(Folded::Second),
+            (BinOp::Add | BinOp::Sub, _, Some(0)) | (BinOp::Mul | BinOp::Div, _, Some(1)) => Some(Folded::First),
+            (BinOp::Mul, Some(0), _) | (BinOp::Mul, _, Some(0)) | (BinOp::Rem, _, Some(1)) => Some(Folded::Number(0)),
+            _ => None,
+        }
     }
 }
 

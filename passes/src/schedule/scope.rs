@@ -53,8 +53,12 @@ impl<'k> Block<'k> {
 
 /// `s` with variables renamed wherever they stand: defined, set and read.
 pub(super) fn renamed(s: Stmt, to: &BTreeMap<Var, Var>) -> Stmt {
-    let s = s.map_exprs(&mut |e| to.iter().fold(e, |e, (from, to)| e.substitute(*from, &Expr::Var(*to))));
-    targets_renamed(s, &|v| to.get(&v).copied().unwrap_or(v))
+    let name = |v: Var| to.get(&v).copied().unwrap_or(v);
+    let in_expr = |e: Expr| match e {
+        Expr::Var(v) => Expr::Var(name(v)),
+        e => e,
+    };
+    targets_renamed(s.map_exprs(&mut |e| e.rewrite(&mut |e| in_expr(e))), &name)
 }
 
 fn targets_renamed(s: Stmt, name: &dyn Fn(Var) -> Var) -> Stmt {
