@@ -6,6 +6,7 @@
 //!
 //! Invariant: the choice is acyclic and reaches all roots. A random test compares with brute force.
 
+use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// One way to make a class.
@@ -27,6 +28,9 @@ pub struct Problem {
     /// What must be made.
     pub roots: Vec<u32>,
 }
+
+/// The choices that need a class, and whose they are, by class.
+type Users = [Vec<(u32, u32)>];
 
 /// A choice by class; `None` where none is needed or possible.
 pub type Solution = Vec<Option<u32>>;
@@ -112,28 +116,25 @@ impl Problem {
 
 /// The best choice found, and its price; `None` if some root cannot be made.
 pub fn extract(p: &Problem) -> Option<(Solution, f64)> {
-    let mut best: Option<(Solution, f64)> = None;
-    let mut polished: Vec<Solution> = vec![];
+    let users = p.users();
+    let mut seeds: Vec<Solution> = vec![];
     let mut consider = |s: Solution| {
-        if p.cost(&s).is_some() && !polished.contains(&s) {
-            polished.push(s.clone());
-            let (s, cost) = Local::new(p, s).run();
-            if best.as_ref().is_none_or(|(_, b)| cost < b - 1e-9) {
-                best = Some((s, cost));
-            }
+        if p.cost(&s).is_some() && !seeds.contains(&s) {
+            seeds.push(s);
         }
     };
     if p.classes.len() <= GREEDY_CLASSES {
-        consider(greedy(p));
+        consider(greedy(p, &users));
     }
-    area_flow(p, &mut consider);
-    best
+    area_flow(p, &users, &mut consider);
+    let polished: Vec<(Solution, f64)> = seeds.into_par_iter().map(|s| Local::new(p, s).run(&users)).collect();
+    // The first of those that cost the same.
+    polished.into_iter().reduce(|best, other| if other.1 < best.1 - 1e-9 { other } else { best })
 }
 
 /// Least tree costs, a child's cost divided by `share`; and the choices that have them.
-fn tree(p: &Problem, share: &[f64]) -> (Solution, Vec<f64>) {
+fn tree(p: &Problem, users: &Users, share: &[f64]) -> (Solution, Vec<f64>) {
     let n = p.classes.len();
-    let users = p.users();
     let (mut best, mut choice) = (vec![f64::INFINITY; n], vec![None; n]);
     let mut queue: VecDeque<u32> = (0..n as u32).collect();
     let mut queued = vec![true; n];
@@ -173,8 +174,7 @@ struct Set {
     choice: u32,
 }
 
-fn greedy(p: &Problem) -> Solution {
-    let users = p.users();
+fn greedy(p: &Problem, users: &Users) -> Solution {
     let mut sets: Vec<Option<Set>> = (0..p.classes.len()).map(|_| None).collect();
     let mut queue: VecDeque<(u32, u32)> = VecDeque::new();
     let mut queued: BTreeSet<(u32, u32)> = BTreeSet::new();
@@ -220,10 +220,10 @@ fn greedy(p: &Problem) -> Solution {
     sets.into_iter().map(|s| s.map(|s| s.choice)).collect()
 }
 
-fn area_flow(p: &Problem, consider: &mut impl FnMut(Solution)) {
+fn area_flow(p: &Problem, users: &Users, consider: &mut impl FnMut(Solution)) {
     let mut share = vec![1.0f64; p.classes.len()];
     for _ in 0..FLOWS {
-        let (s, _) = tree(p, &share);
+        let (s, _) = tree(p, users, &share);
         if p.cost(&s).is_none() {
             // Sharing made a cycle look cheap: believe less in it.
             share.iter_mut().for_each(|d| *d = d.sqrt());
@@ -247,13 +247,15 @@ struct Local<'p> {
     total: f64,
     seen: Vec<u32>,
     stamp: u32,
+    /// What a walk has still to look at; empty between walks.
+    stack: Vec<u32>,
 }
 
 impl<'p> Local<'p> {
     /// `choice` is acyclic and reaches the roots.
     fn new(p: &'p Problem, choice: Solution) -> Local<'p> {
         let n = p.classes.len();
-        let mut l = Local { p, choice, uses: vec![0; n], total: 0.0, seen: vec![0; n], stamp: 0 };
+        let mut l = Local { p, choice, uses: vec![0; n], total: 0.0, seen: vec![0; n], stamp: 0, stack: vec![] };
         for r in &p.roots {
             l.total += l.take(*r);
         }
@@ -266,14 +268,15 @@ impl<'p> Local<'p> {
 
     /// One more use of `c`; the price of what is new with it, infinite if it cannot be made.
     fn take(&mut self, c: u32) -> f64 {
-        let (mut stack, mut price) = (vec![c], 0.0);
-        while let Some(c) = stack.pop() {
+        let mut price = 0.0;
+        self.stack.push(c);
+        while let Some(c) = self.stack.pop() {
             self.uses[c as usize] += 1;
             if self.uses[c as usize] == 1 {
                 match self.chosen(c) {
                     Some(n) => {
                         price += n.cost;
-                        stack.extend(&n.needs);
+                        self.stack.extend(&n.needs);
                     }
                     None => price = f64::INFINITY,
                 }
@@ -284,14 +287,15 @@ impl<'p> Local<'p> {
 
     /// One use less of `c`; the price of what is needed no more.
     fn drop(&mut self, c: u32) -> f64 {
-        let (mut stack, mut price) = (vec![c], 0.0);
-        while let Some(c) = stack.pop() {
+        let mut price = 0.0;
+        self.stack.push(c);
+        while let Some(c) = self.stack.pop() {
             self.uses[c as usize] -= 1;
             if self.uses[c as usize] == 0
                 && let Some(n) = self.chosen(c)
             {
                 price += n.cost;
-                stack.extend(&n.needs);
+                self.stack.extend(&n.needs);
             }
         }
         price
@@ -300,15 +304,16 @@ impl<'p> Local<'p> {
     /// Whether `from` leads to `to` by the choices made.
     fn reaches(&mut self, from: &[u32], to: u32) -> bool {
         self.stamp += 1;
-        let mut stack = from.to_vec();
-        while let Some(c) = stack.pop() {
-            if c == to {
-                return true;
+        self.stack.extend(from);
+        while let Some(c) = self.stack.pop() {
+            if std::mem::replace(&mut self.seen[c as usize], self.stamp) == self.stamp {
+                continue;
             }
-            if std::mem::replace(&mut self.seen[c as usize], self.stamp) != self.stamp {
-                match self.chosen(c) {
-                    Some(n) => stack.extend(&n.needs),
-                    None => return true,
+            match self.chosen(c).filter(|_| c != to) {
+                Some(n) => self.stack.extend(&n.needs),
+                None => {
+                    self.stack.clear();
+                    return true;
                 }
             }
         }
@@ -367,7 +372,7 @@ impl<'p> Local<'p> {
 
     /// Several classes at once to the choices that share a class nobody uses yet, where that pays for it: no single move
     /// does, since the first would pay alone. Gives whether something changed.
-    fn share(&mut self, users: &[Vec<(u32, u32)>]) -> bool {
+    fn share(&mut self, users: &Users) -> bool {
         let p = self.p;
         let mut changed = false;
         for (k, users) in users.iter().enumerate() {
@@ -413,11 +418,10 @@ impl<'p> Local<'p> {
         changed
     }
 
-    fn run(mut self) -> (Solution, f64) {
+    fn run(mut self, users: &Users) -> (Solution, f64) {
         let n = self.p.classes.len() as u32;
-        let users = self.p.users();
         for _ in 0..SWEEPS {
-            if self.sweep(0..n) + self.sweep((0..n).rev()) == 0 && !self.share(&users) {
+            if self.sweep(0..n) + self.sweep((0..n).rev()) == 0 && !self.share(users) {
                 break;
             }
         }
