@@ -41,25 +41,29 @@ pub(crate) fn length(graph: &Graph, borders: &BTreeMap<ValueId, Border>, v: Valu
     borders.get(&v).map_or_else(|| elements(graph.fact(v)), Border::len)
 }
 
-/// Adds `kernel`, or finds one equal but for its name.
-pub(crate) fn share(p: &mut Program, seen: &mut BTreeMap<u64, Vec<usize>>, mut kernel: Kernel) -> usize {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let base = std::mem::take(&mut kernel.name);
-    let mut h = DefaultHasher::new();
-    kernel.hash(&mut h);
-    let same = seen.entry(h.finish()).or_default();
-    for &i in same.iter() {
-        let other = &mut p.kernels[i];
-        let name = std::mem::take(&mut other.name);
-        let equal = *other == kernel;
-        other.name = name;
-        if equal {
-            return i;
+/// Where kernels of a list are that are like each other at first sight: parameters' lengths, and how many variables.
+#[derive(Default)]
+pub(crate) struct Distinct(BTreeMap<(Vec<usize>, usize), Vec<usize>>);
+
+impl Distinct {
+    /// The kernel of `all` that differs from `kernel` in no more than its name; without one, `kernel` is to become the next of `all`.
+    pub(crate) fn find(&mut self, all: &[Kernel], kernel: &Kernel) -> Option<usize> {
+        let alike = self.0.entry((kernel.buffers.iter().map(|b| b.len).collect(), kernel.vars.len())).or_default();
+        let found = alike.iter().copied().find(|i| all[*i].equals_but_for_name(kernel));
+        if found.is_none() {
+            alike.push(all.len());
         }
+        found
+    }
+}
+
+/// Adds `kernel`, or finds one equal but for its name.
+pub(crate) fn share(p: &mut Program, seen: &mut Distinct, mut kernel: Kernel) -> usize {
+    if let Some(i) = seen.find(&p.kernels, &kernel) {
+        return i;
     }
     let i = p.kernels.len();
-    same.push(i);
-    kernel.name = format!("{base}_{i}");
+    kernel.name = format!("{}_{i}", kernel.name);
     p.kernels.push(kernel);
     i
 }

@@ -8,7 +8,7 @@
 use crate::PassError;
 use crate::group::root;
 use crate::halo::{Border, borders, parts};
-use crate::lower::{elements, external_reads, length, location, lower_group, share};
+use crate::lower::{Distinct, elements, external_reads, length, location, lower_group, share};
 use crate::pipeline::State;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -32,7 +32,8 @@ pub fn lower(state: &State, name: &str, kept: &[(String, String)]) -> Result<Pro
     for k in 0..graph.outputs().len() {
         numbers.push((0..k).filter(|k| !is_kept(*k)).count());
     }
-    let mut b = Builder { p: program, seen: BTreeMap::new(), outputs: vec![None; graph.outputs().len()], numbers };
+    let mut b =
+        Builder { p: program, seen: Distinct::default(), outputs: vec![None; graph.outputs().len()], numbers };
     let mut scope = Scope::new(state);
     for &id in graph.inputs() {
         let NodeKind::Input(name) = &graph.node(id).kind else { continue };
@@ -134,8 +135,8 @@ type Lowered = Result<(Kernel, Vec<ValueId>), PassError>;
 
 struct Builder {
     p: Program,
-    /// Kernels by hash.
-    seen: BTreeMap<u64, Vec<usize>>,
+    /// The kernels so far.
+    seen: Distinct,
     /// Buffers of the model's outputs, as far as they are made.
     outputs: Vec<Option<BufferId>>,
     /// Which output of the program each output of the graph is.

@@ -206,6 +206,13 @@ impl Kernel {
         kernel
     }
 
+    /// Whether the two differ in nothing but their names.
+    pub fn equals_but_for_name(&self, other: &Kernel) -> bool {
+        let Kernel { name: _, buffers, vars, body, in_place, parts } = self;
+        (buffers, vars, in_place, parts) == (&other.buffers, &other.vars, &other.in_place, &other.parts)
+            && *body == other.body
+    }
+
     /// The declaration of `buf`.
     pub fn buffer(&self, buf: Buf) -> &Buffer {
         &self.buffers[buf.0 as usize]

@@ -8,6 +8,8 @@ use crate::import::{ImportError, Importer, OnnxNode};
 use crate::lower::{LowerCx, LowerError};
 use crate::op::{InferError, OnnxName, OpClass, Operator, Sample, Source, Tolerance};
 use crate::{Attrs, ValueId};
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use tenon_base::{DType, Dim, Fact, Tensor};
 use tenon_kernel::Expr;
 
@@ -52,6 +54,10 @@ macro_rules! ops {
             all
         }
 
+        /// The importer's table by name; of two with one name the first.
+        static IMPORTERS: LazyLock<BTreeMap<&'static str, ImportFn>> =
+            LazyLock::new(|| importers().into_iter().rev().map(|(n, import)| (n.name, import)).collect());
+
         /// For every file of the list: its name and the cases to test it on.
         pub fn all_samples() -> Vec<(&'static str, Vec<Sample>)> {
             vec![$((stringify!($file), $file::$name::samples())),*]
@@ -79,9 +85,8 @@ macro_rules! ops {
                 Err(format!("unknown operator `{name}`"))
             }
             fn import(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<Vec<ValueId>, ImportError> {
-                let found = importers().into_iter().find(|(n, _)| n.name == node.op_type());
-                match found {
-                    Some((_, import)) => import(node, cx),
+                match IMPORTERS.get(node.op_type()) {
+                    Some(import) => import(node, cx),
                     None => Err(ImportError::new("the operator is not supported")),
                 }
             }

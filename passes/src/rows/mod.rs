@@ -14,7 +14,7 @@ mod form;
 mod merge;
 
 use crate::egraph::cost::Cost;
-use crate::lower::share;
+use crate::lower::{Distinct, share};
 use form::{Form, Walk, accesses};
 use merge::{Link, Member, Shape, merge};
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,7 +46,7 @@ pub struct Blocked {
 /// Joins the chains of `program`, which is structured, for which that pays on `target`.
 pub fn run(program: &mut Program, target: &Target) -> Vec<Blocked> {
     let mut cx =
-        Joiner { uses: BTreeMap::new(), cost: Cost::new(target), target, seen: BTreeMap::new(), found: vec![] };
+        Joiner { uses: BTreeMap::new(), cost: Cost::new(target), target, seen: Distinct::default(), found: vec![] };
     for call in program.calls() {
         call.args.iter().for_each(|id| *cx.uses.entry(*id).or_insert(0) += 1);
     }
@@ -74,8 +74,8 @@ struct Joiner<'t> {
     uses: BTreeMap<BufferId, usize>,
     cost: Cost<'t>,
     target: &'t Target,
-    /// Joined kernels by hash.
-    seen: BTreeMap<u64, Vec<usize>>,
+    /// Joined kernels.
+    seen: Distinct,
     found: Vec<Blocked>,
 }
 

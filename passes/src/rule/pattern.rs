@@ -11,7 +11,9 @@
 //! operator; `[mean]` asks for an attribute spelt so; `@k` names the operator with its attributes; `..rest` takes all
 //! operands that are left. The two operands of a commutative operator match in both orders.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::LazyLock;
 use tenon_ir::{Attr, Op, Operator};
 
 /// What a variable asks of its value.
@@ -92,6 +94,9 @@ impl fmt::Display for PatternError {
     }
 }
 impl std::error::Error for PatternError {}
+
+/// The names of all operators: rules have hundreds of them to look up before the first model is optimised.
+static OPERATORS: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| Op::names().into_iter().collect());
 
 /// Operators whose two operands may be exchanged without changing a bit.
 pub fn commutes(name: &str) -> bool {
@@ -212,7 +217,7 @@ impl Parser<'_> {
 
     fn operator(&mut self, name: &str) -> Result<Term, PatternError> {
         let mut op = OpTerm {
-            name: Op::names().into_iter().find(|n| *n == name),
+            name: OPERATORS.get(name).copied(),
             word: None,
             slot: None,
             attrs: tenon_ir::Attrs::default(),

@@ -2,8 +2,9 @@
 
 use super::Unit;
 use super::pack::Arrangement;
+use crate::lower::Distinct;
 use rayon::prelude::*;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use tenon_base::Tensor;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{Access, Buf, BufferId, BufferKind, Expr, Kernel, Program, Stmt, Tiles};
@@ -163,18 +164,14 @@ fn rename_stores(s: Stmt, to: &dyn Fn(Buf) -> Buf) -> Stmt {
 
 /// Kernels that differ in nothing but their names become one.
 fn share_equal_kernels(program: &mut Program, kernels: Vec<Kernel>) {
-    // Looked up only: the order of the result is that of `kernels`.
-    let mut seen: HashMap<Kernel, usize> = HashMap::new();
+    let mut seen = Distinct::default();
     let mut to = vec![];
     program.kernels = vec![];
     for kernel in kernels {
-        let key = Kernel { name: String::new(), ..kernel.clone() };
-        let next = program.kernels.len();
-        let at = *seen.entry(key).or_insert(next);
-        if at == next {
+        to.push(seen.find(&program.kernels, &kernel).unwrap_or_else(|| {
             program.kernels.push(kernel);
-        }
-        to.push(at);
+            program.kernels.len() - 1
+        }));
     }
     for call in program.calls_mut() {
         call.kernel = to[call.kernel];
