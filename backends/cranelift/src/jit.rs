@@ -1,18 +1,19 @@
 //! Programs compiled into this process.
 
-use crate::aligned::AlignedBuf;
 use crate::blob::Blob;
 use crate::check;
 use crate::compile::{self, Constants, FunctionSize, Kernels};
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
 use crate::weights::Layout;
+use bytes::Bytes;
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
 use cranelift_module::{Linkage, Module, default_libcall_names};
 use std::ffi::c_void;
 use std::ptr::null;
 use std::sync::{Mutex, PoisonError};
 use tenon_abi::{Env, Status};
+use tenon_base::AlignedBuf;
 use tenon_kernel::Program;
 use tenon_target::Target;
 
@@ -24,7 +25,7 @@ pub struct Jit {
     /// Owns the code; taken when dropped. Never used between.
     module: Mutex<Option<JITModule>>,
     /// What the code refers to.
-    _weights: AlignedBuf,
+    _weights: Weights,
     run: Run,
     /// One function a step, where they were asked for.
     steps: Vec<Run>,
@@ -32,6 +33,12 @@ pub struct Jit {
     outputs: Vec<Shape>,
     arena_bytes: usize,
     functions: Vec<FunctionSize>,
+}
+
+/// Constant data: a block of what was copied, and what lay in memory already.
+struct Weights {
+    block: AlignedBuf,
+    _resident: Vec<Bytes>,
 }
 
 /// Arguments of [`Run`].
@@ -87,9 +94,11 @@ impl Jit {
         check::program(program, target, false)?;
         let isas = Isas::new(target)?;
         let kernels = Kernels::compile(program, target, &isas)?;
-        let layout = Layout::new(program);
-        let mut weights = AlignedBuf::new(layout.bytes);
-        layout.fill(program, weights.as_mut_slice());
+        let mut layout = Layout::for_this_process(program);
+        let mut block = AlignedBuf::new(layout.bytes);
+        layout.fill(program, block.as_mut_slice());
+        let resident = layout.beside(block.as_slice().as_ptr().addr());
+        let weights = Weights { block, _resident: resident };
         guarded(&program.name, || link(program, isas, &kernels, &layout, weights, steps))
     }
 
@@ -250,7 +259,7 @@ fn link(
     isas: Isas,
     kernels: &Kernels,
     layout: &Layout,
-    weights: AlignedBuf,
+    weights: Weights,
     steps: bool,
 ) -> Result<Jit, BackendError> {
     let fail = |message: String| BackendError::Internal { kernel: program.name.clone(), message };
@@ -273,7 +282,7 @@ fn link(
     builder.memory_provider(Box::new(memory));
     // The code finds the data by its address, so it is not copied again.
     let symbol = format!("{}_weights", program.name);
-    builder.symbol(symbol.clone(), weights.as_slice().as_ptr());
+    builder.symbol(symbol.clone(), weights.block.as_slice().as_ptr());
     let mut module = JITModule::new(builder);
     let constants = |m: &mut JITModule| match layout.bytes {
         0 => Ok(Constants::Nowhere),

@@ -4,7 +4,6 @@
 //! buffers are planned, and a [`tenon_target::Target`]; the output depends on nothing else and is the same bytes
 //! every time.
 
-mod aligned;
 pub mod artifact;
 mod audit;
 mod blob;
@@ -21,10 +20,10 @@ mod selftest;
 mod tiles;
 mod weights;
 
-pub use aligned::AlignedBuf;
 pub use audit::{Audit, Section, Symbol, audit, undefined_symbols};
 pub use compile::{FunctionSize, prepare};
 pub use error::BackendError;
 pub use jit::Jit;
 pub use object::{Object, archive, compile_object, compile_object_with};
 pub use options::{GOLDEN_TOLERANCE, Golden, ObjectOptions};
+pub use tenon_base::AlignedBuf;

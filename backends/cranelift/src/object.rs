@@ -74,13 +74,11 @@ fn emit(
         .map_err(module_fail)?;
     let mut module = ObjectModule::new(builder);
 
-    let mut layout = Layout::new(program);
+    let layout = Layout::new(program);
     let weight_bytes = layout.bytes;
-    let separate = options.separate_weights && layout.bytes > 0;
-    let file = separate.then(|| {
-        layout = std::mem::replace(&mut layout, Layout { bytes: 0, offsets: vec![] }).behind_header(program);
-        layout.file(program)
-    });
+    let separate = options.separate_weights && weight_bytes > 0;
+    let layout = if separate { layout.behind_header(program) } else { layout };
+    let file = separate.then(|| layout.file(program));
     let mut blob = None;
     let constants = |m: &mut ObjectModule| match &file {
         Some((_, header)) => Ok(Constants::Given(*header)),

@@ -1,6 +1,8 @@
 //! Constant data as one block.
 
+use bytes::Bytes;
 use rayon::prelude::*;
+use tenon_base::Tensor;
 use tenon_kernel::{BufferKind, Program};
 
 /// Where each constant buffer lies in the one block of constant data.
@@ -9,6 +11,8 @@ pub(crate) struct Layout {
     pub(crate) bytes: usize,
     /// Offset by program buffer; 0 for those that are not constant.
     pub(crate) offsets: Vec<usize>,
+    /// Those that stay where they are in this process, by program buffer.
+    resident: Vec<Option<Bytes>>,
 }
 
 /// What a file of constant data begins with: magic, size of the data, their checksum; zeros up to [`Program::ALIGN`].
@@ -20,20 +24,41 @@ const MAGIC: u64 = u64::from_le_bytes(*b"TENONWTS");
 impl Layout {
     /// Buffers in order, each aligned to [`Program::ALIGN`].
     pub(crate) fn new(program: &Program) -> Layout {
-        let mut bytes = 0usize;
-        let offsets = program
-            .buffers
-            .iter()
-            .map(|b| {
-                if !matches!(b.kind, BufferKind::Const(_)) {
-                    return 0;
-                }
-                let at = bytes.next_multiple_of(Program::ALIGN);
-                bytes = at + b.bytes();
-                at
-            })
-            .collect();
-        Layout { bytes, offsets }
+        Layout::of(program, |_| None)
+    }
+
+    /// The same without what lies in memory of this process already: see [`Layout::beside`].
+    pub(crate) fn for_this_process(program: &Program) -> Layout {
+        // A line at least, which offsets can count from.
+        let layout = Layout::of(program, |t| t.resident().cloned());
+        let least = if layout.resident.iter().any(Option::is_some) { Program::ALIGN } else { 0 };
+        Layout { bytes: layout.bytes.max(least), ..layout }
+    }
+
+    fn of(program: &Program, resident: impl Fn(&Tensor) -> Option<Bytes>) -> Layout {
+        let mut layout = Layout { bytes: 0, offsets: vec![], resident: vec![] };
+        for b in &program.buffers {
+            let stays = if let BufferKind::Const(t) = &b.kind { resident(t) } else { None };
+            let mut at = 0;
+            if matches!(b.kind, BufferKind::Const(_)) && stays.is_none() {
+                at = layout.bytes.next_multiple_of(Program::ALIGN);
+                layout.bytes = at + b.bytes();
+            }
+            layout.offsets.push(at);
+            layout.resident.push(stays);
+        }
+        layout
+    }
+
+    /// Gives what stays where it is its distance from the block, which lies at address `block`; and what has to live as long as code that
+    /// uses it.
+    pub(crate) fn beside(&mut self, block: usize) -> Vec<Bytes> {
+        for (at, b) in self.offsets.iter_mut().zip(&self.resident) {
+            if let Some(b) = b {
+                *at = b.as_ptr().addr().wrapping_sub(block);
+            }
+        }
+        self.resident.iter().flatten().cloned().collect()
     }
 
     /// The layout of a file: the same behind a header.
@@ -52,8 +77,8 @@ impl Layout {
         // Offsets ascend, so every constant has a part of its own.
         let (mut rest, mut begin) = (to, 0);
         let mut parts: Vec<(&mut [u8], &[u8])> = vec![];
-        for (b, at) in program.buffers.iter().zip(&self.offsets) {
-            if let BufferKind::Const(t) = &b.kind {
+        for ((b, at), resident) in program.buffers.iter().zip(&self.offsets).zip(&self.resident) {
+            if let (BufferKind::Const(t), None) = (&b.kind, resident) {
                 let (part, behind) = rest[at - begin..].split_at_mut(t.bytes().len());
                 (rest, begin) = (behind, at + t.bytes().len());
                 parts.push((part, t.bytes()));

@@ -3,6 +3,7 @@
 //! This crate knows nothing of ONNX, of graphs or of machines; everything else depends on it.
 #![forbid(unsafe_code)]
 
+mod aligned;
 mod diagnostic;
 mod dim;
 mod dtype;
@@ -13,6 +14,7 @@ mod tensor;
 pub mod text;
 pub mod wide;
 
+pub use aligned::{AlignedBuf, Memory};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use dim::Dim;
 pub use dtype::{DType, Element, Real, Scalar};

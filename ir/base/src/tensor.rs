@@ -6,12 +6,22 @@ use std::fmt;
 
 /// A dense, row-major, immutable tensor. Elements are little-endian bytes, so a tensor may be a slice of a mapped
 /// model file; cloning is cheap.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
     data: Bytes,
+    /// Whether the bytes lie in a [`crate::Memory`].
+    resident: bool,
 }
+
+/// Tensors are what they hold, wherever that lies.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Tensor) -> bool {
+        (self.dtype, &self.shape, &self.data) == (other.dtype, &other.shape, &other.data)
+    }
+}
+impl Eq for Tensor {}
 
 /// Why bytes are not a tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +61,12 @@ impl Tensor {
         if data.len() != expected {
             return Err(TensorError::Length { expected, found: data.len() });
         }
-        Ok(Tensor { dtype, shape: shape.to_vec(), data })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data, resident: false })
+    }
+
+    /// A tensor whose bytes, as many as it has, are part of a [`crate::Memory`].
+    pub(crate) fn in_memory(dtype: DType, shape: &[usize], data: Bytes) -> Tensor {
+        Tensor { dtype, shape: shape.to_vec(), data, resident: true }
     }
 
     /// A tensor of `values`.
@@ -65,7 +80,7 @@ impl Tensor {
         for (v, b) in values.iter().zip(data.chunks_exact_mut(size)) {
             v.write_le(b);
         }
-        Tensor { dtype: T::DTYPE, shape: shape.to_vec(), data: data.into() }
+        Tensor { dtype: T::DTYPE, shape: shape.to_vec(), data: data.into(), resident: false }
     }
 
     /// A rank-0 tensor.
@@ -76,7 +91,12 @@ impl Tensor {
     /// `shape` filled with `value`.
     pub fn full(shape: &[usize], value: Scalar) -> Tensor {
         let n: usize = shape.iter().product();
-        Tensor { dtype: value.dtype(), shape: shape.to_vec(), data: value.to_le_bytes().repeat(n).into() }
+        Tensor {
+            dtype: value.dtype(),
+            shape: shape.to_vec(),
+            data: value.to_le_bytes().repeat(n).into(),
+            resident: false,
+        }
     }
 
     /// This tensor in the front corner of one of the extents `dims`, zeros behind its ends.
@@ -101,7 +121,7 @@ impl Tensor {
             }
             data[at * size..(at + row) * size].copy_from_slice(&self.data[r * row * size..(r + 1) * row * size]);
         }
-        Ok(Tensor { dtype: self.dtype, shape: dims.to_vec(), data: data.into() })
+        Ok(Tensor { dtype: self.dtype, shape: dims.to_vec(), data: data.into(), resident: false })
     }
 
     /// A tensor from scalars of one dtype.
@@ -115,7 +135,7 @@ impl Tensor {
             v.write_le(&mut data[from..]);
         }
         assert_eq!(shape.iter().product::<usize>() * dtype.size(), data.len(), "shape and element count differ");
-        Tensor { dtype, shape: shape.to_vec(), data: data.into() }
+        Tensor { dtype, shape: shape.to_vec(), data: data.into(), resident: false }
     }
 
     /// `f64` values rounded (or truncated, saturating, for integers) to `dtype`.
@@ -148,6 +168,12 @@ impl Tensor {
         &self.data
     }
 
+    /// Its bytes, if they lie in memory of this process that lives as long as they are held, aligned to [`crate::Memory::ALIGN`]: code may
+    /// refer to them by their address. A file that is mapped may change.
+    pub fn resident(&self) -> Option<&Bytes> {
+        Some(&self.data).filter(|b| self.resident && b.as_ptr().addr().is_multiple_of(crate::Memory::ALIGN))
+    }
+
     /// Its type.
     pub fn fact(&self) -> Fact {
         Fact::of(self.dtype, &self.shape)
@@ -160,13 +186,13 @@ impl Tensor {
     #[must_use]
     pub fn reshaped(&self, shape: &[usize]) -> Tensor {
         assert_eq!(self.len(), shape.iter().product::<usize>(), "reshape changes the element count");
-        Tensor { dtype: self.dtype, shape: shape.to_vec(), data: self.data.clone() }
+        Tensor { shape: shape.to_vec(), ..self.clone() }
     }
 
     /// The same bytes under the dtype that kernels know: see [`DType::carrier`].
     #[must_use]
     pub fn carried(&self) -> Tensor {
-        Tensor { dtype: self.dtype.carrier(), shape: self.shape.clone(), data: self.data.clone() }
+        Tensor { dtype: self.dtype.carrier(), ..self.clone() }
     }
 
     /// All elements as `T`.

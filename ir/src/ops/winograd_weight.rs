@@ -9,7 +9,7 @@ use crate::lower::flatten;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
 use rayon::prelude::*;
-use tenon_base::Shape;
+use tenon_base::{AlignedBuf, Memory, Shape};
 
 crate::attributes! {
     /// The operand is `[O, C, kernel…]`; the result `[Π α, C, O]` with `α = tile + kernel - 1` an axis.
@@ -137,17 +137,17 @@ impl Operator for WinogradWeight {
         let (o, c, kernel) = (w.shape()[0], w.shape()[1], &w.shape()[2..]);
         let taps: usize = kernel.iter().product();
         let sums = sums(&filters(&self.tile, kernel, dtype));
-        let mut all = vec![0u8; sums.len() * c * o * size];
+        let mut all = AlignedBuf::new(sums.len() * c * o * size);
         let shape = [sums.len(), c, o];
-        let done = |all: Vec<u8>| Tensor::from_bytes(dtype, &shape, all.into()).map_err(|e| e.to_string());
-        if all.is_empty() {
+        let done = |all: AlignedBuf| Memory::from(all).tensor(dtype, &shape, 0).map_err(|e| e.to_string());
+        if all.as_slice().is_empty() {
             return Ok(vec![done(all)?]);
         }
         // The results are several times as large as the weights, and these are most of a model: so they are written once, where
         // they belong, by blocks of input channels that stay in the cache.
         let block = (BLOCK / o).clamp(1, c);
         let mut parts: Vec<Vec<&mut [u8]>> = (0..c.div_ceil(block)).map(|_| vec![]).collect();
-        for place in all.chunks_mut(c * o * size) {
+        for place in all.as_mut_slice().chunks_mut(c * o * size) {
             parts.iter_mut().zip(place.chunks_mut(block * o * size)).for_each(|(part, bytes)| part.push(bytes));
         }
         parts.into_par_iter().enumerate().for_each(|(b, places)| {

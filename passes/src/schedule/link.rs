@@ -5,7 +5,7 @@ use super::pack::Arrangement;
 use crate::lower::Distinct;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use tenon_base::Tensor;
+use tenon_base::{AlignedBuf, DType, Memory, Tensor};
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{Access, Buf, BufferId, BufferKind, Expr, Kernel, Program, Stmt, Tiles};
 
@@ -39,17 +39,38 @@ fn packed_names(program: &Program, units: &[Unit]) -> Vec<Packed> {
 
 /// Adds a buffer for every constant and layout that is asked for, and gives it to the calls.
 fn pack_constants(program: &mut Program, units: &[Unit]) {
-    let wanted = packed_names(program, units);
-    let tensors: Vec<Option<Tensor>> = wanted
-        .par_iter()
-        .map(|(id, layout)| match &program.buffer(*id).kind {
-            BufferKind::Const(t) => Some(layout.apply(t)),
+    let wanted: Vec<(Packed, Tensor)> = packed_names(program, units)
+        .into_iter()
+        .filter_map(|key| match &program.buffer(key.0).kind {
+            BufferKind::Const(t) => Some((key, t.clone())),
             _ => None,
         })
         .collect();
+    // All of them in one memory: most of what the model reads while it runs, so its pages are to be large, and code made in this
+    // process may use them where they are.
+    let mut bytes = 0usize;
+    let places: Vec<(usize, DType, usize)> = wanted
+        .iter()
+        .map(|((_, layout), source)| {
+            let (dtype, n) = layout.of(source.dtype());
+            let at = bytes.next_multiple_of(Memory::ALIGN);
+            bytes = at + n * dtype.size();
+            (at, dtype, n)
+        })
+        .collect();
+    let mut memory = AlignedBuf::new(bytes);
+    let (mut rest, mut begin) = (memory.as_mut_slice(), 0);
+    let mut parts = vec![];
+    for (at, dtype, n) in &places {
+        let (part, behind) = rest[at - begin..].split_at_mut(n * dtype.size());
+        (rest, begin) = (behind, at + n * dtype.size());
+        parts.push(part);
+    }
+    wanted.par_iter().zip(parts).for_each(|(((_, layout), source), to)| layout.apply(source, to));
+    let memory = Memory::from(memory);
     let mut ids: BTreeMap<Packed, BufferId> = BTreeMap::new();
-    for (key, tensor) in wanted.into_iter().zip(tensors) {
-        let Some(t) = tensor else { continue };
+    for ((key, _), (at, dtype, n)) in wanted.into_iter().zip(places) {
+        let t = memory.tensor(dtype, &[n], at).expect("it was made for all of them");
         let name = format!("{}_packed", program.buffer(key.0).name);
         let id = program.add_buffer(&name, t.dtype(), t.len(), BufferKind::Const(t));
         ids.insert(key, id);

@@ -12,9 +12,8 @@ pub(crate) trait Arrange {
     /// Elements of `SIZE` bytes in this layout; `to` is all zeros.
     fn arrange<const SIZE: usize>(&self, from: &[[u8; SIZE]], to: &mut [[u8; SIZE]]);
 
-    /// `source` in this layout. Indices are within it: the kernel that asked was verified.
-    fn apply(&self, source: &Tensor) -> Tensor {
-        let mut to = vec![0u8; self.elements() * source.dtype().size()];
+    /// `source` in this layout. Indices are within it: the kernel that asked was verified. `to` is all zeros.
+    fn apply(&self, source: &Tensor, to: &mut [u8]) {
         let from = source.bytes();
         match source.dtype().size() {
             1 => self.arrange::<1>(from.as_chunks().0, to.as_chunks_mut().0),
@@ -22,8 +21,14 @@ pub(crate) trait Arrange {
             4 => self.arrange::<4>(from.as_chunks().0, to.as_chunks_mut().0),
             _ => self.arrange::<8>(from.as_chunks().0, to.as_chunks_mut().0),
         }
-        let shape = [self.elements()];
-        Tensor::from_bytes(source.dtype(), &shape, to.into()).expect("as many bytes as the layout has elements")
+    }
+
+    /// The same as a tensor of its own.
+    fn applied(&self, source: &Tensor) -> Tensor {
+        let mut to = vec![0u8; self.elements() * source.dtype().size()];
+        self.apply(source, &mut to);
+        Tensor::from_bytes(source.dtype(), &[self.elements()], to.into())
+            .expect("as many bytes as the layout has elements")
     }
 }
 
@@ -144,20 +149,31 @@ pub(crate) enum Arrangement {
 }
 
 impl Arrangement {
-    /// `source` so.
-    pub(crate) fn apply(&self, source: &Tensor) -> Tensor {
+    /// The type and number of the elements of a source of `dtype` in this layout.
+    pub(crate) fn of(&self, dtype: DType) -> (DType, usize) {
         match self {
-            Arrangement::Panels(l) => l.apply(source),
+            Arrangement::Panels(l) => (dtype, l.len()),
+            Arrangement::Floats(l) => (DType::F32, l.len()),
+            Arrangement::Groups(g) => (dtype, g.len()),
+            Arrangement::Bf16(g) => (DType::U16, g.len()),
+            Arrangement::Sums(g) => (DType::I32, g.columns()),
+        }
+    }
+
+    /// Writes `source` so into `to`, which has room for [`Arrangement::of`] and is all zeros.
+    pub(crate) fn apply(&self, source: &Tensor, to: &mut [u8]) {
+        match self {
+            Arrangement::Panels(l) => l.apply(source, to),
+            Arrangement::Groups(g) => g.apply(source, to),
             Arrangement::Floats(l) => {
-                let t = l.apply(source);
-                Tensor::from_f64(DType::F32, &[t.len()], &t.to_f64())
+                let t = l.applied(source);
+                to.copy_from_slice(Tensor::from_f64(DType::F32, &[t.len()], &t.to_f64()).bytes());
             }
-            Arrangement::Groups(g) => g.apply(source),
             Arrangement::Bf16(g) => {
-                let rounded: Vec<u16> = g.apply(source).to_vec::<f32>().into_iter().map(bf16::round).collect();
-                Tensor::new(&[rounded.len()], &rounded)
+                let floats = g.applied(source).to_vec::<f32>();
+                to.as_chunks_mut().0.iter_mut().zip(floats).for_each(|(to, v)| *to = bf16::round(v).to_le_bytes());
             }
-            Arrangement::Sums(g) => g.sums(source),
+            Arrangement::Sums(g) => to.copy_from_slice(g.sums(source).bytes()),
         }
     }
 }
@@ -254,6 +270,11 @@ impl Arrange for Groups {
 }
 
 impl Groups {
+    /// How many points the outer dims and the tiled one have.
+    fn columns(&self) -> usize {
+        self.outer.iter().map(|d| d.0).product::<usize>() * self.v.0
+    }
+
     /// For each point of the outer dims and of the tiled one, the sum over all others.
     fn sums(&self, source: &Tensor) -> Tensor {
         let v = source.to_i64();
@@ -280,7 +301,7 @@ mod tests {
         // W of [3, 3] (n, k): tiles of two columns, groups of two along k.
         let w = Tensor::new::<i8>(&[3, 3], &[1, 2, 3, 11, 12, 13, 21, 22, 23]);
         let g = Groups { base: 0, outer: vec![], v: (3, 3), width: 2, reduce: vec![], run: vec![(3, 1)], group: 2 };
-        assert_eq!(g.apply(&w).to_vec::<i8>(), [1, 2, 11, 12, 3, 0, 13, 0, 21, 22, 0, 0, 23, 0, 0, 0]);
+        assert_eq!(g.applied(&w).to_vec::<i8>(), [1, 2, 11, 12, 3, 0, 13, 0, 21, 22, 0, 0, 23, 0, 0, 0]);
         assert_eq!(g.strides(), (vec![], 8, vec![]));
         assert_eq!(g.sums(&w).to_vec::<i32>(), [6, 36, 66]);
     }
@@ -290,7 +311,7 @@ mod tests {
         // B of [3, 2] (n, k), packed as [tiles of n][k][lanes].
         let b = Tensor::new::<f32>(&[3, 2], &[0., 1., 10., 11., 20., 21.]);
         let layout = Layout { base: 0, outer: vec![], extent: 3, lane_stride: 2, lanes: 2, inner: vec![(2, 1)] };
-        assert_eq!(layout.apply(&b).to_vec::<f32>(), [0., 10., 1., 11., 20., 0., 21., 0.]);
+        assert_eq!(layout.applied(&b).to_vec::<f32>(), [0., 10., 1., 11., 20., 0., 21., 0.]);
         assert_eq!(layout.strides(), (vec![], 4, vec![2]));
     }
 }

@@ -1,5 +1,7 @@
 //! Memory for weights, arenas, inputs and outputs.
 
+use crate::{DType, Tensor, TensorError};
+use bytes::Bytes;
 use memmap2::MmapMut;
 
 /// What an [`AlignedBuf`] begins at a multiple of.
@@ -52,6 +54,39 @@ impl AlignedBuf {
             Room::Large(m) => m,
         };
         &mut room[self.at..self.at + self.len]
+    }
+}
+
+impl AsRef<[u8]> for AlignedBuf {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
+    }
+}
+
+/// An [`AlignedBuf`] that is not written to any more, and that tensors may lie in. Cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Memory(Bytes);
+
+impl From<AlignedBuf> for Memory {
+    fn from(buf: AlignedBuf) -> Memory {
+        Memory(Bytes::from_owner(buf))
+    }
+}
+
+impl Memory {
+    /// What each part of one memory begins at a multiple of.
+    pub const ALIGN: usize = LINE;
+
+    /// The tensor whose bytes begin at `at`.
+    ///
+    /// # Errors
+    /// It does not end within the memory.
+    pub fn tensor(&self, dtype: DType, shape: &[usize], at: usize) -> Result<Tensor, TensorError> {
+        let len = shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d)).ok_or(TensorError::Overflow)?;
+        match at.checked_add(len).filter(|end| *end <= self.0.len()) {
+            Some(end) => Ok(Tensor::in_memory(dtype, shape, self.0.slice(at..end))),
+            None => Err(TensorError::Length { expected: len, found: self.0.len().saturating_sub(at) }),
+        }
     }
 }
 
