@@ -7,7 +7,8 @@
 //! Invariant: the choice is acyclic and reaches all roots. A random test compares with brute force.
 
 use rayon::prelude::*;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 
 /// One way to make a class.
 #[derive(Clone, Debug, PartialEq)]
@@ -132,16 +133,38 @@ pub fn extract(p: &Problem) -> Option<(Solution, f64)> {
     polished.into_iter().reduce(|best, other| if other.1 < best.1 - 1e-9 { other } else { best })
 }
 
-/// Least tree costs, a child's cost divided by `share`; and the choices that have them.
-fn tree(p: &Problem, users: &Users, share: &[f64]) -> (Solution, Vec<f64>) {
+/// All classes, each behind those that its choices need, as far as these do not need each other.
+fn needs_first(p: &Problem) -> Vec<u32> {
+    let mut order = vec![];
+    let mut met = vec![false; p.classes.len()];
+    for root in 0..p.classes.len() as u32 {
+        let mut stack = vec![(root, false)];
+        while let Some((c, left)) = stack.pop() {
+            if left {
+                order.push(c);
+            } else if !std::mem::replace(&mut met[c as usize], true) {
+                stack.push((c, true));
+                let needs = p.classes[c as usize].iter().flat_map(|n| &n.needs);
+                stack.extend(needs.filter(|k| !met[**k as usize]).map(|k| (*k, false)));
+            }
+        }
+    }
+    order
+}
+
+/// Least tree costs, a child's cost divided by `share`; and the choices that have them. `order` is [`needs_first`]: where nothing goes
+/// round in a circle, every class is looked at once.
+fn tree(p: &Problem, users: &Users, order: &[u32], share: &[f64]) -> (Solution, Vec<f64>) {
     let n = p.classes.len();
+    let mut place = vec![0u32; n];
+    order.iter().zip(0..).for_each(|(c, i)| place[*c as usize] = i);
     let (mut best, mut choice) = (vec![f64::INFINITY; n], vec![None; n]);
-    let mut queue: VecDeque<u32> = (0..n as u32).collect();
+    let mut queue: BinaryHeap<Reverse<u32>> = (0..n as u32).map(Reverse).collect();
     let mut queued = vec![true; n];
     // Costs fall strictly and there are finitely many choices, but rounding may creep: bound the work.
     let mut left = 200 * n + 1000;
-    while let Some(c) = queue.pop_front() {
-        let u = c as usize;
+    while let Some(Reverse(i)) = queue.pop() {
+        let u = order[i as usize] as usize;
         queued[u] = false;
         left -= 1;
         if left == 0 {
@@ -159,7 +182,7 @@ fn tree(p: &Problem, users: &Users, share: &[f64]) -> (Solution, Vec<f64>) {
             for (user, _) in &users[u] {
                 if !queued[*user as usize] {
                     queued[*user as usize] = true;
-                    queue.push_back(*user);
+                    queue.push(Reverse(place[*user as usize]));
                 }
             }
         }
@@ -222,8 +245,9 @@ fn greedy(p: &Problem, users: &Users) -> Solution {
 
 fn area_flow(p: &Problem, users: &Users, consider: &mut impl FnMut(Solution)) {
     let mut share = vec![1.0f64; p.classes.len()];
+    let order = needs_first(p);
     for _ in 0..FLOWS {
-        let (s, _) = tree(p, users, &share);
+        let (s, _) = tree(p, users, &order, &share);
         if p.cost(&s).is_none() {
             // Sharing made a cycle look cheap: believe less in it.
             share.iter_mut().for_each(|d| *d = d.sqrt());
