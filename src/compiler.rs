@@ -129,6 +129,12 @@ impl Options {
     }
 }
 
+/// `f`, run by one of the threads that share the work. Whoever waits for each share from outside is woken by the system as often, which
+/// for a small model takes longer than the work.
+pub(crate) fn in_pool<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| f())
+}
+
 /// How long one pass took.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PassTiming {
@@ -175,6 +181,10 @@ impl Compiler {
     /// # Errors
     /// All problems of the model; anything else is a bug.
     pub fn compile_file(&self, path: &Path) -> Result<Compiled, Error> {
+        in_pool(|| self.compile_file_here(path))
+    }
+
+    fn compile_file_here(&self, path: &Path) -> Result<Compiled, Error> {
         let start = Instant::now();
         tenon_cranelift::prepare(&self.options.target);
         let imported = self.import_file(path)?;
@@ -203,7 +213,7 @@ impl Compiler {
     pub fn compile_graph(&self, graph: Graph) -> Result<Compiled, Error> {
         let name = self.options.name.clone().unwrap_or_else(|| graph.name.clone());
         let read = PassTiming { name: "import".into(), time: Duration::ZERO, changed: graph.len() };
-        self.compile(graph, &name, Diagnostics::default(), None, read)
+        in_pool(|| self.compile(graph, &name, Diagnostics::default(), None, read))
     }
 
     /// Runs the pipeline on a model up to phase `to`, for looking at.

@@ -7,6 +7,7 @@
 //! # Ok(()) }
 //! ```
 
+use crate::compiler::in_pool;
 use crate::{Compiled, Compiler, Error, Options};
 use std::path::Path;
 use tenon_base::Tensor;
@@ -53,7 +54,7 @@ impl Model {
 
     pub(crate) fn new(c: &Compiled) -> Result<Model, Error> {
         crate::engine::runs_here(&c.target)?;
-        let jit = Jit::new(&c.program, &c.target)?;
+        let jit = in_pool(|| Jit::new(&c.program, &c.target))?;
         // The code holds its own copy of the weights; keep only the signature.
         let program = Program {
             name: c.program.name.clone(),
