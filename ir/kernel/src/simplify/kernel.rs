@@ -47,8 +47,12 @@ impl<'k> Walker<'k> {
     /// A value given to a variable that may change.
     fn give(&mut self, var: Var, value: Expr) -> Expr {
         let value = self.expr(value);
+        let elem = self.kernel.var(var).ty.elem;
+        if elem.is_float() {
+            return value; // of which nothing is known
+        }
         let values = self.facts.interval(&value);
-        self.facts.confine(var, Interval::of_type(self.kernel.var(var).ty.elem));
+        self.facts.confine(var, Interval::of_type(elem));
         self.facts.give(var, values);
         value
     }

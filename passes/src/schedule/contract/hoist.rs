@@ -11,6 +11,9 @@ use tenon_kernel::{Access, Buf, Expr, Kernel, Stmt, Var};
 
 /// Moves copies into those scratch buffers of `kernel` that come behind the first `made` parameters out of the loops of `body`.
 pub(super) fn run(body: Vec<Stmt>, kernel: &Kernel, made: usize) -> Vec<Stmt> {
+    if !kernel.buffers.iter().skip(made).any(|b| b.access == Access::Scratch) {
+        return body;
+    }
     let copy = |s: &Stmt| Copy::of(s, kernel, made);
     let body = rewrite_stmts(body, &mut |s| match s {
         Stmt::For { var, lo, hi, step, parallel, body } => {
@@ -35,6 +38,9 @@ struct Copy {
 
 impl Copy {
     fn of(s: &Stmt, kernel: &Kernel, made: usize) -> Option<Copy> {
+        if !matches!(s, Stmt::For { .. }) {
+            return None;
+        }
         let (mut to, mut own, mut used, mut plain) = (BTreeSet::new(), vec![], BTreeSet::new(), true);
         visit_stmts(std::slice::from_ref(s), &mut |s| {
             match s {
@@ -59,7 +65,7 @@ impl Copy {
         own.iter().for_each(|v| {
             used.remove(v);
         });
-        (plain && scratch && matches!(s, Stmt::For { .. })).then_some(Copy { to, free: used, own })
+        (plain && scratch).then_some(Copy { to, free: used, own })
     }
 }
 
