@@ -16,6 +16,7 @@
 //! What follows a panel in memory is the next one, and behind the last one nothing is read that was not there. Hardware prefetchers do not
 //! do this: they stop at every page, and see a run of addresses again and again before it goes on.
 
+use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::codegen::address::is_innermost;
 use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, Type, Var};
@@ -40,17 +41,17 @@ pub fn run(program: &mut Program, target: &Target) -> usize {
             |id: &tenon_kernel::BufferId| matches!(program.buffers[id.0 as usize].kind, BufferKind::Const(_));
         other[call.kernel].extend((0..call.args.len()).filter(|i| !is_const(&call.args[*i])));
     }
-    let mut changed = 0;
-    for (kernel, other) in program.kernels.iter_mut().zip(other) {
+    let largest = (target.caches.l2 / 2) as i64;
+    let run = |(kernel, other): (&mut Kernel, BTreeSet<usize>)| {
         let constant = |b: Buf| !other.contains(&(b.0 as usize));
-        let largest = (target.caches.l2 / 2) as i64;
         let body = std::mem::take(&mut kernel.body);
         let mut pass = Prefetch { constant: &constant, largest, kernel, loops: vec![], added: 0 };
         let body = pass.block(body);
-        changed += usize::from(pass.added > 0);
+        let changed = pass.added > 0;
         kernel.body = body;
-    }
-    changed
+        usize::from(changed)
+    };
+    program.kernels.par_iter_mut().zip(other).map(run).sum()
 }
 
 /// A loop around the present statement.

@@ -243,6 +243,7 @@ impl Builder {
         let made: Vec<Option<Lowered>> = state
             .groups
             .par_iter()
+            .with_max_len(1)
             .map(|g| match graph.op(g.anchor) {
                 Some(Op::Branch(_) | Op::Repeat(_)) => None,
                 _ => Some(lower_group(graph, g, borders, false)),

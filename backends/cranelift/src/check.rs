@@ -13,7 +13,7 @@ const MAX_WEIGHTS: usize = 3 << 29;
 pub(crate) fn program(p: &Program, target: &Target, separate_weights: bool) -> Result<(), BackendError> {
     let fail = |reason: String| Err(BackendError::Program(reason));
     let kernels: Vec<Vec<VerifyError>> =
-        p.kernels.par_iter().filter_map(|k| verify_kernel(k, Stage::Scheduled).err()).collect();
+        p.kernels.par_iter().with_max_len(1).filter_map(|k| verify_kernel(k, Stage::Scheduled).err()).collect();
     let errors = match kernels.is_empty() {
         true => verify_around(p).err().unwrap_or_default(),
         false => kernels.into_iter().flatten().collect(),

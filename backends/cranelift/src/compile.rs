@@ -73,6 +73,7 @@ impl Kernels {
         let codes = program
             .kernels
             .par_iter()
+            .with_max_len(1)
             .enumerate()
             .map(|(i, k)| {
                 guarded(&k.name, || {

@@ -5,6 +5,7 @@
 use crate::isa::Isa;
 use crate::lir::{Arg, Base, Function, GENERAL, Inst, Op};
 use regalloc2::{RegClass, VReg};
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Treats every innermost loop of one block.
@@ -158,12 +159,12 @@ fn hoist_loop(func: &mut Function, head: usize, before: usize, isa: &Isa) {
             let mut inst = block.insts[n].clone();
             rename(&mut inst, &same);
             let Some(d) = pure_result(&inst) else { continue };
-            match known.get(&key(&inst)) {
-                Some(v) => {
-                    same.insert(d, *v);
+            match known.entry(key(&inst)) {
+                Entry::Occupied(v) => {
+                    same.insert(d, *v.get());
                 }
-                None => {
-                    known.insert(key(&inst), d);
+                Entry::Vacant(v) => {
+                    v.insert(d);
                     out.push(inst);
                 }
             }

@@ -133,11 +133,11 @@ macro_rules! with_native {
 
 /// Fills `out` with elements of `dtype` from their bytes.
 pub fn read<W: Wide>(dtype: DType, bytes: &[u8], out: &mut [W]) {
-    let elements = out.iter_mut().zip(bytes.chunks_exact(dtype.size()));
+    // Natively the size is known to whoever compiles this: an element is one load.
     with_native!(
         dtype,
-        T => elements.for_each(|(o, b)| *o = W::of_native(T::read_le(b))),
-        elements.for_each(|(o, b)| *o = W::of(Scalar::from_le_bytes(dtype, b)))
+        T => out.iter_mut().zip(bytes.chunks_exact(size_of::<T>())).for_each(|(o, b)| *o = W::of_native(T::read_le(b))),
+        out.iter_mut().zip(bytes.chunks_exact(dtype.size())).for_each(|(o, b)| *o = W::of(Scalar::from_le_bytes(dtype, b)))
     );
 }
 
@@ -145,11 +145,11 @@ pub fn read<W: Wide>(dtype: DType, bytes: &[u8], out: &mut [W]) {
 pub fn write<W: Wide>(dtype: DType, values: &[W], out: &mut Vec<u8>) {
     let from = out.len();
     out.resize(from + values.len() * dtype.size(), 0);
-    let elements = values.iter().zip(out[from..].chunks_exact_mut(dtype.size()));
+    let out = &mut out[from..];
     with_native!(
         dtype,
-        T => elements.for_each(|(v, b)| v.to_native::<T>().write_le(b)),
-        elements.for_each(|(v, b)| v.to(dtype).write_le(b))
+        T => values.iter().zip(out.chunks_exact_mut(size_of::<T>())).for_each(|(v, b)| v.to_native::<T>().write_le(b)),
+        values.iter().zip(out.chunks_exact_mut(dtype.size())).for_each(|(v, b)| v.to(dtype).write_le(b))
     );
 }
 

@@ -225,7 +225,10 @@ impl Kernel {
 
     /// A new variable; the name is made unique.
     pub fn new_var(&mut self, name: &str, ty: Type) -> Var {
-        let taken = |n: &str| self.vars.iter().any(|v| v.name == n);
+        // Most names differ in the end, if they are of one length.
+        let last = |n: &str| n.as_bytes().last().copied();
+        let taken =
+            |n: &str| self.vars.iter().any(|v| v.name.len() == n.len() && last(&v.name) == last(n) && v.name == n);
         let mut unique = name.to_string();
         if taken(&unique) {
             // The table only grows, so its length makes a fresh suffix almost always at the first try.

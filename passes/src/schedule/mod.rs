@@ -111,7 +111,9 @@ pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Progra
     let mut program = program;
     program.fused_multiply_add = cx.target.has_fma();
     let units = split_by_constants(&mut program);
-    let mut done: Vec<Unit> = units.into_par_iter().map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
+    // Each on its own: some take ten times as long as others.
+    let mut done: Vec<Unit> =
+        units.into_par_iter().with_max_len(1).map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
     let considered = done.iter_mut().flat_map(|u| std::mem::take(&mut u.considered)).collect();
     between::round(&mut program, &mut done);
     Ok((link::link(program, done), considered))

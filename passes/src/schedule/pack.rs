@@ -260,8 +260,13 @@ impl Arrange for Groups {
             for (r, part) in reduce.iter().zip(tile.chunks_exact_mut(self.run_len())) {
                 for (k, at) in run.iter().enumerate() {
                     let row = k / self.group * self.width * self.group + k % self.group;
-                    for l in 0..self.width.min(self.v.0 - first) {
-                        part[row + l * self.group] = from[(base + r + at + (first + l) as i64 * self.v.1) as usize];
+                    let source = base + r + at + first as i64 * self.v.1;
+                    let to = part[row..].iter_mut().step_by(self.group).take(self.width.min(self.v.0 - first));
+                    match usize::try_from(self.v.1) {
+                        Ok(stride @ 1..) => {
+                            to.zip(from[source as usize..].iter().step_by(stride)).for_each(|(to, from)| *to = *from);
+                        }
+                        _ => to.zip(0i64..).for_each(|(to, l)| *to = from[(source + l * self.v.1) as usize]),
                     }
                 }
             }

@@ -152,7 +152,7 @@ impl Checker<'_> {
     fn grow(&mut self, var: Var, value: Interval) {
         let all = Interval::of_type(self.kernel.var(var).ty.elem);
         let Some(&old) = self.ranges.get(&var) else {
-            self.grown = true;
+            // Nothing has relied on less: without a range it could be anything.
             self.ranges.insert(var, value);
             return;
         };
