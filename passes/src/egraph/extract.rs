@@ -40,6 +40,9 @@ pub type Solution = Vec<Option<u32>>;
 const GREEDY_CLASSES: usize = 10_000;
 /// Iterations of area flow.
 const FLOWS: usize = 6;
+/// How often the cost of one class may fall. Once is enough but where classes need each other; round a circle that sharing makes look
+/// cheap, costs would fall for ever.
+const DECREASES: u32 = 16;
 /// Sweeps of local search, which nearly always ends by itself after three.
 const SWEEPS: usize = 30;
 
@@ -161,15 +164,10 @@ fn tree(p: &Problem, users: &Users, order: &[u32], share: &[f64]) -> (Solution, 
     let (mut best, mut choice) = (vec![f64::INFINITY; n], vec![None; n]);
     let mut queue: BinaryHeap<Reverse<u32>> = (0..n as u32).map(Reverse).collect();
     let mut queued = vec![true; n];
-    // Costs fall strictly and there are finitely many choices, but rounding may creep: bound the work.
-    let mut left = 200 * n + 1000;
+    let mut left = vec![DECREASES; n];
     while let Some(Reverse(i)) = queue.pop() {
         let u = order[i as usize] as usize;
         queued[u] = false;
-        left -= 1;
-        if left == 0 {
-            break;
-        }
         let mut found = (best[u], choice[u]);
         for (i, node) in p.classes[u].iter().enumerate() {
             let t = node.needs.iter().fold(node.cost, |t, k| t + best[*k as usize] / share[*k as usize]);
@@ -177,8 +175,9 @@ fn tree(p: &Problem, users: &Users, order: &[u32], share: &[f64]) -> (Solution, 
                 found = (t, Some(i as u32));
             }
         }
-        if found.0 < best[u] {
+        if found.0 < best[u] && left[u] > 0 {
             (best[u], choice[u]) = found;
+            left[u] -= 1;
             for (user, _) in &users[u] {
                 if !queued[*user as usize] {
                     queued[*user as usize] = true;
