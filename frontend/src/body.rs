@@ -139,7 +139,7 @@ pub(crate) struct Session<'p> {
     /// Innermost last.
     pub(crate) frames: Vec<Frame<'p>>,
     pub(crate) functions: BTreeMap<(&'p str, &'p str, &'p str), &'p FunctionProto>,
-    table: Table,
+    table: &'static Table,
     /// Names given to nodes so far, with the next number for nodes of the same name.
     names: BTreeMap<String, usize>,
     visited: usize,
@@ -165,7 +165,7 @@ impl<'p> Session<'p> {
             files: DataFiles::new(folder),
             frames: vec![Frame::new(false, 0)],
             functions: BTreeMap::new(),
-            table: Table::new(),
+            table: Table::all(),
             names: BTreeMap::new(),
             visited: 0,
             inlined: 0,

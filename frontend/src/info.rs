@@ -8,6 +8,7 @@ use crate::types::{declared, input_fact, names, type_name};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::LazyLock;
 use tenon_base::{Diagnostics, Fact};
 use tenon_ir::OnnxName;
 use tenon_ir::ops::{ImportFn, importers};
@@ -85,13 +86,16 @@ pub(crate) enum Known {
 }
 
 impl Table {
-    /// The table of all operators.
-    pub(crate) fn new() -> Table {
-        let mut all = BTreeMap::new();
-        for (name, import) in importers() {
-            all.entry((name.domain, name.name)).or_insert((name, import));
-        }
-        Table(all)
+    /// The table of all operators, made once in a process.
+    pub(crate) fn all() -> &'static Table {
+        static ALL: LazyLock<Table> = LazyLock::new(|| {
+            let mut all = BTreeMap::new();
+            for (name, import) in importers() {
+                all.entry((name.domain, name.name)).or_insert((name, import));
+            }
+            Table(all)
+        });
+        &ALL
     }
 
     /// The importer of an operator at `opset`.
@@ -115,7 +119,7 @@ pub(crate) fn info(model: &ModelProto) -> ModelInfo {
         metadata: model.metadata_props.iter().map(|e| (e.key.clone(), e.value.clone())).collect(),
         ..ModelInfo::default()
     };
-    let table = Table::new();
+    let table = Table::all();
     let local: BTreeSet<(&str, &str)> =
         model.functions.iter().map(|f| (domain(&f.domain), f.name.as_str())).collect();
     let mut count = |n: &NodeProto, opsets: &BTreeMap<&str, i64>| {

@@ -2,6 +2,7 @@
 
 use crate::{Arch, Cpu, Feature, FeatureSet, Target};
 use std::str::FromStr;
+use std::sync::OnceLock;
 use target_lexicon::Triple;
 
 /// The present machine: its system, the features its CPU reports, its cores.
@@ -9,6 +10,12 @@ use target_lexicon::Triple;
 /// # Errors
 /// The architecture has no code generator.
 pub fn host() -> Result<Target, String> {
+    // It stays what it is. A virtual machine is asked for each answer of its CPU.
+    static HOST: OnceLock<Result<Target, String>> = OnceLock::new();
+    HOST.get_or_init(ask).clone()
+}
+
+fn ask() -> Result<Target, String> {
     let arch = match std::env::consts::ARCH {
         "x86_64" => Arch::X86_64,
         "aarch64" => Arch::Aarch64,

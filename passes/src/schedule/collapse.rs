@@ -166,6 +166,7 @@ mod tests {
             largest: vec![],
             packs: vec![],
             roundings: vec![],
+            numbers: Default::default(),
             considered: vec![],
         };
         let target = tenon_target::Target::parse("x86_64-linux").expect("a target");

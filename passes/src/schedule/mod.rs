@@ -83,6 +83,8 @@ pub(crate) struct Unit {
     pub(crate) packs: Vec<Pack>,
     /// Scratch buffers that hold a parameter rounded to `bf16`, element for element, with that parameter.
     pub(crate) roundings: Vec<(Buf, Buf)>,
+    /// Parameters that hold one number, the same for every call.
+    numbers: BTreeMap<Buf, Scalar>,
     /// What was considered for its contractions.
     pub(crate) considered: Vec<Considered>,
 }
@@ -92,6 +94,7 @@ pub(crate) type Pass = fn(&mut Unit, &ScheduleCx<'_>);
 
 /// All passes in order: name and function.
 pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
+    ("numbers", numbers),
     ("simplify", simplify),
     ("rounding", rounding::run),
     ("collapse", collapse::run),
@@ -117,6 +120,13 @@ pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Progra
     let considered = done.iter_mut().flat_map(|u| std::mem::take(&mut u.considered)).collect();
     between::round(&mut program, &mut done);
     Ok((link::link(program, done), considered))
+}
+
+/// Numbers in the place of parameters that hold them.
+fn numbers(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
+    if !unit.numbers.is_empty() {
+        put_numbers(&mut unit.kernel, &unit.numbers);
+    }
 }
 
 /// Index arithmetic in canonical form.
@@ -165,7 +175,15 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
             }
             variants[old] += 1;
             let largest = vec![Some(0); constant.len()];
-            units.push(Unit { kernel, constant, largest, packs: vec![], roundings: vec![], considered: vec![] });
+            units.push(Unit {
+                kernel,
+                constant,
+                largest,
+                packs: vec![],
+                roundings: vec![],
+                numbers: BTreeMap::new(),
+                considered: vec![],
+            });
             units.len() - 1
         });
         for (l, id) in units[call.kernel].largest.iter_mut().zip(&call.args) {
@@ -173,7 +191,7 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
         }
     }
     program.kernels = kernels;
-    let mut numbers: Vec<Numbers> = vec![Numbers::default(); units.len()];
+    let mut numbers: Vec<BTreeMap<Buf, Option<Scalar>>> = vec![BTreeMap::new(); units.len()];
     for call in program.calls() {
         for (i, id) in call.args.iter().enumerate() {
             let number = match &program.buffer(*id).kind {
@@ -184,15 +202,14 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
             *entry = entry.filter(|n| number.is_some_and(|m| n.to_le_bytes() == m.to_le_bytes()));
         }
     }
-    units.iter_mut().zip(numbers).for_each(|(u, n)| put_numbers(&mut u.kernel, &n));
+    for (u, n) in units.iter_mut().zip(numbers) {
+        u.numbers = n.into_iter().filter_map(|(b, n)| Some((b, n?))).collect();
+    }
     units
 }
 
-/// Parameters that every call gives the same one number.
-type Numbers = BTreeMap<Buf, Option<Scalar>>;
-
 /// Numbers in the place of loads of them. Factors of contractions stay loads, which is what those are made of.
-fn put_numbers(kernel: &mut Kernel, numbers: &Numbers) {
+fn put_numbers(kernel: &mut Kernel, numbers: &BTreeMap<Buf, Scalar>) {
     let mut factors = BTreeSet::new();
     visit_stmts(&kernel.body, &mut |s| {
         if let Stmt::Contract(c) = s {
@@ -206,7 +223,7 @@ fn put_numbers(kernel: &mut Kernel, numbers: &Numbers) {
         }
     });
     let number = |e: &Expr| match e {
-        Expr::Load { buf, lanes: 1, .. } if !factors.contains(buf) => *numbers.get(buf)?,
+        Expr::Load { buf, lanes: 1, .. } if !factors.contains(buf) => numbers.get(buf).copied(),
         _ => None,
     };
     let body = std::mem::take(&mut kernel.body);

@@ -83,6 +83,7 @@ mod tests {
             largest: vec![],
             packs: vec![],
             roundings: vec![],
+            numbers: Default::default(),
             considered: vec![],
         };
         run(&mut unit, &ScheduleCx::new(&target, true));

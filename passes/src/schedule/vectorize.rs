@@ -586,6 +586,7 @@ mod tests {
             largest: vec![],
             packs: vec![],
             roundings: vec![],
+            numbers: Default::default(),
             considered: vec![],
         };
         let target = Target::parse(target).expect("a target");

@@ -36,6 +36,7 @@ fn results_of(
         largest: vec![],
         packs: vec![],
         roundings: vec![],
+        numbers: Default::default(),
         considered: vec![],
     };
     if expanded {
