@@ -315,7 +315,8 @@ mod tests {
     fn a_pair_may_be_one_element() {
         let halves = kernel(DType::U16, DType::U16);
         let text = halves.to_string().replace("%w: u16[2432]", "%w: u32[1216]");
-        let pairs = Kernel::parse(&text.replace("%r * 1216], 608", "%r * 608], 304")).unwrap_or_else(|e| panic!("{e}"));
+        let pairs =
+            Kernel::parse(&text.replace("%r * 1216], 608", "%r * 608], 304")).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(verify_kernel(&pairs, Stage::Scheduled), Ok(()), "{pairs}");
         let bytes = |i: usize| if i % 2 == 1 { 0x3f } else { (i * 37 % 251) as u8 };
         assert_eq!(run(&pairs, bytes), run(&halves, bytes));
