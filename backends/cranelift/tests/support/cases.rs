@@ -139,6 +139,12 @@ pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
             });
         }
     }
+    if lanes > 2 {
+        push("The first lanes".into(), 0, |o, _| {
+            let some = (0..o.lanes - o.lanes / 3).map(|i| Expr::Extract(Box::new(o.a.clone()), i));
+            Expr::Lanes(some.collect())
+        });
+    }
     push("Lanes of two in turns".into(), 0, |o, _| {
         let lane = |l: u16| [o.a, o.b].map(|x| Expr::Extract(Box::new(x.clone()), l));
         Expr::Lanes((0..o.lanes).flat_map(lane).collect())

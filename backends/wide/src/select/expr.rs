@@ -92,6 +92,12 @@ impl Select<'_> {
                     let (a, b) = (self.expr(a), self.expr(b));
                     return self.weave(&a, &b);
                 }
+                if let Some(v) = first_lanes(es) {
+                    // One value, but as many uses.
+                    es.iter().skip(1).for_each(|_| drop(self.read(v)));
+                    let v = self.read(v);
+                    return self.narrowed(v, es.len() as u16);
+                }
                 let elem = self.kernel.type_of(&es[0]).elem;
                 let lanes: Vec<Row> = es.iter().map(|e| self.expr(e).rows[0]).collect();
                 self.pack(elem, &lanes)
@@ -267,4 +273,20 @@ impl Select<'_> {
             _ => true,
         }
     }
+}
+
+/// The variable whose first lanes `es` are, in their order.
+fn first_lanes(es: &[Expr]) -> Option<Var> {
+    let lane = |(i, e): (usize, &Expr)| match e {
+        Expr::Extract(x, at) if usize::from(*at) == i => {
+            if let Expr::Var(v) = **x {
+                Some(v)
+            } else {
+                None
+            }
+        }
+        _ => None,
+    };
+    let first = lane((0, &es[0]))?;
+    (es.len() > 1 && es.iter().enumerate().all(|e| lane(e) == Some(first))).then_some(first)
 }

@@ -63,6 +63,13 @@ impl Select<'_> {
         }
     }
 
+    /// The first `lanes` lanes, where they are: what a register holds beyond its lanes is of no account.
+    pub(super) fn narrowed(&mut self, mut v: Val, lanes: u16) -> Val {
+        v.ty.lanes = lanes;
+        v.rows.truncate(self.registers(lanes, v.lane));
+        v
+    }
+
     /// A vector of scalars.
     pub(super) fn pack(&mut self, elem: DType, lanes: &[Row]) -> Val {
         let n = lanes.len() as u16;
