@@ -202,7 +202,9 @@ impl Vectorizer<'_> {
             after.push(Stmt::Set { var: f.acc, value });
         }
         let wide = w.block(body);
-        let pays = w.lanes_of(&[]).profitable(w.cost, w.stores + folds.len());
+        let mut pays = w.lanes_of(&[]).profitable(w.cost, w.stores + folds.len());
+        let gathers = w.cost.gathers > 0;
+        pays &= !(gathers && parallel && self.folds_rows(body));
         let Some(wide) = wide.filter(|_| pays) else {
             self.kernel.vars.truncate(vars);
             return None;
@@ -218,6 +220,18 @@ impl Vectorizer<'_> {
             out.append(&mut self.rest(var, main, hi, parallel, body, folds, lanes, halving));
         }
         Some(out)
+    }
+
+    /// Whether a loop in `body` folds what lies in a row in memory, a register of it at least: better lanes than elements from all over.
+    fn folds_rows(&self, body: &[Stmt]) -> bool {
+        body.iter().any(|s| match s {
+            Stmt::For { var, lo, hi, step: 1, body, .. } => {
+                let trips = lo.as_int().zip(hi.as_int()).map_or(0, |(lo, hi)| hi.saturating_sub(lo));
+                let long = usize::try_from(trips).is_ok_and(|n| n * 4 >= self.target.vector_bytes);
+                self.reassociate && long && folds(body).is_some_and(|f| !f.is_empty()) && reads_rows(body, *var)
+            }
+            _ => false,
+        })
     }
 
     /// The iterations `lo..hi`, fewer than `lanes`.
@@ -438,6 +452,21 @@ fn folds(body: &[Stmt]) -> Option<Vec<Fold>> {
         }
     }
     Some(found)
+}
+
+/// Whether all that `body` loads are rows along `var`, or the same element for all of its values.
+fn reads_rows(body: &[Stmt], var: Var) -> bool {
+    let mut all = true;
+    for s in body {
+        s.exprs(&mut |e| {
+            e.visit(&mut |e| {
+                if let Expr::Load { index, .. } = e {
+                    all &= Affine::of(index).is_some_and(|i| matches!(i.coefficient(var), 0 | 1));
+                }
+            });
+        });
+    }
+    all
 }
 
 /// Turns one body into vectors.
