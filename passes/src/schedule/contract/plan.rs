@@ -116,6 +116,9 @@ const MAX_TAPS: usize = 16;
 const WORTH: f64 = 1.4;
 const MOST_OTHERS: usize = 11;
 
+/// Bytes of a column's panel from which on its sum is divided, however large the second cache is: the next panel is on its way there, too.
+const LONGEST: usize = 256 << 10;
+
 /// Multiplications for which a pass over a factor to pack it is worth while.
 const REUSE: usize = 4;
 /// The same where the factor could be multiplied as it lies.
@@ -385,16 +388,18 @@ impl Plan {
         let fits = kernel.buffer(c.out).dtype == dtype && self.v.extent.is_multiple_of(self.lanes);
         let step = self.cover.nv * self.lanes * dtype.size();
         let steps: usize = self.reduce.iter().map(|d| d.extent).product();
-        if !again || !fits || steps * step <= self.l2 / 2 {
+        if !again || !fits || steps * step <= (self.l2 / 2).min(LONGEST) {
             return;
         }
-        let most = self.l2 / 8 / step;
-        let Some(d) = self.reduce.iter().max_by_key(|d| d.extent).cloned() else { return };
-        let others = steps / d.extent;
-        let Some(part) = (1..=most / others).rev().find(|n| d.extent.is_multiple_of(*n)) else { return };
-        if part * others * 3 < most || part == d.extent {
-            return;
-        }
+        let most = self.l2 / 6 / step;
+        // Parts of the outermost loop are one run each, which the tiles before can fetch.
+        let largest = self.reduce.iter().max_by_key(|d| d.extent);
+        let found = self.reduce.first().into_iter().chain(largest).find_map(|d| {
+            let others = steps / d.extent;
+            let part = (1..=most / others).rev().find(|n| d.extent.is_multiple_of(*n))?;
+            (part * others * 3 >= most && part < d.extent).then(|| (d.clone(), part))
+        });
+        let Some((d, part)) = found else { return };
         let var = kernel.new_var("part", Type::INDEX);
         for f in [&mut self.a, &mut self.b] {
             let by = f.index.coefficient(d.var) * part as i64;
