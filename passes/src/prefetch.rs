@@ -45,8 +45,9 @@ pub fn run(program: &mut Program, target: &Target) -> usize {
     let run = |(kernel, other): (&mut Kernel, BTreeSet<usize>)| {
         let constant = |b: Buf| !other.contains(&(b.0 as usize));
         let body = std::mem::take(&mut kernel.body);
-        let mut pass = Prefetch { constant: &constant, largest, kernel, loops: vec![], added: 0 };
-        let body = pass.block(body);
+        let mut pass =
+            Prefetch { constant: &constant, largest, kernel, loops: vec![], seen: 0, panels: vec![], added: 0 };
+        let body = pass.all(body);
         let changed = pass.added > 0;
         kernel.body = body;
         usize::from(changed)
@@ -56,6 +57,8 @@ pub fn run(program: &mut Program, target: &Target) -> usize {
 
 /// A loop around the present statement.
 struct Loop {
+    /// Which loop of the kernel.
+    number: usize,
     var: Var,
     lo: Expr,
     step: i64,
@@ -72,6 +75,10 @@ struct Prefetch<'a> {
     kernel: &'a mut Kernel,
     /// Outermost first.
     loops: Vec<Loop>,
+    /// Loops seen so far.
+    seen: usize,
+    /// Panels in the order in which they are first read. All are known before the first prefetch is written.
+    panels: Vec<Panel>,
     added: usize,
 }
 
@@ -93,7 +100,87 @@ struct Run {
     piece: i64,
 }
 
+/// A run that is read from its beginning to its end again and again.
+struct Reads {
+    /// Elements of the run.
+    length: i64,
+    /// Loops that go on through it, and those that begin anew: tiles.
+    along: Vec<usize>,
+    again: Vec<usize>,
+    tiles: i64,
+}
+
+/// What tiles of rows read again and again. They may be of several sizes, each with loops of its own, one after the other.
+#[derive(PartialEq)]
+struct Place {
+    buf: Buf,
+    /// Its first element.
+    index: Affine,
+    length: i64,
+    /// The loop around those over tiles.
+    around: Option<usize>,
+}
+
+struct Panel {
+    place: Place,
+    /// All tiles, and how many of them were given their share.
+    tiles: i64,
+    done: i64,
+    /// Lines an iteration at most that leave one for every iteration.
+    lines: i64,
+    /// How far the loops that go on through it move at a time.
+    steps: BTreeSet<i64>,
+}
+
+impl Panel {
+    /// Parts that tiles fetch one each: the more the better, down to a line an iteration.
+    fn shares(&self) -> Option<i64> {
+        (1..=self.tiles.min(self.lines)).rev().find(|n| self.steps.iter().all(|s| s % n == 0))
+    }
+}
+
 impl Prefetch<'_> {
+    /// All of a kernel's body.
+    fn all(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
+        self.survey(&body);
+        self.seen = 0;
+        self.block(body)
+    }
+
+    fn enter(&mut self, var: Var, [lo, hi]: [&Expr; 2], step: i64) {
+        self.loops.push(Loop {
+            number: self.seen,
+            var,
+            lo: lo.clone(),
+            step,
+            trips: trips(lo, hi, step),
+            first: vec![],
+        });
+        self.seen += 1;
+    }
+
+    /// Finds the panels of `body`.
+    fn survey(&mut self, body: &[Stmt]) {
+        for s in body {
+            match s {
+                Stmt::For { var, lo, hi, step, body, .. } => {
+                    self.enter(*var, [lo, hi], *step);
+                    if is_innermost(body) {
+                        for run in self.runs(body, *var, *step) {
+                            self.note(&run);
+                        }
+                    } else {
+                        self.survey(body);
+                    }
+                    self.loops.pop();
+                }
+                Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| self.survey(b)),
+                Stmt::While { body, .. } => self.survey(body),
+                _ => {}
+            }
+        }
+    }
+
     fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
         body.into_iter().map(|s| self.statement(s)).collect()
     }
@@ -101,9 +188,8 @@ impl Prefetch<'_> {
     fn statement(&mut self, s: Stmt) -> Stmt {
         match s {
             Stmt::For { var, lo, hi, step, parallel, body } => {
-                let trips = trips(&lo, &hi, step);
                 let innermost = is_innermost(&body);
-                self.loops.push(Loop { var, lo: lo.clone(), step, trips, first: vec![] });
+                self.enter(var, [&lo, &hi], step);
                 let mut body = if innermost { body } else { self.block(body) };
                 if innermost {
                     let mut ahead: Vec<Stmt> =
@@ -155,9 +241,8 @@ impl Prefetch<'_> {
         out
     }
 
-    /// Prefetches for the innermost loop that reads `run`, if loops around it read the same again.
-    fn ahead(&mut self, run: &Run) -> Vec<Stmt> {
-        let size = self.kernel.buffer(run.buf).dtype.size() as i64;
+    /// How the loops around read `run`, if they do so more than once.
+    fn reads(&self, run: &Run) -> Option<(Place, Reads)> {
         // From the inside: loops that go on through memory, then loops that do not move.
         let mut length = run.piece;
         let (mut along, mut again) = (vec![], vec![]);
@@ -174,20 +259,51 @@ impl Prefetch<'_> {
             }
         }
         let tiles = again.iter().fold(1_i64, |n, i| n.saturating_mul(self.loops[*i].trips.unwrap_or(1)));
-        let bytes = length.saturating_mul(size);
+        let around = self.loops.len() - along.len() - again.len();
+        let mut index = run.index.clone();
+        for i in &along {
+            index.terms.remove(&self.loops[*i].var);
+        }
+        let around = around.checked_sub(1).map(|i| self.loops[i].number);
+        let place = Place { buf: run.buf, index, length, around };
+        (!again.is_empty()).then_some((place, Reads { length, along, again, tiles }))
+    }
+
+    /// Adds what reads `run` to what is known of its panel.
+    fn note(&mut self, run: &Run) {
+        let Some((place, reads)) = self.reads(run) else { return };
+        let lines = run.piece * self.kernel.buffer(run.buf).dtype.size() as i64 / LINE;
+        let steps = reads.along.iter().map(|i| run.index.coefficient(self.loops[*i].var)).collect();
+        match self.panels.iter_mut().find(|p| p.place == place) {
+            Some(p) => {
+                p.tiles = p.tiles.saturating_add(reads.tiles);
+                p.lines = p.lines.min(lines);
+                p.steps.extend::<BTreeSet<i64>>(steps);
+            }
+            None => self.panels.push(Panel { place, tiles: reads.tiles, done: 0, lines, steps }),
+        }
+    }
+
+    /// Prefetches for the innermost loop that reads `run`, if loops around it read the same again.
+    fn ahead(&mut self, run: &Run) -> Vec<Stmt> {
+        let size = self.kernel.buffer(run.buf).dtype.size() as i64;
+        let Some((place, reads)) = self.reads(run) else { return vec![] };
+        let Some(panel) = self.panels.iter_mut().find(|p| p.place == place) else { return vec![] };
+        let (tiles, done) = (panel.tiles, panel.done);
+        panel.done += reads.tiles;
+        let bytes = reads.length.saturating_mul(size);
         if !(2..=MOST_TILES).contains(&tiles) || bytes < SHORTEST || bytes > self.largest {
             return vec![];
         }
-        // The more tiles share the work the better, down to a line an iteration.
-        let divides = |n: &i64| along.iter().all(|i| run.index.coefficient(self.loops[*i].var) % n == 0);
-        let Some(shares) = (1..=tiles.min(run.piece * size / LINE)).rev().find(divides) else { return vec![] };
-        let mut index = Affine { base: run.index.base + length, terms: run.index.terms.clone() };
-        for i in &along {
+        // Tiles behind the last share have nothing to do.
+        let Some(shares) = panel.shares().filter(|n| done < *n) else { return vec![] };
+        let mut index = Affine { base: run.index.base + reads.length, terms: run.index.terms.clone() };
+        for i in &reads.along {
             let var = self.loops[*i].var;
             index = index.with(var, run.index.coefficient(var) / shares);
         }
         if shares > 1 {
-            index = index.with(self.start(&again, shares, tiles, length / shares), 1);
+            index = index.with(self.start(&reads, done, shares), 1);
         }
         self.added += 1;
         let lines = (run.piece / shares * size + LINE - 1) / LINE;
@@ -195,25 +311,28 @@ impl Prefetch<'_> {
         (0..lines).map(|l| Stmt::Prefetch { buf: run.buf, index: at(l) }).collect()
     }
 
-    /// Where the share of the present tile begins: a variable of the innermost of the loops over tiles, `again`.
-    fn start(&mut self, again: &[usize], shares: i64, tiles: i64, share: i64) -> Var {
+    /// Where the share of the present tile begins: a variable of the innermost of the loops over tiles, of which `done` came before.
+    fn start(&mut self, reads: &Reads, done: i64, shares: i64) -> Var {
         let nth = |i: &usize| {
             let l = &self.loops[*i];
             let from = Expr::Var(l.var);
             let from = if l.lo.as_int() == Some(0) { from } else { from - l.lo.clone() };
             if l.step == 1 { from } else { from / l.step }
         };
-        let mut outside_in = again.iter().rev();
+        let mut outside_in = reads.again.iter().rev();
         let mut number = outside_in.next().map_or(Expr::int(0), nth);
         for i in outside_in {
             number = number * self.loops[*i].trips.unwrap_or(1) + nth(i);
         }
+        if done > 0 {
+            number = number + done;
+        }
         // Those that come later fetch the last share once more, which costs nothing.
-        if shares < tiles {
+        if shares < done + reads.tiles {
             number = number.binary(BinOp::Min, Expr::int(shares - 1));
         }
         let var = self.kernel.new_var("ahead", Type::INDEX);
-        self.loops[again[0]].first.push(Stmt::Let { var, value: number * share });
+        self.loops[reads.again[0]].first.push(Stmt::Let { var, value: number * (reads.length / shares) });
         var
     }
 }
@@ -248,9 +367,16 @@ mod tests {
         let mut kernel = Kernel::parse(text).expect("it reads");
         let body = std::mem::take(&mut kernel.body);
         let constant = |b: Buf| b.0 == 0;
-        let mut pass =
-            Prefetch { constant: &constant, largest: 1 << 18, kernel: &mut kernel, loops: vec![], added: 0 };
-        let body = pass.block(body);
+        let mut pass = Prefetch {
+            constant: &constant,
+            largest: 1 << 18,
+            kernel: &mut kernel,
+            loops: vec![],
+            seen: 0,
+            panels: vec![],
+            added: 0,
+        };
+        let body = pass.all(body);
         kernel.body = body;
         tenon_kernel::verify_kernel(&kernel, tenon_kernel::Stage::Scheduled).expect("it verifies");
         kernel
@@ -306,6 +432,35 @@ mod tests {
             }
             let iterations = 5 * tiles * k / 2;
             assert!(count <= 3 * iterations, "{count} for {iterations} iterations of three lines each");
+        }
+    }
+
+    #[test]
+    fn tiles_of_two_sizes_share_the_work() {
+        let (k, panel) = (64, 64 * 24);
+        let reads = |step: usize| -> String {
+            let load = |j: usize| format!("load8 %w[%t * {panel} + %k * 24 + {}]", j * 8);
+            (0..3 * step).map(|j| format!("%s = %s + {}\n", load(j))).collect()
+        };
+        let tiles = |rows: &str, step: usize| {
+            format!(
+                "parfor %m in {rows} {{ var %s = splat8(0.0) for %k in 0..{k} step {step} {{ {} }} store %y[%m * 8] = %s }}",
+                reads(step)
+            )
+        };
+        let kernel = prefetched(&format!(
+            "kernel k(in %w: f32[{}], out %y: f32[8192]) {{ parfor %t in 0..3 {{ {} {} }} }}",
+            3 * panel,
+            tiles("0..12 step 6", 2),
+            tiles("12..17 step 5", 4)
+        ));
+        let mut lines: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        run(&kernel.body, &mut BTreeMap::new(), &mut |t, e| lines.entry(t).or_default().push(e / 16));
+        for (t, mut lines) in lines {
+            // Three tiles fetch a line of three in every iteration, or two of six in half as many.
+            let want: Vec<i64> = ((t + 1) * panel / 16..(t + 2) * panel / 16).collect();
+            lines.sort_unstable();
+            assert_eq!(lines, want, "panel {t}");
         }
     }
 

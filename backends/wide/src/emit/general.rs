@@ -191,7 +191,12 @@ impl Emitter {
                 };
                 self.built(Instruction::with2(code, *m, source));
             }
-            (Op::Prefetch, [Memory(m, _)]) => self.built(Instruction::with1(Code::Prefetcht0_m8, *m)),
+            (Op::Prefetch, [Memory(m, _)]) => {
+                // What is fetched is for later, and panels of vectors of 64 bytes are longer than the first cache: there it would only take
+                // the place, and the buffers for lines on their way, of what is multiplied now.
+                let code = if self.isa.avx512 { Code::Prefetcht1_m8 } else { Code::Prefetcht0_m8 };
+                self.built(Instruction::with1(code, *m));
+            }
             (Op::SetCmp(cond, size), [G(d), a, b]) => {
                 self.compare(size, a, b);
                 self.built(Instruction::with1(conditional(cond).0, byte(*d)));
