@@ -11,16 +11,23 @@ use tenon_base::gcd;
 use tenon_kernel::{ContractDim, Kernel};
 use tenon_target::Caches;
 
-/// Lines of a set of the first cache, in most processors.
+/// Lines of a set of the first cache at least, in most processors.
 const WAYS: usize = 8;
 /// What a byte costs that comes from beyond the second cache, where one from there costs 1.
 const FAR: f64 = 3.0;
+/// Bytes of the second cache above which the third is far away, at the other end of a mesh: rows come from there much faster than pieces.
+const NEAR: usize = 1 << 20;
 /// Products for one point of the loops between that are looked at one by one.
 const MOST: usize = 1 << 14;
 
-/// The order of a product whose loops over rows read `columns` bytes again, and whose loops over columns read `rows` bytes.
-pub(super) fn of_product(rows: usize, columns: usize, caches: &Caches) -> Order {
-    if columns <= caches.l1d / 2 && rows > caches.l2 / 2 { Order::ColumnsInside } else { Order::RowsInside }
+/// The order of a product whose loops over rows read `columns` bytes again, and whose loops over columns read `rows` bytes and write
+/// a part of each row of `written` bytes.
+pub(super) fn of_product(rows: usize, columns: usize, written: usize, caches: &Caches) -> Order {
+    if columns <= caches.l1d / 2 && rows.max(written) > caches.l2 / 2 {
+        Order::ColumnsInside
+    } else {
+        Order::RowsInside
+    }
 }
 
 /// A contraction both of whose factors are vectors.
@@ -51,6 +58,10 @@ impl Lines<'_> {
         let decl = kernel.buffer(x.buf);
         let size = decl.dtype.size();
         let Some(places) = self.places(x).filter(|p| fits(p, size, caches)) else { return Order::ColumnsInside };
+        // What is written takes about as much of the second cache as what is read.
+        if caches.l2 > NEAR && 2 * decl.len * size > caches.l2 {
+            return Order::ColumnsInside;
+        }
         let bytes = (decl.len * size) as f64;
         let first = if decl.len * size <= caches.l2 { bytes } else { FAR * bytes };
         let outside = first * lines_of(self.width * size, self.v.extent * size, caches.line);
@@ -90,13 +101,15 @@ fn lines_of(bytes: usize, row: usize, line: usize) -> f64 {
 /// what is read and written beside them.
 fn fits(places: &BTreeSet<i64>, size: usize, caches: &Caches) -> bool {
     let line = caches.line.max(1);
-    let sets = (caches.l1d / (line * WAYS)).max(1);
+    // A power of two; caches of 48 KiB have more ways.
+    let sets = 1 << (caches.l1d / (line * WAYS)).max(1).ilog2();
+    let ways = (caches.l1d / (line * sets)).max(1);
     let lines: BTreeSet<i64> = places.iter().map(|at| (at * size as i64).div_euclid(line as i64)).collect();
     let mut full = vec![0; sets];
     lines.iter().all(|line| {
         let set = &mut full[line.rem_euclid(sets as i64) as usize];
         *set += 1;
-        *set <= WAYS / 2
+        *set <= ways / 2
     })
 }
 
@@ -141,6 +154,9 @@ mod tests {
         assert!(fits(&places(3, 16, 400), 4, &caches(32)));
         assert!(!fits(&places(3, 16, 384), 4, &caches(32)));
         assert!(fits(&places(3, 16, 384), 4, &caches(64)));
+        // Twelve ways of as many sets as with eight.
+        assert!(fits(&places(3, 16, 384), 4, &caches(48)));
+        assert!(!fits(&places(3, 24, 384), 4, &caches(48)));
         assert!(!fits(&places(3, 114, 96), 4, &caches(32)));
     }
 

@@ -180,7 +180,8 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
     // An order that this kind of contraction has.
     let unknown = if both { Order::RowsInside } else { Order::ColumnsOutside };
     let asked = cx.tuning.tiles.get(&shape).copied().filter(|t| t.order != unknown);
-    let mut order = if both { Order::ColumnsInside } else { of_product(rows, columns, &cx.target.caches) };
+    let written = c.dims.iter().map(|d| d.extent).product::<usize>() * dtype.size();
+    let mut order = if both { Order::ColumnsInside } else { of_product(rows, columns, written, &cx.target.caches) };
     order = asked.map_or(order, |t| t.order);
     let shaper = Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, both, order, asked, cx };
     let (m, cover) = shaper.rows(&others, [&a, &b]);
