@@ -13,7 +13,12 @@ pub(super) struct Budget {
     registers: usize,
     /// Accumulators at most.
     accumulators: usize,
+    /// Steps of a panel of one register that stay in the first cache beside the rows; of narrow vectors any number is taken to.
+    near: usize,
 }
+
+/// Products that start while a line comes from the second cache: some 28 bytes a cycle. Tiles of few rows ask for more.
+const LINE: f64 = 4.5;
 
 /// Products in flight when both multipliers are busy.
 const IN_FLIGHT: usize = 8;
@@ -55,7 +60,10 @@ impl Budget {
             Arch::X86_64 => registers - 2,
             Arch::Aarch64 | Arch::Riscv64 => 16,
         };
-        Budget { registers, accumulators }
+        // Only vectors of a whole line ask for so much.
+        let wide = target.vector_bytes >= target.caches.line.max(1);
+        let near = if wide { target.caches.l1d * 2 / 3 / target.caches.line } else { usize::MAX };
+        Budget { registers, accumulators, near }
     }
 
     /// Rows of a tile of `nv` registers at most: accumulators, what the rows share, and one scalar at a time.
@@ -69,17 +77,18 @@ impl Budget {
         (IN_FLIGHT / products.max(1)).clamp(1, 4).min(self.accumulators / products.max(1)).max(1)
     }
 
-    /// A step of the sum in a tile of `mr` by `nv`.
-    fn step(&self, mr: usize, nv: usize, reassociate: bool) -> f64 {
+    /// A step of the sum of `k` steps in a tile of `mr` by `nv`.
+    fn step(&self, mr: usize, nv: usize, k: usize, reassociate: bool) -> f64 {
         let products = mr * nv;
         let loads = mr + nv;
         let waiting = if reassociate { IN_FLIGHT.div_ceil(self.chains(products)) } else { IN_FLIGHT };
-        products.max(loads).max(waiting) as f64 + 0.1 * loads as f64
+        let lines = if k.saturating_mul(nv) > self.near { LINE * nv as f64 } else { 0.0 };
+        lines.max(products.max(loads).max(waiting) as f64) + 0.1 * loads as f64
     }
 
     /// What the tiles `rows` of one column of `nv` registers cost, for sums of `k` terms.
     fn column(&self, rows: &[Rows], nv: usize, k: usize, reassociate: bool) -> f64 {
-        let one = |r: &Rows| k as f64 * self.step(r.mr, nv, reassociate) + (12 + 3 * r.mr * nv) as f64;
+        let one = |r: &Rows| k as f64 * self.step(r.mr, nv, k, reassociate) + (12 + 3 * r.mr * nv) as f64;
         let sum: f64 = rows.iter().map(|r| r.count as f64 * one(r)).sum();
         // Code that is larger for nothing.
         sum * (1.0 + 0.005 * (rows.len() as f64 - 1.0))
