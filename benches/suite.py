@@ -2,6 +2,7 @@
 """Measures Tenon against other engines on real models, and writes what came of it.
 
     python3 benches/suite.py CASE... [--against ENGINE,...] [--python [ENGINE=]PATH]... [--seconds S] [--threads N]
+                                     [--precision bf16]
                                      [--tenon PATH] [-o benches/results/NAME.json]
     python3 benches/suite.py --docs benches/results/NAME.json...  writes docs/BENCHMARKS.md from them
 
@@ -59,6 +60,7 @@ def version(command):
 def bench(args, case, seconds):
     """What `tenon bench` finds, or a TimeoutExpired or ValueError."""
     command = [args.tenon, "bench", case, "--json", "--seconds", seconds, "--against", args.against, "--threads", args.threads]
+    command += ["--precision", args.precision]
     for python in args.python:
         command += ["--python", python]
     done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=args.timeout)
@@ -85,6 +87,7 @@ def measure(args):
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": args.threads,
+        "precision": args.precision,
         "seconds": float(args.seconds),
         "tenon": version([args.tenon, "--version"]),
         "commit": version(["git", "rev-parse", "--short", "HEAD"]),
@@ -152,9 +155,10 @@ def section(about, rows):
     peers = ", ".join(f"{e} {v['version']} ({v['precision']})" if v["precision"] else f"{e} {v['version']}" for e, v in named.items())
     target = next((r["target"] for r in rows if "target" in r), about["system"])
     threads = f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
+    rounded = ", factors rounded to bf16" if about.get("precision") == "bf16" else ""
     out = [
         "",
-        f"## {target}, {threads}",
+        f"## {target}, {threads}{rounded}",
         "",
         f"A run on {about['cpu']} ({about['system']}, {about['cores']} cores) at commit {about['commit']}, against {peers}.",
         "",
@@ -241,6 +245,7 @@ def main():
     parser.add_argument("cases", nargs="*", help="case folders, or folders of them")
     parser.add_argument("--seconds", default="2", help="seconds for each engine and model")
     parser.add_argument("--threads", type=int, default=1, help="threads of every engine")
+    parser.add_argument("--precision", choices=["f32", "bf16"], default="f32", help="bf16: every engine may round factors of products to it")
     parser.add_argument("--first", type=int, default=FIRST_RUNS, help="measurements of the first result; 0 for none")
     parser.add_argument("--timeout", type=float, default=600, help="seconds a model may take in all")
     parser.add_argument("--against", default="onnxruntime", metavar="ENGINE,...", help="as tenon bench has them: onnxruntime,openvino,mnn,litert")
