@@ -27,6 +27,9 @@ const EXACT_GAIN: f64 = 1.1;
 /// Bytes a cycle that one core reads from memory while it computes.
 const FROM_MEMORY: f64 = 3.0;
 
+/// The same from its second cache.
+const FROM_L2: f64 = 32.0;
+
 /// Rows of a register tile of the product.
 const ROWS: usize = 6;
 
@@ -39,8 +42,11 @@ pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError
     let integers = !settings.target.has_dot_product();
     let internal = |message: String| PassError::Internal { pass: "algorithms".into(), message };
     let mut changed = 0;
-    for id in graph.topological().map_err(|e| internal(e.to_string()))? {
-        let Some(conv) = Conv2::of(graph, id) else { continue };
+    let order = graph.topological().map_err(|e| internal(e.to_string()))?;
+    // Filtered weights are larger; and what is computed needs room, too.
+    let stay = 4 * weight_bytes(graph, &order) <= settings.target.caches.l2;
+    for id in order {
+        let Some(conv) = Conv2::of(graph, id).map(|c| Conv2 { stay, ..c }) else { continue };
         if !(if conv.bytes.is_some() { integers } else { floats }) {
             continue;
         }
@@ -66,6 +72,12 @@ pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError
     Ok(changed)
 }
 
+/// Bytes of all weights of the model.
+fn weight_bytes(graph: &Graph, nodes: &[NodeId]) -> usize {
+    let bytes = |id: &NodeId| graph.weight(ValueId { node: *id, port: 0 }).map_or(0, |t| t.bytes().len());
+    nodes.iter().map(bytes).fold(0, usize::saturating_add)
+}
+
 /// A convolution to which minimal filtering applies, with its extents.
 struct Conv2 {
     kernel: Vec<usize>,
@@ -81,6 +93,8 @@ struct Conv2 {
     inside: f64,
     /// For integers, the least and the largest value of the activations, which are bytes.
     bytes: Option<(i128, i128)>,
+    /// All weights of the model stay in the second cache from run to run.
+    stay: bool,
 }
 
 /// The bytes that `v` holds in 16 bits, or `v`.
@@ -120,7 +134,7 @@ impl Conv2 {
         let inside = if conv.by_taps(&ins, fact) { conv.inside(&from, &out) } else { 1.0 };
         let Conv { kernel, dilations, pads, fill, .. } = conv.clone();
         let bytes = if integers { Some(data.int_range()?) } else { None };
-        Some(Conv2 { kernel, dilations, pads, fill, images: y[0], out, c, o, inside, bytes })
+        Some(Conv2 { kernel, dilations, pads, fill, images: y[0], out, c, o, inside, bytes, stay: false })
     }
 
     /// The cheapest form of minimal filtering with tiles that are `exact`, if it is worth while.
@@ -186,14 +200,14 @@ impl Conv2 {
         2.0 * macs / (of_peak * target.peak_ops_per_cycle(factors))
     }
 
-    /// Cycles to read `bytes` of weights for the first time in a run: the rest of the model has passed through the caches since.
-    fn first_read(bytes: f64) -> f64 {
-        bytes / FROM_MEMORY
+    /// Cycles to read `bytes` of weights for the first time in a run: the rest of the model has passed through the caches since, if it
+    /// is large.
+    fn first_read(&self, bytes: f64) -> f64 {
+        bytes / if self.stay { FROM_L2 } else { FROM_MEMORY }
     }
 
     /// Cycles to read `bytes` that are used again after `between` bytes of other data, which says where they are then.
     fn read(bytes: f64, between: f64, target: &Target) -> f64 {
-        const FROM_L2: f64 = 32.0;
         const FROM_L3: f64 = 12.0;
         let caches = &target.caches;
         let per_cycle = if between * 1.5 < caches.l2 as f64 {
@@ -212,7 +226,7 @@ impl Conv2 {
         let weights = (taps * self.c * self.o) as f64;
         let points = (self.images * self.out.iter().product::<usize>()) as f64;
         let bytes = self.dtypes()[0].size() as f64;
-        self.multiply(self.inside * points * weights, target).max(Self::first_read(bytes * weights))
+        self.multiply(self.inside * points * weights, target).max(self.first_read(bytes * weights))
     }
 
     /// Cycles of minimal filtering with `tile`, in blocks of `block` tiles.
@@ -231,7 +245,7 @@ impl Conv2 {
         let bytes = factors * weights;
         // A smaller block at the end has tiles of another shape, and weights packed for them.
         let copies = if count % block == 0.0 || blocks < 2.0 { 1.0 } else { 2.0 };
-        let loads = copies * Self::first_read(bytes) + (blocks - copies) * Self::read(bytes, bytes + between, target);
+        let loads = copies * self.first_read(bytes) + (blocks - copies) * Self::read(bytes, bytes + between, target);
         let passing = blocks * Self::read(between, between, target);
         let vector = target.vector_bytes.max(4) as f64;
         let transformed = count * places * (factors * self.c as f64 + sums * self.o as f64) / vector;
@@ -257,6 +271,7 @@ mod tests {
             o,
             inside: 1.0,
             bytes: None,
+            stay: false,
         }
     }
 
@@ -284,6 +299,13 @@ mod tests {
         let small = bytes(56, 64).best(&target, &|tile| tile == [2, 2]);
         assert_eq!(small.map(|op| op.tile), Some(vec![2, 2]));
         assert_eq!(bytes(56, 64).best(&target, &|_| false), None);
+    }
+
+    #[test]
+    fn weights_that_stay_in_the_cache_cost_little() {
+        let layer = |stay| Conv2 { stay, ..conv(8, 32, 64, 3) };
+        assert_eq!(best(layer(false), "sapphire-rapids").map(|op| op.tile), None);
+        assert!(best(layer(true), "sapphire-rapids").is_some());
     }
 
     #[test]
