@@ -116,7 +116,7 @@ pub enum Stmt {
     },
     /// A multiply-accumulate nest; structured kernels only.
     Contract(Box<Contract>),
-    /// A product of two-dimensional tiles; scheduled kernels only, for machines with registers that hold such tiles.
+    /// A product of two-dimensional tiles: what the schedule makes of contractions for machines with registers that hold such tiles.
     Tiles(Box<Tiles>),
 }
 

@@ -207,9 +207,6 @@ impl Checker<'_> {
                 self.leave(mark);
             }
             Stmt::Tiles(t) => {
-                if self.stage == Stage::Structured {
-                    self.error("tiles in a structured kernel");
-                }
                 let mark = self.defined.len();
                 self.tiles(t);
                 self.leave(mark);
