@@ -46,7 +46,7 @@ pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError
     // Filtered weights are larger; and what is computed needs room, too.
     let stay = 4 * weight_bytes(graph, &order) <= settings.target.caches.l2;
     for id in order {
-        let Some(conv) = Conv2::of(graph, id).map(|c| Conv2 { stay, ..c }) else { continue };
+        let Some(conv) = Conv2::of(graph, id, stay) else { continue };
         if !(if conv.bytes.is_some() { integers } else { floats }) {
             continue;
         }
@@ -113,7 +113,7 @@ fn is_byte(d: DType) -> bool {
 }
 
 impl Conv2 {
-    fn of(graph: &Graph, id: NodeId) -> Option<Conv2> {
+    fn of(graph: &Graph, id: NodeId, stay: bool) -> Option<Conv2> {
         let Some(Op::Conv(conv)) = graph.op(id) else { return None };
         let fact = &graph.node(id).facts[0];
         let plain = conv.group == 1 && conv.layout == Layout::ChannelsLast;
@@ -134,7 +134,7 @@ impl Conv2 {
         let inside = if conv.by_taps(&ins, fact) { conv.inside(&from, &out) } else { 1.0 };
         let Conv { kernel, dilations, pads, fill, .. } = conv.clone();
         let bytes = if integers { Some(data.int_range()?) } else { None };
-        Some(Conv2 { kernel, dilations, pads, fill, images: y[0], out, c, o, inside, bytes, stay: false })
+        Some(Conv2 { kernel, dilations, pads, fill, images: y[0], out, c, o, inside, bytes, stay })
     }
 
     /// The cheapest form of minimal filtering with tiles that are `exact`, if it is worth while.

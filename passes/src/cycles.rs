@@ -131,7 +131,7 @@ impl Machine {
                 }
                 Stmt::Tiles(t) => {
                     let runs = t.reduce.iter().map(|d| d.extent as f64).product::<f64>();
-                    let tiles = (t.blocks * (t.panels)) as f64;
+                    let tiles = (t.blocks * t.panels) as f64;
                     let products = runs * tiles * t.groups.div_ceil(Tiles::STEP) as f64;
                     // What the sums' tiles wait for each other, where they are few.
                     let each = TILE_PRODUCT.max(TILE_LATENCY / tiles);

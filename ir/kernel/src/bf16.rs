@@ -38,12 +38,16 @@ fn normal(x: f32) -> f64 {
     f64::from(if bits & EXPONENT == 0 { f32::from_bits(bits & SIGN) } else { x })
 }
 
+/// `sum` as `f32`, but zero of its sign where that is subnormal.
+fn flushed(sum: f64) -> f32 {
+    if sum.abs() < TINY { 0f32.copysign(sum as f32) } else { sum as f32 }
+}
+
 /// `a · b + c` of the bits `a` and `b`, rounded once.
 pub fn multiply_add(a: u16, b: u16, c: f32) -> f32 {
     let factor = |v: u16| normal(f32::from_bits(u32::from(v) << 16));
     // The product has 16 bits and the sum 24, so what the sum loses in f64 is too small to be on either side of a tie in f32.
-    let sum = factor(a) * factor(b) + normal(c);
-    if sum.abs() < TINY { 0f32.copysign(sum as f32) } else { sum as f32 }
+    flushed(factor(a) * factor(b) + normal(c))
 }
 
 /// `c + a₁ · b₁ + a₀ · b₀`: the pairs are `[lower, upper]`.
@@ -61,8 +65,7 @@ pub fn step(pairs: impl Iterator<Item = ([u16; 2], [u16; 2])>, c: f32) -> f32 {
 
 /// `a + b`, where subnormal operands and results are zero of their sign.
 fn flushed_sum(a: f32, b: f32) -> f32 {
-    let sum = normal(a) + normal(b);
-    if sum.abs() < TINY { 0f32.copysign(sum as f32) } else { sum as f32 }
+    flushed(normal(a) + normal(b))
 }
 
 /// Whether `kernel` multiplies factors of `bf16`.

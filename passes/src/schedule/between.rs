@@ -101,24 +101,18 @@ fn narrow_unit(unit: &mut Unit, narrow: &[bool]) {
     }
     // Two buffers that share memory have elements of one size.
     k.in_place.retain(|(a, b)| is(*a) == is(*b));
-    let body = std::mem::take(&mut k.body);
+    let mut as_it_lies = |e: Expr| {
+        e.rewrite(&mut |e| match e {
+            Expr::ToBf16(v) if matches!(&*v, Expr::Load { buf, .. } if is(*buf)) => *v,
+            e => e,
+        })
+    };
+    let body = std::mem::take(&mut k.body).into_iter().map(|s| s.map_exprs(&mut as_it_lies)).collect();
     let body = super::scope::rewrite_stmts(body, &mut |s| match s {
         Stmt::Store { buf, .. } if copies.iter().any(|(copy, _)| *copy == buf) => vec![],
         Stmt::For { body, .. } if body.is_empty() => vec![],
-        s => {
-            let s = s.map_exprs(&mut |e| {
-                e.rewrite(&mut |e| match e {
-                    Expr::ToBf16(v) if matches!(&*v, Expr::Load { buf, .. } if is(*buf)) => *v,
-                    e => e,
-                })
-            });
-            match s {
-                Stmt::Store { buf, index, value } if is(buf) => {
-                    vec![Stmt::Store { buf, index, value: rounded(value) }]
-                }
-                s => vec![s],
-            }
-        }
+        Stmt::Store { buf, index, value } if is(buf) => vec![Stmt::Store { buf, index, value: rounded(value) }],
+        s => vec![s],
     });
     let original = |b: Buf| copies.iter().find(|(copy, _)| *copy == b).map_or(b, |(_, from)| *from);
     k.body = super::rename_buffers(body, &original);

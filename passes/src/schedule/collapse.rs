@@ -160,15 +160,7 @@ mod tests {
             let at = |s: [i64; 3]| i.iter().zip(s).fold(Expr::int(0), |sum, (i, s)| sum + i.clone() * s);
             k.store(y, at([20, 5, 1]), Expr::load(x, at(strides)));
         });
-        let mut unit = Unit {
-            kernel: k.finish(),
-            constant: vec![false; 2],
-            largest: vec![],
-            packs: vec![],
-            roundings: vec![],
-            numbers: Default::default(),
-            considered: vec![],
-        };
+        let mut unit = Unit::new(k.finish(), vec![false; 2]);
         let target = tenon_target::Target::parse("x86_64-linux").expect("a target");
         run(&mut unit, &ScheduleCx::new(&target, true));
         let mut loops = 0;

@@ -89,6 +89,21 @@ pub(crate) struct Unit {
     pub(crate) considered: Vec<Considered>,
 }
 
+impl Unit {
+    /// `kernel` before any pass, whose parameters hold constants where `constant` says so.
+    fn new(kernel: Kernel, constant: Vec<bool>) -> Unit {
+        Unit {
+            kernel,
+            constant,
+            largest: vec![],
+            packs: vec![],
+            roundings: vec![],
+            numbers: BTreeMap::new(),
+            considered: vec![],
+        }
+    }
+}
+
 /// One schedule pass.
 pub(crate) type Pass = fn(&mut Unit, &ScheduleCx<'_>);
 
@@ -175,15 +190,7 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
             }
             variants[old] += 1;
             let largest = vec![Some(0); constant.len()];
-            units.push(Unit {
-                kernel,
-                constant,
-                largest,
-                packs: vec![],
-                roundings: vec![],
-                numbers: BTreeMap::new(),
-                considered: vec![],
-            });
+            units.push(Unit { largest, ..Unit::new(kernel, constant) });
             units.len() - 1
         });
         for (l, id) in units[call.kernel].largest.iter_mut().zip(&call.args) {

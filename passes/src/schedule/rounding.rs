@@ -77,15 +77,7 @@ mod tests {
     fn floats(text: &str) -> String {
         let kernel = tenon_kernel::Kernel::parse(text).expect("the kernel reads");
         let target = tenon_target::Target::parse("x86_64-linux").expect("a target");
-        let mut unit = Unit {
-            kernel,
-            constant: vec![false; 2],
-            largest: vec![],
-            packs: vec![],
-            roundings: vec![],
-            numbers: Default::default(),
-            considered: vec![],
-        };
+        let mut unit = Unit::new(kernel, vec![false; 2]);
         run(&mut unit, &ScheduleCx::new(&target, true));
         unit.kernel.to_string()
     }

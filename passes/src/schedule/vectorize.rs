@@ -609,15 +609,7 @@ mod tests {
         let x = k.buffer("x", DType::F32, 2000, Access::In);
         let y = k.buffer("y", DType::F32, 2000, Access::Out);
         f(&mut k, x, y);
-        let mut unit = Unit {
-            kernel: k.finish(),
-            constant: vec![false; 2],
-            largest: vec![],
-            packs: vec![],
-            roundings: vec![],
-            numbers: Default::default(),
-            considered: vec![],
-        };
+        let mut unit = Unit::new(k.finish(), vec![false; 2]);
         let target = Target::parse(target).expect("a target");
         run(&mut unit, &ScheduleCx::new(&target, reassociate));
         tenon_kernel::verify::verify_kernel(&unit.kernel, tenon_kernel::verify::Stage::Structured)

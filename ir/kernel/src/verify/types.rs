@@ -227,7 +227,7 @@ impl Checker<'_> {
             }
         }
         self.expect(&t.out_index, Type::INDEX, "the index");
-        self.loops(&t.reduce, "tiles");
+        self.loops(&t.reduce, "the tiles'");
         let mut factor = |e: &Expr| {
             match Tiles::source(e) {
                 None => self.error("a factor of tiles is not a load of one element"),
@@ -252,7 +252,7 @@ impl Checker<'_> {
         for d in dims {
             if d.extent == 0 || i64::try_from(d.extent).is_err() {
                 let name = self.var_name(d.var);
-                self.error(format!("{name} has {} iterations; a loop of {of} has at least 1", d.extent));
+                self.error(format!("{name} has {} iterations; {of} loops have at least 1", d.extent));
             }
             self.define(d.var, State::Fixed, Some(Type::INDEX));
         }
@@ -271,13 +271,7 @@ impl Checker<'_> {
     }
 
     fn contract(&mut self, c: &Contract) {
-        for d in c.dims.iter().chain(&c.reduce) {
-            if d.extent == 0 || i64::try_from(d.extent).is_err() {
-                let name = self.var_name(d.var);
-                self.error(format!("{name} has {} iterations; a contraction's loops have at least 1", d.extent));
-            }
-        }
-        c.dims.iter().for_each(|d| self.define(d.var, State::Fixed, Some(Type::INDEX)));
+        self.loops(&c.dims, "a contraction's");
         let Some(acc) = self.kernel.vars.get(c.acc.0 as usize).map(|v| v.ty) else {
             return self.error(format!("there is no variable {}", c.acc.0));
         };
@@ -292,7 +286,7 @@ impl Checker<'_> {
             None => self.error("the result's index is not affine in the contraction's outer loops"),
         }
         let mark = self.defined.len();
-        c.reduce.iter().for_each(|d| self.define(d.var, State::Fixed, Some(Type::INDEX)));
+        self.loops(&c.reduce, "a contraction's");
         for (factor, which) in [(&c.a, "left"), (&c.b, "right")] {
             self.expect(factor, acc, &format!("the {which} factor"));
             let load = if let Expr::Cast(_, e) = factor { e } else { factor };

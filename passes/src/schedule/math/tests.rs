@@ -30,15 +30,7 @@ fn results_of(
         let value = make(bufs.iter().map(load).collect());
         k.store(out, i.clone(), value);
     });
-    let mut unit = Unit {
-        kernel: k.finish(),
-        constant: vec![false; args.len() + 1],
-        largest: vec![],
-        packs: vec![],
-        roundings: vec![],
-        numbers: Default::default(),
-        considered: vec![],
-    };
+    let mut unit = Unit::new(k.finish(), vec![false; args.len() + 1]);
     if expanded {
         let target = Target::parse("x86_64-linux").expect("a target");
         run(&mut unit, &ScheduleCx::new(&target, true));

@@ -5,7 +5,7 @@
 //! element, which is zero: what follows a row in memory need not be a number.
 
 use super::super::super::Unit;
-use super::plan::{Plan, rounded};
+use super::plan::{Plan, roles, rounded};
 use super::{Source, Widened, tiles};
 use crate::schedule::scope::{Block, for_loop};
 use tenon_base::{DType, Scalar};
@@ -37,18 +37,15 @@ pub(super) struct EvenRows {
 /// The plan for `c`; `None` if it does not have this form, or does not pay.
 pub(super) fn plan(
     c: &Contract,
-    (a, b): (Source, Source),
+    factors: (Source, Source),
     unit: &mut Unit,
     target: &Target,
     widened: &mut Widened,
 ) -> Option<Plan> {
-    let out = Affine::of(&c.out_index)?;
-    let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1 && d.extent > 1)?.clone();
-    let swapped = a.1.coefficient(v.var) != 0;
-    let ((x, x_index, _), (w, w_index, _)) = if swapped { (b, a) } else { (a, b) };
+    let (v, (x, x_index, _), (w, w_index, _)) = roles(c, factors)?;
     let [run] = &c.reduce[..] else { return None };
     let constant = |b: Buf| unit.constant.get(b.0 as usize) == Some(&true);
-    let runs = x_index.coefficient(v.var) == 0 && x_index.coefficient(run.var) == 1;
+    let runs = x_index.coefficient(run.var) == 1;
     if !target.has_tiles(DType::BF16) || !runs || constant(x) || constant(w) {
         return None;
     }

@@ -94,20 +94,24 @@ fn run_of(reduce: &[ContractDim], x: &Affine) -> Option<(Vec<ContractDim>, Vec<C
     (!run.is_empty()).then_some((run, rest))
 }
 
+/// The loop that becomes lanes, the factor that is the same in all of them, and the one that differs; `None` where both do or neither does.
+pub(super) fn roles(c: &Contract, (a, b): (Source, Source)) -> Option<(ContractDim, Source, Source)> {
+    let out = Affine::of(&c.out_index)?;
+    let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1 && d.extent > 1)?.clone();
+    let (x, w) = if a.1.coefficient(v.var) != 0 { (b, a) } else { (a, b) };
+    (x.1.coefficient(v.var) == 0 && w.1.coefficient(v.var) != 0).then_some((v, x, w))
+}
+
 /// The plan for `c`; `None` if it does not have this form. Adds parameters and scratch buffers to the unit.
 pub(super) fn plan(
     c: &Contract,
-    (a, b): (Source, Source),
+    factors: (Source, Source),
     unit: &mut Unit,
     target: &Target,
     widened: &mut Widened,
 ) -> Option<Plan> {
-    let out = Affine::of(&c.out_index)?;
-    let v = c.dims.iter().find(|d| out.coefficient(d.var) == 1 && d.extent > 1)?.clone();
-    let swapped = a.1.coefficient(v.var) != 0;
-    let ((x, x_index, x_dtype), (w, w_index, w_dtype)) = if swapped { (b, a) } else { (a, b) };
-    let constant = unit.constant.get(w.0 as usize) == Some(&true);
-    if x_index.coefficient(v.var) != 0 || w_index.coefficient(v.var) == 0 || !constant {
+    let (v, (x, x_index, x_dtype), (w, w_index, w_dtype)) = roles(c, factors)?;
+    if unit.constant.get(w.0 as usize) != Some(&true) {
         return None;
     }
     let (run, reduce) = run_of(&c.reduce, &x_index)?;
