@@ -130,7 +130,13 @@ fn small(x: Expr, f: SmallFloat) -> Expr {
     let quantum = shl(exponent - bits(f.mantissa), 23).bitcast(DType::F32);
     let steps = (a.clone() / quantum.clone()).unary(UnOp::Nearest);
     let rounded = (steps * quantum).min(float(f.max));
-    let size = shr((rounded * power(f.bias - 127)).bitcast(DType::U32), 23 - f.mantissa);
+    // With the format's bias, as bits of an f32. Numbers below the least normal one have it added first and taken off in the end, so that the f32 is
+    // normal as well: a machine may flush others to zero.
+    let least = power(1 - f.bias);
+    let below = rounded.clone().compare(CmpOp::Lt, least.clone());
+    let raised = below.clone().select(rounded.clone() + least, rounded);
+    let raised = shr((raised * power(f.bias - 127)).bitcast(DType::U32), 23 - f.mantissa);
+    let size = raised - below.select(bits(1 << f.mantissa), bits(0));
     let code = if f.signed_zero {
         size.binary(BinOp::Or, sign.clone())
     } else {

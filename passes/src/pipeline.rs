@@ -78,7 +78,8 @@ impl fmt::Display for Phase {
 pub enum Math {
     /// Only those that keep every bit.
     Strict,
-    /// Also other orders of sums and products.
+    /// Also other orders of sums and products, and zero for results below the least normal number where the machine is slow with those:
+    /// [`tenon_kernel::Program::flush_to_zero`].
     #[default]
     Default,
     /// Also approximations with a stated bound.

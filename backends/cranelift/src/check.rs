@@ -32,6 +32,11 @@ pub(crate) fn program(p: &Program, target: &Target, separate_weights: bool) -> R
             "it was scheduled for a machine with fused multiply-add, which {target} lacks: schedule it for this target"
         ));
     }
+    if p.flush_to_zero && !target.flushes_to_zero() {
+        return fail(format!(
+            "it was scheduled for a machine that flushes subnormal results to zero, which {target} does not: schedule it for this target"
+        ));
+    }
     if p.weight_bytes() > MAX_WEIGHTS && !separate_weights {
         return fail(format!(
             "its constants take {} bytes; code reaches {MAX_WEIGHTS} of them: put them into a file of their own",

@@ -6,10 +6,10 @@ use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
 use crate::lower::entry::Weights;
 use crate::lower::{self, entry};
-use crate::tiles;
 use crate::weights::{Header, Layout};
+use crate::{rounding, tiles};
 use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::ir::{AbiParam, Function, UserFuncName, types};
+use cranelift_codegen::ir::{AbiParam, Function, Signature, UserFuncName, types};
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
@@ -119,6 +119,8 @@ pub(crate) struct Defined {
     kernels: Vec<FuncId>,
     /// What the caller's hook is given of each kernel in parts.
     works: Vec<Option<FuncId>>,
+    /// What changes how the machine rounds.
+    exchange: Option<FuncId>,
     /// Where the constant data are.
     constants: Constants,
 }
@@ -160,6 +162,26 @@ pub(crate) fn define<M: Module>(
     }
 
     let deepest = sizes.iter().map(|f| f.stack).max().unwrap_or(0);
+    // A function of a few instructions that touch no more of the stack than the way back.
+    let mut leaf = |module: &mut M, symbol: String, sig: &Signature, bytes: &[u8]| {
+        let id = module.declare_function(&symbol, Linkage::Local, sig).map_err(fail)?;
+        let code = Code { bytes: bytes.to_vec(), align: 32, relocs: vec![], stack: 8 };
+        sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
+        Ok(id)
+    };
+    let ask_for_tiles = match kernels.tiles {
+        true => {
+            let mut sig = module.make_signature();
+            sig.returns.push(AbiParam::new(types::I64));
+            Some(leaf(module, format!("{name}_tiles"), &sig, &tiles::ASK)?)
+        }
+        false => None,
+    };
+    let exchange = match rounding::changes(program) {
+        true => Some(leaf(module, format!("{name}_rounding"), &rounding::exchange_signature(), &rounding::EXCHANGE)?),
+        false => None,
+    };
+
     let mut works = vec![None; ids.len()];
     let mut between = 0;
     for (i, k) in program.kernels.iter().enumerate().filter(|(_, k)| k.parts.is_some()) {
@@ -170,7 +192,8 @@ pub(crate) fn define<M: Module>(
         let id = module.declare_function(&symbol, Linkage::Local, &declared).map_err(fail)?;
         let mut func = Function::with_name_signature(UserFuncName::user(0, id.as_u32()), sig);
         let kernel = module.declare_func_in_func(ids[i], &mut func);
-        lower::parallel::build_work(k, kernel, &mut func, isa);
+        let exchange = exchange.map(|id| module.declare_func_in_func(id, &mut func));
+        lower::parallel::build_work(k, kernel, exchange, &mut func, isa);
         let mut code = generate(&symbol, func, id, isa)?;
         if behind {
             code.stand_behind(&crate::blob::ADDRESS_BEHIND);
@@ -178,17 +201,6 @@ pub(crate) fn define<M: Module>(
         between = between.max(code.stack);
         sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
         works[i] = Some(id);
-    }
-
-    let mut ask_for_tiles = None;
-    if kernels.tiles {
-        let symbol = format!("{name}_tiles");
-        let mut sig = module.make_signature();
-        sig.returns.push(AbiParam::new(types::I64));
-        let id = module.declare_function(&symbol, Linkage::Local, &sig).map_err(fail)?;
-        let code = Code { bytes: tiles::ASK.to_vec(), align: 32, relocs: vec![], stack: 8 };
-        sizes.push(code.define(module, id, symbol).map_err(|e| fail(*e))?);
-        ask_for_tiles = Some(id);
     }
     let constants = constants(module).map_err(|e| fail(*e))?;
     let symbol = format!("{name}_run");
@@ -201,11 +213,12 @@ pub(crate) fn define<M: Module>(
         weights: weights_in(constants, module, &mut func),
         offsets: &layout.offsets,
         ask_for_tiles: ask_for_tiles.map(|id| module.declare_func_in_func(id, &mut func)),
+        exchange: exchange.map(|id| module.declare_func_in_func(id, &mut func)),
     };
     entry::build(program, &mut func, &links, isa);
     let code = generate(&symbol, func, run, isa)?;
     sizes.push(code.define(module, run, symbol).map_err(|e| fail(*e))?);
-    Ok(Defined { entry: run, sizes, stack: code.stack + between + deepest, kernels: ids, works, constants })
+    Ok(Defined { entry: run, sizes, stack: code.stack + between + deepest, kernels: ids, works, exchange, constants })
 }
 
 /// Adds one function for each step of `program`, with the entry point's signature, to the module where `defined` lies.
@@ -233,6 +246,7 @@ pub(crate) fn define_steps<M: Module>(
             offsets: &layout.offsets,
             // Asked for by the entry point, which the caller has run.
             ask_for_tiles: None,
+            exchange: defined.exchange.map(|id| module.declare_func_in_func(id, &mut func)),
         };
         entry::build_step(program, step, &mut func, &links, isa);
         generate(&symbol, func, id, isa)?.define(module, id, symbol).map_err(|e| fail(*e))?;

@@ -16,6 +16,7 @@ mod jit;
 mod lower;
 mod object;
 mod options;
+mod rounding;
 mod selftest;
 mod tiles;
 mod weights;

@@ -14,8 +14,9 @@ const LANES: [u16; 8] = [1, 2, 3, 4, 7, 8, 16, 32];
 #[test]
 fn every_operator_gives_the_interpreters_bits() {
     let mut wrong = vec![];
-    for target in runnable() {
-        for d in DType::ALL {
+    let roundings = runnable().into_iter().flat_map(|t| [false, true].map(|flush| (t.clone(), flush)));
+    for (target, flush) in roundings.filter(|(t, flush)| !flush || t.flushes_to_zero()) {
+        for d in DType::ALL.into_iter().filter(|d| !flush || d.is_float()) {
             for lanes in LANES {
                 let blocks = (600 / usize::from(lanes)).max(8);
                 let n = blocks * usize::from(lanes);
@@ -23,7 +24,8 @@ fn every_operator_gives_the_interpreters_bits() {
                 let inputs = [values(d, n, 1), values(d, n, 2), values(d, n, 3), values(DType::Bool, n, 4)];
                 // One kernel a few cases: a failure says which, and functions stay small.
                 for group in cases.chunks(8) {
-                    let p = program(kernel(d, lanes, blocks, group), target.has_fma());
+                    let mut p = program(kernel(d, lanes, blocks, group), target.has_fma());
+                    p.flush_to_zero = flush;
                     let names = || group.iter().map(|c| c.name.as_str()).collect::<Vec<_>>();
                     let jit = match Jit::new(&p, &target) {
                         Ok(j) => j,

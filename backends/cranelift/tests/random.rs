@@ -20,7 +20,8 @@ fn config() -> ProptestConfig {
 
 /// Runs `k` on `memories` by machine code; memory that is not written is poisoned as in the interpreter.
 fn run_jit(k: &Kernel, memories: &[Memory], target: &Target) -> Result<Vec<Vec<u8>>, String> {
-    let p = program(k.clone(), target.has_fma());
+    let mut p = program(k.clone(), target.has_fma());
+    p.flush_to_zero = target.flushes_to_zero();
     let jit = Jit::new(&p, target).map_err(|e| e.to_string())?;
     let of = |a: Access| k.buffers.iter().zip(memories).filter(move |(b, _)| b.access == a).map(|(_, m)| m);
     let inputs: Vec<&[u8]> = of(Access::In).map(|m| m.bytes.as_slice()).collect();
@@ -45,7 +46,8 @@ proptest! {
         let target = &levels[level % levels.len()];
         let mut expected = memories(&mut Stream::new(values));
         let inputs = expected.clone();
-        let options = Options { fused_multiply_add: target.has_fma(), max_steps: 100_000 };
+        let (fused_multiply_add, flush_to_zero) = (target.has_fma(), target.flushes_to_zero());
+        let options = Options { fused_multiply_add, flush_to_zero, max_steps: 100_000 };
         prop_assume!(run_kernel(&k, &mut expected, &options).is_ok());
         let found = run_jit(&k, &inputs, target).map_err(|e| TestCaseError::fail(format!("{target}: {e}\n{k}")))?;
         let tensors = |all: Vec<(tenon_base::DType, Vec<u8>)>| -> Vec<Tensor> {

@@ -86,6 +86,12 @@ impl Target {
         }
     }
 
+    /// Whether the machine is slow with subnormal numbers, and gives zero instead if it is told to. Cores for x86-64 take up to 150 cycles more for
+    /// an operation with such a result (A. Fog, *The microarchitecture of Intel, AMD and VIA CPUs*); others compute with them as with all others.
+    pub fn flushes_to_zero(&self) -> bool {
+        self.arch == Arch::X86_64
+    }
+
     /// Bytes of the widest vectors of the machine, whether generated code uses them or not: 64 with AVX-512, 32 with AVX2.
     pub fn widest_vector_bytes(&self) -> usize {
         let has = |f| self.has(f);

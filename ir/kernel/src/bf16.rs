@@ -39,7 +39,7 @@ fn normal(x: f32) -> f64 {
 }
 
 /// `sum` as `f32`, but zero of its sign where that is subnormal.
-fn flushed(sum: f64) -> f32 {
+pub(crate) fn flushed(sum: f64) -> f32 {
     if sum.abs() < TINY { 0f32.copysign(sum as f32) } else { sum as f32 }
 }
 

@@ -100,6 +100,9 @@ pub struct Program {
     pub arena_bytes: usize,
     /// Whether `fma` rounds once (the target has the instruction).
     pub fused_multiply_add: bool,
+    /// Whether sums, products, quotients and conversions to `f32` give zero of their sign where they would be subnormal. The operations of scheduled
+    /// kernels do; operands that are subnormal count as what they are. Some machines need a hundred times as long for such numbers.
+    pub flush_to_zero: bool,
 }
 
 impl Program {

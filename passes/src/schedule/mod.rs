@@ -128,6 +128,7 @@ pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
 pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Program, Vec<Considered>), ScheduleError> {
     let mut program = program;
     program.fused_multiply_add = cx.target.has_fma();
+    program.flush_to_zero = cx.reassociate && cx.target.flushes_to_zero();
     let units = split_by_constants(&mut program);
     // Each on its own: some take ten times as long as others.
     let mut done: Vec<Unit> =

@@ -70,7 +70,7 @@ impl std::fmt::Display for DimArg {
 pub(crate) enum MathArg {
     /// Every bit is kept.
     Strict,
-    /// Sums and products may be reordered.
+    /// Sums and products may be reordered; results below the least normal number (1.2e-38) may become 0.
     Default,
     /// Also approximations with a stated bound.
     Fast,

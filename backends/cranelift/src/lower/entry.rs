@@ -2,7 +2,8 @@
 //! its parts: one step each, for who wants to time them.
 
 use super::guard;
-use super::parallel::Hook;
+use super::parallel::{Hook, Work};
+use super::rounding::Rounding;
 use crate::blob::BlobRef;
 use crate::weights::Header;
 use cranelift_codegen::ir::condcodes::IntCC;
@@ -44,6 +45,8 @@ pub(crate) struct Links<'l> {
     pub(crate) offsets: &'l [usize],
     /// The function that asks the system for tile registers, where kernels use them.
     pub(crate) ask_for_tiles: Option<FuncRef>,
+    /// The function that changes how the machine rounds, where kernels are to round in another way than the caller.
+    pub(crate) exchange: Option<FuncRef>,
 }
 
 /// Fills in the body of `func`, whose signature is [`signature`].
@@ -53,7 +56,17 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
     let entry = guard::enter(&mut b);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
     let env = b.block_params(entry)[b.block_params(entry).len() - 1];
-    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None, hook: None };
+    let mut e = Entry {
+        b,
+        program,
+        links,
+        inputs: vec![],
+        outputs: vec![],
+        arena,
+        weights: None,
+        hook: None,
+        rounding: None,
+    };
 
     e.inputs = e.pointers(inputs, program, false);
     e.outputs = e.pointers(outputs, program, true);
@@ -69,8 +82,7 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
         guard::fail_if(&mut e.b, refused, Status::NoTiles);
     }
     e.hook = Hook::read(&mut e.b, program, env, isa);
-    e.steps(&program.steps);
-    guard::give(&mut e.b, Status::Ok);
+    e.run(&program.steps);
     e.b.finalize(isa.frontend_config());
 }
 
@@ -88,13 +100,22 @@ pub(crate) fn build_step(
     let entry = guard::enter(&mut b);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
     let env = b.block_params(entry)[b.block_params(entry).len() - 1];
-    let mut e = Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None, hook: None };
+    let mut e = Entry {
+        b,
+        program,
+        links,
+        inputs: vec![],
+        outputs: vec![],
+        arena,
+        weights: None,
+        hook: None,
+        rounding: None,
+    };
     e.inputs = (0..program.inputs.len()).map(|k| e.pointer(inputs, k)).collect();
     e.outputs = (0..program.outputs.len()).map(|k| e.pointer(outputs, k)).collect();
     e.weights = e.find_weights(links.weights);
     e.hook = Hook::read(&mut e.b, program, env, isa);
-    e.steps(std::slice::from_ref(step));
-    guard::give(&mut e.b, Status::Ok);
+    e.run(std::slice::from_ref(step));
     e.b.finalize(isa.frontend_config());
 }
 
@@ -110,9 +131,24 @@ struct Entry<'f, 'p> {
     weights: Option<Value>,
     /// The caller's hook, where a kernel has parts.
     hook: Option<Hook>,
+    /// How the kernels round.
+    rounding: Option<Rounding>,
 }
 
 impl Entry<'_, '_> {
+    /// Runs `steps` and returns.
+    fn run(&mut self, steps: &[Step]) {
+        self.rounding = Rounding::new(&mut self.b, self.links.exchange);
+        if let Some(r) = &self.rounding {
+            r.begin(&mut self.b);
+        }
+        self.steps(steps);
+        if let Some(r) = &self.rounding {
+            r.end(&mut self.b);
+        }
+        guard::give(&mut self.b, Status::Ok);
+    }
+
     fn steps(&mut self, steps: &[Step]) {
         for s in steps {
             match s {
@@ -120,7 +156,10 @@ impl Entry<'_, '_> {
                     let args: Vec<Value> = call.args.iter().map(|id| self.address(*id)).collect();
                     let (kernel, parts) = (self.links.kernels[call.kernel], self.program.kernels[call.kernel].parts);
                     match (&self.hook, self.links.works[call.kernel], parts) {
-                        (Some(hook), Some(work), Some(p)) => hook.call(&mut self.b, kernel, work, p.count, &args),
+                        (Some(hook), Some(work), Some(p)) => {
+                            let work = Work { kernel, work, count: p.count, rounding: self.rounding.as_ref() };
+                            hook.call(&mut self.b, &work, &args);
+                        }
                         _ => {
                             self.b.ins().call(kernel, &args);
                         }

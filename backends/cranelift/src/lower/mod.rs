@@ -14,6 +14,7 @@ mod guard;
 mod half;
 pub(crate) mod parallel;
 mod round;
+mod rounding;
 mod scalar;
 pub(crate) mod selftest;
 mod stmt;

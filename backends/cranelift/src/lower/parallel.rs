@@ -3,6 +3,7 @@
 //! What a part is given goes through a block of pointers on the entry point's stack: one a buffer. For each kernel in parts there
 //! is a function `void work(void *data, size_t part)` in the system's calling convention, which takes them from there.
 
+use super::rounding::Rounding;
 use super::{guard, kernel_signature};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
@@ -41,8 +42,15 @@ pub(crate) fn address_signature(isa: &dyn TargetIsa) -> Signature {
     sig
 }
 
-/// Fills in the body of `func`, whose signature is [`work_signature`]: calls `kernel`, which is `target`.
-pub(crate) fn build_work(kernel: &Kernel, target: FuncRef, func: &mut Function, isa: &dyn TargetIsa) {
+/// Fills in the body of `func`, whose signature is [`work_signature`]: calls `kernel`, which is `target`, between two calls of `exchange` if it is
+/// to round in another way than the caller.
+pub(crate) fn build_work(
+    kernel: &Kernel,
+    target: FuncRef,
+    exchange: Option<FuncRef>,
+    func: &mut Function,
+    isa: &dyn TargetIsa,
+) {
     let mut cx = FunctionBuilderContext::new();
     let mut b = FunctionBuilder::new(func, &mut cx);
     let entry = guard::enter(&mut b);
@@ -50,7 +58,14 @@ pub(crate) fn build_work(kernel: &Kernel, target: FuncRef, func: &mut Function, 
     let mut args: Vec<Value> =
         (0..kernel.buffers.len()).map(|k| b.ins().load(types::I64, flags(), data, 8 * k as i32)).collect();
     args.push(part);
+    let rounding = Rounding::new(&mut b, exchange);
+    if let Some(r) = &rounding {
+        r.begin(&mut b);
+    }
     b.ins().call(target, &args);
+    if let Some(r) = &rounding {
+        r.end(&mut b);
+    }
     b.ins().return_(&[]);
     b.finalize(isa.frontend_config());
 }
@@ -65,6 +80,17 @@ pub(super) struct Hook {
     slot: StackSlot,
     by_call: bool,
     signature: cranelift_codegen::ir::SigRef,
+}
+
+/// A kernel in parts.
+pub(super) struct Work<'r> {
+    pub(super) kernel: FuncRef,
+    /// Its function for the hook.
+    pub(super) work: FuncRef,
+    /// How many parts.
+    pub(super) count: usize,
+    /// The way in which the parts round, already the machine's.
+    pub(super) rounding: Option<&'r Rounding>,
 }
 
 impl Hook {
@@ -102,15 +128,9 @@ impl Hook {
         Some(Hook { function: found[0], context: found[1], slot, by_call: addresses_by_call(isa), signature })
     }
 
-    /// Runs all `count` parts of `kernel` on `args`; `work` is its function for the hook.
-    pub(super) fn call(
-        &self,
-        b: &mut FunctionBuilder<'_>,
-        kernel: FuncRef,
-        work: FuncRef,
-        count: usize,
-        args: &[Value],
-    ) {
+    /// Runs all parts of a kernel on `args`.
+    pub(super) fn call(&self, b: &mut FunctionBuilder<'_>, work: &Work<'_>, args: &[Value]) {
+        let Work { kernel, work, count, rounding } = *work;
         let [together, head, end] = [(); 3].map(|()| b.create_block());
         let part = b.append_block_param(head, types::I64);
         let zero = b.ins().iconst(types::I64, 0);
@@ -130,7 +150,14 @@ impl Hook {
             }
             false => b.ins().func_addr(types::I64, work),
         };
+        // What the hook does besides calling the parts is the caller's code.
+        if let Some(r) = rounding {
+            r.end(b);
+        }
         b.ins().call_indirect(self.signature, self.function, &[self.context, count, work, data]);
+        if let Some(r) = rounding {
+            r.begin(b);
+        }
         b.ins().jump(end, &[]);
 
         b.switch_to_block(head);

@@ -3,7 +3,7 @@
 use super::contract::ContractNode;
 use super::tiles::TilesNode;
 use super::value::{self, LaneFn, Lanewise, Operands};
-use super::{InterpError, Options};
+use super::{InterpError, Options, flush};
 use crate::{Access, BinOp, Buf, Expr, Kernel, Stmt, Type, Var};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -69,6 +69,7 @@ pub(super) fn compile(kernel: &Kernel, options: &Options) -> Result<Code, Interp
     let mut c = Compiler {
         kernel,
         fused: options.fused_multiply_add,
+        flush: options.flush_to_zero,
         vars,
         instrs: vec![],
         consts: BTreeMap::new(),
@@ -83,6 +84,7 @@ pub(super) fn compile(kernel: &Kernel, options: &Options) -> Result<Code, Interp
 pub(super) struct Compiler<'k> {
     pub(super) kernel: &'k Kernel,
     fused: bool,
+    flush: bool,
     /// First register of each variable.
     vars: Vec<usize>,
     instrs: Vec<Instr>,
@@ -184,7 +186,7 @@ impl Compiler<'_> {
             }
             Expr::Binary(op, xy) => {
                 let ([a, b], ty) = self.same(&format!("{op:?}"), [&xy[0], &xy[1]])?;
-                (self.map(value::binary(*op, ty.elem), ty, &format!("{op:?}"), a, b, 0)?, ty)
+                (self.map(self.binary(*op, ty.elem), ty, &format!("{op:?}"), a, b, 0)?, ty)
             }
             Expr::Compare(op, xy) => {
                 let ([a, b], ty) = self.same(&format!("{op:?}"), [&xy[0], &xy[1]])?;
@@ -201,7 +203,8 @@ impl Compiler<'_> {
             }
             Expr::Fma(xyz) => {
                 let ([a, b, c], ty) = self.same("fma", [&xyz[0], &xyz[1], &xyz[2]])?;
-                (self.map(value::fma(ty.elem, self.fused), ty, "fma", a, b, c)?, ty)
+                let flushing = self.flush.then(|| flush::fma(ty.elem, self.fused)).flatten();
+                (self.map(flushing.or_else(|| value::fma(ty.elem, self.fused)), ty, "fma", a, b, c)?, ty)
             }
             Expr::Dot(xyz) => {
                 let [(a, x), (b, y), (c, sum)] = [self.expr(&xyz[0])?, self.expr(&xyz[1])?, self.expr(&xyz[2])?];
@@ -221,7 +224,9 @@ impl Compiler<'_> {
             }
             Expr::Cast(to, x) => {
                 let (a, ty) = self.expr(x)?;
-                let r = self.emit(Op::Cast(value::cast(ty.elem, *to)), ty.lanes, a, 0, 0);
+                let flushing = self.flush.then(|| flush::cast(ty.elem, *to)).flatten();
+                let cast = flushing.unwrap_or_else(|| value::cast(ty.elem, *to));
+                let r = self.emit(Op::Cast(cast), ty.lanes, a, 0, 0);
                 (r, Type::vector(*to, ty.lanes))
             }
             Expr::Bitcast(to, x) => {
@@ -287,6 +292,12 @@ impl Compiler<'_> {
         })
     }
 
+    /// `op` on lanes of `dtype`.
+    fn binary(&self, op: BinOp, dtype: DType) -> Option<Lanewise> {
+        let flushing = self.flush.then(|| flush::binary(op, dtype)).flatten();
+        flushing.or_else(|| value::binary(op, dtype))
+    }
+
     /// A fold of the lanes by halving.
     fn reduce(&mut self, op: BinOp, x: &Expr) -> Result<(usize, Type), InterpError> {
         let (mut a, ty) = self.expr(x)?;
@@ -295,7 +306,7 @@ impl Compiler<'_> {
         }
         let mut half = ty.lanes / 2;
         while half > 0 {
-            let f = value::binary(op, ty.elem);
+            let f = self.binary(op, ty.elem);
             a = self.map(f, Type::vector(ty.elem, half), &format!("{op:?}"), a, a + usize::from(half), 0)?;
             half /= 2;
         }

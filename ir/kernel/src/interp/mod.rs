@@ -8,6 +8,7 @@
 
 mod compile;
 mod contract;
+mod flush;
 mod math;
 mod run;
 mod steps;
@@ -27,13 +28,15 @@ use tenon_base::{DType, Scalar, Tensor};
 pub struct Options {
     /// Whether `fma` rounds once: see [`Program::fused_multiply_add`].
     pub fused_multiply_add: bool,
+    /// Whether subnormal results are zero: see [`Program::flush_to_zero`].
+    pub flush_to_zero: bool,
     /// Loop iterations after which a kernel is taken to hang.
     pub max_steps: u64,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { fused_multiply_add: true, max_steps: 1 << 40 }
+        Options { fused_multiply_add: true, flush_to_zero: false, max_steps: 1 << 40 }
     }
 }
 
@@ -188,7 +191,8 @@ pub fn run_program_on(
     inputs: &[Tensor],
     states: &mut [Tensor],
 ) -> Result<Vec<Tensor>, InterpError> {
-    let options = Options { fused_multiply_add: program.fused_multiply_add, ..Options::default() };
+    let Program { fused_multiply_add, flush_to_zero, .. } = *program;
+    let options = Options { fused_multiply_add, flush_to_zero, ..Options::default() };
     check_inputs(program, inputs)?;
     let (mut memories, views) = layout(program, inputs)?;
     let kept = state_views(program, &views, states)?;

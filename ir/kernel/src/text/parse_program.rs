@@ -22,6 +22,10 @@ pub(super) fn program(lex: &mut Lexer) -> Result<Program, ParseError> {
                 lex.next()?;
                 p.fused_multiply_add = true;
             }
+            Token::Word("flush") => {
+                lex.next()?;
+                p.flush_to_zero = true;
+            }
             Token::Word("arena") => {
                 lex.next()?;
                 p.arena_bytes = count(lex)?;

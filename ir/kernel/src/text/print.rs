@@ -312,6 +312,11 @@ impl Printer {
             self.out.push_str("fma");
             self.end();
         }
+        if p.flush_to_zero {
+            self.begin();
+            self.out.push_str("flush");
+            self.end();
+        }
         if p.arena_bytes > 0 {
             self.begin();
             let _ = write!(self.out, "arena {}", p.arena_bytes);
