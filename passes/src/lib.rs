@@ -1,10 +1,11 @@
 //! Graph → graph, graph → kernel IR, kernel IR → kernel IR: the flat pipeline of the compiler.
 //!
-//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm`, the prices of `egraph` and `cycles`, `rows`, `schedule` and `prefetch` read the target;
+//! [`pipeline::PIPELINE`] is the table of contents. Only `algorithm`, the prices of `egraph` and `cycles`, `rows`, `bands`, `schedule` and `prefetch` read the target;
 //! nothing here reads the environment, the clock or the host.
 #![forbid(unsafe_code)]
 
 pub mod algorithm;
+pub mod bands;
 pub mod bounded;
 pub mod cycles;
 pub mod egraph;

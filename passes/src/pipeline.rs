@@ -2,7 +2,8 @@
 
 use crate::tuning::{Considered, Tuning};
 use crate::{
-    algorithm, egraph, fold, group, layout, normalize, plan, prefetch, quantize, rows, schedule, steps, threads,
+    algorithm, bands, egraph, fold, group, layout, normalize, plan, prefetch, quantize, rows, schedule, steps,
+    threads,
 };
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -298,6 +299,16 @@ pub const PIPELINE: &[Pass] = &[
         run: |s, x| {
             s.blocked = rows::run(&mut s.program, &x.target);
             Ok(s.blocked.len())
+        },
+    },
+    Pass {
+        name: "bands",
+        phase: Phase::Lowered,
+        doc: "convolutions that hand each other images run together, a band of rows at a time",
+        run: |s, x| {
+            let found = bands::run(&mut s.program, &x.target);
+            s.blocked.extend(found.iter().cloned());
+            Ok(found.len())
         },
     },
     Pass {

@@ -81,7 +81,11 @@ pub(super) fn merge(
     let stem = |m: &Member<'_>| m.kernel.name.rsplit_once('_').map_or(m.kernel.name.as_str(), |(s, _)| s).to_string();
     let name = members.iter().map(stem).collect::<Vec<String>>().join("_");
     let mut kernel = Kernel { name, ..Kernel::default() };
-    let (args, buffers) = parameters(&mut kernel, members, links, shared, shape);
+    let most = shape.most();
+    let home = |id: BufferId| shared.get(&id).copied().unwrap_or(id);
+    let block = |id: BufferId| links.iter().find(|l| l.buffer == id).map(|l| most * l.length);
+    let of: Vec<(&Kernel, &[BufferId])> = members.iter().map(|m| (m.kernel, m.args)).collect();
+    let (args, buffers) = parameters(&mut kernel, &of, &home, &block);
     let all: Vec<Embedded> =
         members.iter().zip(&buffers).map(|(m, b)| Embedded::new(m, b, links, &mut kernel)).collect();
     let outer: Vec<Var> = shape.outer.iter().map(|_| kernel.new_var("outer", Type::INDEX)).collect();
@@ -103,24 +107,23 @@ pub(super) fn merge(
     (kernel, args)
 }
 
-/// Adds parameters: what the members read, what the last one writes, blocks of links and other scratch buffers. Gives the arguments, and
-/// which parameter each of each member has become.
-fn parameters(
+/// Adds parameters for `members`, kernels and their arguments: what they read, what the last one writes, blocks of what they hand each other
+/// (`block`: elements) and other scratch buffers. Blocks lie where `home` says. Gives the arguments, and which parameter each of each member
+/// has become.
+pub(crate) fn parameters(
     kernel: &mut Kernel,
-    members: &[Member<'_>],
-    links: &[Link],
-    shared: &BTreeMap<BufferId, BufferId>,
-    shape: &Shape,
+    members: &[(&Kernel, &[BufferId])],
+    home: &dyn Fn(BufferId) -> BufferId,
+    block: &dyn Fn(BufferId) -> Option<usize>,
 ) -> (Vec<BufferId>, Vec<Vec<Buf>>) {
-    let most = shape.blocks.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
     let mut known: BTreeMap<BufferId, Buf> = BTreeMap::new();
     let mut args = vec![];
-    let mut buffers: Vec<Vec<Buf>> = members.iter().map(|m| vec![Buf(0); m.args.len()]).collect();
+    let mut buffers: Vec<Vec<Buf>> = members.iter().map(|(_, args)| vec![Buf(0); args.len()]).collect();
     for turn in 0..3 {
-        for (m, to) in members.iter().zip(&mut buffers) {
-            for ((id, b), to) in m.args.iter().zip(&m.kernel.buffers).zip(to) {
-                let link = links.iter().find(|l| l.buffer == *id);
-                let own = match (b.access, link) {
+        for ((member, of), to) in members.iter().zip(&mut buffers) {
+            for ((id, b), to) in of.iter().zip(&member.buffers).zip(to) {
+                let handed = block(*id);
+                let own = match (b.access, handed) {
                     (_, Some(_)) | (Access::Scratch, _) => 2,
                     (Access::In, None) => 0,
                     (Access::Out | Access::InOut, None) => 1,
@@ -128,9 +131,9 @@ fn parameters(
                 if own != turn {
                     continue;
                 }
-                let id = shared.get(id).copied().unwrap_or(*id);
-                let (name, len, access) = match link {
-                    Some(l) => ("rows", most * l.length, Access::Scratch),
+                let id = home(*id);
+                let (name, len, access) = match handed {
+                    Some(len) => ("rows", len, Access::Scratch),
                     None => (b.name.as_str(), b.len, b.access),
                 };
                 *to = *known.entry(id).or_insert_with(|| {
@@ -271,7 +274,7 @@ impl Embedded {
 }
 
 /// `s` with other variables and buffers.
-fn renamed(s: Stmt, var: &dyn Fn(Var) -> Var, buf: &dyn Fn(Buf) -> Buf) -> Stmt {
+pub(crate) fn renamed(s: Stmt, var: &dyn Fn(Var) -> Var, buf: &dyn Fn(Buf) -> Buf) -> Stmt {
     let s = s.map_exprs(&mut |e| {
         e.rewrite(&mut |e| match e {
             Expr::Var(v) => Expr::Var(var(v)),
@@ -309,6 +312,6 @@ fn names(s: Stmt, to: &dyn Fn(Var) -> Var, place: &dyn Fn(Buf) -> Buf) -> Stmt {
     }
 }
 
-fn parfor(var: Var, n: usize, parallel: bool, body: Vec<Stmt>) -> Stmt {
+pub(crate) fn parfor(var: Var, n: usize, parallel: bool, body: Vec<Stmt>) -> Stmt {
     Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: 1, parallel, body }
 }

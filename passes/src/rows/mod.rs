@@ -11,7 +11,7 @@
 //! the optimiser: bytes by the cache that they come from.
 
 mod form;
-mod merge;
+pub(crate) mod merge;
 
 use crate::egraph::cost::Cost;
 use crate::lower::{Distinct, share};
@@ -46,10 +46,7 @@ pub struct Blocked {
 /// Joins the chains of `program`, which is structured, for which that pays on `target`.
 pub fn run(program: &mut Program, target: &Target) -> Vec<Blocked> {
     let mut cx =
-        Joiner { uses: BTreeMap::new(), cost: Cost::new(target), target, seen: Distinct::default(), found: vec![] };
-    for call in program.calls() {
-        call.args.iter().for_each(|id| *cx.uses.entry(*id).or_insert(0) += 1);
-    }
+        Joiner { uses: uses(program), cost: Cost::new(target), target, seen: Distinct::default(), found: vec![] };
     let steps = std::mem::take(&mut program.steps);
     program.steps = cx.block(steps, program);
     if !cx.found.is_empty() {
@@ -59,7 +56,7 @@ pub fn run(program: &mut Program, target: &Target) -> Vec<Blocked> {
 }
 
 /// Removes kernels that nothing calls.
-fn drop_unused(program: &mut Program) {
+pub(crate) fn drop_unused(program: &mut Program) {
     let used: BTreeSet<usize> = program.calls().iter().map(|c| c.kernel).collect();
     let order: BTreeMap<usize, usize> = used.iter().enumerate().map(|(new, old)| (*old, new)).collect();
     let kernels = std::mem::take(&mut program.kernels);
@@ -67,6 +64,57 @@ fn drop_unused(program: &mut Program) {
     for call in program.calls_mut() {
         call.kernel = order[&call.kernel];
     }
+}
+
+/// The nodes that the calls `at` come from.
+pub(crate) fn nodes(steps: &[Option<Step>], at: &[usize]) -> Loc {
+    let mut names: Vec<&str> = vec![];
+    for i in at {
+        let Some(Step::Call(c)) = &steps[*i] else { continue };
+        names.extend(c.loc.name().into_iter().flat_map(|n| n.split(" + ")).filter(|n| !n.is_empty()));
+    }
+    let mut seen = BTreeSet::new();
+    names.retain(|n| seen.insert(*n));
+    if names.is_empty() { Loc::none() } else { Loc::new(names.join(" + ")) }
+}
+
+/// How often the calls of `program` name each buffer.
+pub(crate) fn uses(program: &Program) -> BTreeMap<BufferId, usize> {
+    let mut uses = BTreeMap::new();
+    for call in program.calls() {
+        call.args.iter().for_each(|id| *uses.entry(*id).or_insert(0) += 1);
+    }
+    uses
+}
+
+/// What only step `from` of `steps`, a call of `kernel` with `args`, writes and only one later one reads, and which one that is. Nothing between
+/// changes what `read` names.
+pub(crate) fn handed(
+    steps: &[Option<Step>],
+    from: usize,
+    kernel: &Kernel,
+    args: &[BufferId],
+    read: &BTreeSet<BufferId>,
+    program: &Program,
+    uses: &BTreeMap<BufferId, usize>,
+) -> Option<(BufferId, usize)> {
+    let mut written = kernel.buffers.iter().zip(args).filter(|(b, _)| writes(b.access));
+    let (Some((decl, id)), None) = (written.next(), written.next()) else { return None };
+    let temporary = program.buffer(*id).kind == BufferKind::Arena(None);
+    let kept = program.states.iter().any(|s| s.buffer == *id);
+    if decl.access != Access::Out || !temporary || kept || uses.get(id) != Some(&2) {
+        return None;
+    }
+    for (i, s) in steps.iter().enumerate().skip(from + 1) {
+        match s {
+            None => {}
+            Some(Step::Call(c)) if c.args.contains(id) => return Some((*id, i)),
+            Some(Step::Call(c)) if program.writes(c).any(|w| read.contains(&w)) => return None,
+            Some(Step::Call(_)) => {}
+            Some(_) => return None,
+        }
+    }
+    None
 }
 
 struct Joiner<'t> {
@@ -143,19 +191,11 @@ impl Joiner<'_> {
     fn joined(&self, chain: &Chain<'_>, shape: &Shape, steps: &[Option<Step>]) -> Joined {
         let shared = chain.shared();
         let (kernel, args) = merge(&chain.members, &chain.links, &shared, shape);
-        let mut names: Vec<&str> = vec![];
-        for i in &chain.at {
-            let Some(Step::Call(c)) = &steps[*i] else { continue };
-            names.extend(c.loc.name().into_iter().flat_map(|n| n.split(" + ")).filter(|n| !n.is_empty()));
-        }
-        let mut seen = BTreeSet::new();
-        names.retain(|n| seen.insert(*n));
-        let nodes = names.join(" + ");
-        let loc = if names.is_empty() { Loc::none() } else { Loc::new(nodes.clone()) };
+        let loc = nodes(steps, &chain.at);
         let most = shape.most();
         let own: Vec<&Link> = chain.links.iter().filter(|l| !shared.contains_key(&l.buffer)).collect();
         let note = Blocked {
-            nodes,
+            nodes: loc.name().unwrap_or_default().to_string(),
             rows: (most, shape.rows),
             whole: chain.links.iter().map(|l| l.length * l.size * chain.rows).sum(),
             block: own.iter().map(|l| l.length * l.size * most).sum(),
@@ -185,28 +225,11 @@ impl Joiner<'_> {
         (!chain.links.is_empty()).then_some(chain)
     }
 
-    /// What only the last call of `chain` writes and only one later one reads, which it is. Nothing between changes what the chain
-    /// reads.
+    /// What only the last call of `chain` writes and only one later one reads, which it is.
     fn link(&self, chain: &Chain<'_>, steps: &[Option<Step>], program: &Program) -> Option<(BufferId, usize)> {
         let (last, from) = (chain.members.last()?, *chain.at.last()?);
-        let mut written = last.kernel.buffers.iter().zip(last.args).filter(|(b, _)| writes(b.access));
-        let (Some((decl, id)), None) = (written.next(), written.next()) else { return None };
-        let temporary = program.buffer(*id).kind == BufferKind::Arena(None);
-        let kept = program.states.iter().any(|s| s.buffer == *id);
-        if decl.access != Access::Out || !temporary || kept || self.uses.get(id) != Some(&2) {
-            return None;
-        }
         let read: BTreeSet<BufferId> = chain.members.iter().flat_map(|m| m.args).copied().collect();
-        for (i, s) in steps.iter().enumerate().skip(from + 1) {
-            match s {
-                None => {}
-                Some(Step::Call(c)) if c.args.contains(id) => return Some((*id, i)),
-                Some(Step::Call(c)) if program.writes(c).any(|w| read.contains(&w)) => return None,
-                Some(Step::Call(_)) => {}
-                Some(_) => return None,
-            }
-        }
-        None
+        handed(steps, from, last.kernel, last.args, &read, program, &self.uses)
     }
 
     /// How `chain` is walked, if that pays.
@@ -357,7 +380,7 @@ impl<'p> Chain<'p> {
 
 impl Shape {
     /// Rows of the largest block.
-    fn most(&self) -> usize {
+    pub(super) fn most(&self) -> usize {
         self.blocks.iter().map(|(_, rows)| *rows).max().unwrap_or(1)
     }
 }

@@ -1,0 +1,204 @@
+//! Convolutions that hand each other images run together, a band of rows at a time.
+//!
+//! What a pointwise convolution expands is read by a depthwise one and needed by nobody else; large images leave the second cache in between. So a
+//! few rows of the last one's result are made at a time, and of the values between only the rows that these need ([`join`]): the band stays in the
+//! cache, and the arena holds no more of them. Windows of neighbouring bands overlap, so some rows are computed twice, which is the price. Nothing
+//! here knows convolutions: a stage is a kernel that ends with a contraction, and what it makes and reads row by row follows from its
+//! indices ([`stage`]). Every element is computed by the same operations as before.
+//!
+//! Chains are of two or three stages. The rows that the second one reads may overlap and have a border; after that, rows follow one to one.
+
+mod join;
+mod stage;
+
+use crate::egraph::cost::Cost;
+use crate::lower::{Distinct, share};
+use crate::rows::{Blocked, drop_unused, handed, nodes, uses};
+use join::join;
+use stage::{Hand, Stage};
+use std::collections::{BTreeMap, BTreeSet};
+use tenon_kernel::{BufferId, Call, Program, Step};
+use tenon_target::Target;
+
+/// Cycles that a chain must save at least.
+const ALWAYS: f64 = 2000.0;
+/// The part of the second cache that bands may take.
+const PART: usize = 2;
+
+/// Joins the chains of `program`, which is structured, for which that pays on `target`.
+pub fn run(program: &mut Program, target: &Target) -> Vec<Blocked> {
+    let mut cx = Joiner { uses: uses(program), cost: Cost::new(target), target, found: vec![] };
+    let (steps, mut seen) = (std::mem::take(&mut program.steps), Distinct::default());
+    program.steps = cx.list(steps, program, &mut seen);
+    if !cx.found.is_empty() {
+        drop_unused(program);
+    }
+    cx.found
+}
+
+struct Joiner<'t> {
+    /// How often calls name each buffer.
+    uses: BTreeMap<BufferId, usize>,
+    cost: Cost<'t>,
+    target: &'t Target,
+    found: Vec<Blocked>,
+}
+
+/// Calls that follow each other, by their places in a list of steps, and what each hands to the next.
+struct Chain<'p> {
+    at: Vec<usize>,
+    stages: Vec<Stage<'p>>,
+    hands: Vec<Hand>,
+}
+
+/// A chain worth joining.
+struct Plan {
+    at: Vec<usize>,
+    blocks: Vec<(usize, usize)>,
+    /// Cycles.
+    saves: f64,
+}
+
+impl Joiner<'_> {
+    fn list(&mut self, steps: Vec<Step>, program: &mut Program, seen: &mut Distinct) -> Vec<Step> {
+        let mut steps: Vec<Option<Step>> = steps.into_iter().map(Some).collect();
+        for s in steps.iter_mut().flatten() {
+            match s {
+                Step::Call(_) => {}
+                Step::If(s) => {
+                    s.then = self.list(std::mem::take(&mut s.then), program, seen);
+                    s.otherwise = self.list(std::mem::take(&mut s.otherwise), program, seen);
+                }
+                Step::Loop(s) => s.body = self.list(std::mem::take(&mut s.body), program, seen),
+            }
+        }
+        // Those that save most first; the first of two that save the same.
+        let mut plans: Vec<Plan> = (0..steps.len()).flat_map(|i| self.plans(&steps, i, program)).collect();
+        plans.sort_by(|a, b| b.saves.total_cmp(&a.saves));
+        let mut taken = BTreeSet::new();
+        for plan in plans {
+            if plan.at.iter().any(|i| taken.contains(i)) {
+                continue;
+            }
+            taken.extend(plan.at.iter().copied());
+            self.join(&plan, &mut steps, program, seen);
+        }
+        steps.into_iter().flatten().collect()
+    }
+
+    /// Puts one call in the place of those of `plan`.
+    fn join(&mut self, plan: &Plan, steps: &mut [Option<Step>], program: &mut Program, seen: &mut Distinct) {
+        let Some(chain) = self.chain(steps, plan.at[0], plan.at.len(), program) else { return };
+        let (kernel, args) = join(&chain.stages, &chain.hands, &plan.blocks);
+        let most = plan.blocks.iter().map(|(_, rows)| *rows).max().unwrap_or(1);
+        let bands: Vec<(BufferId, usize, usize)> =
+            chain.hands.iter().map(|h| (h.buffer, (h.band(most as i64) * h.length) as usize, h.size)).collect();
+        let loc = nodes(steps, &plan.at);
+        let results = chain.hands.last().map_or(0, |h| h.results as usize);
+        self.found.push(Blocked {
+            nodes: loc.name().unwrap_or_default().to_string(),
+            rows: (most, results),
+            whole: chain.hands.iter().map(|h| program.buffer(h.buffer).bytes()).sum(),
+            block: bands.iter().map(|(_, len, size)| len * size).sum(),
+        });
+        for (id, len, _) in bands {
+            program.buffers[id.0 as usize].len = len;
+        }
+        let kernel = share(program, seen, kernel);
+        let last = plan.at[plan.at.len() - 1];
+        plan.at.iter().for_each(|i| steps[*i] = None);
+        steps[last] = Some(Step::Call(Call { kernel, args, loc }));
+    }
+
+    /// The chains from step `first` on that pay.
+    fn plans(&self, steps: &[Option<Step>], first: usize, program: &Program) -> Vec<Plan> {
+        let chains = [2, 3].into_iter().map_while(|n| self.chain(steps, first, n, program));
+        chains.filter_map(|c| self.plan(&c, program)).collect()
+    }
+
+    /// `stages` calls from step `first` on each of which reads what only the one before it makes, row by row.
+    fn chain<'p>(
+        &self,
+        steps: &'p [Option<Step>],
+        first: usize,
+        stages: usize,
+        program: &'p Program,
+    ) -> Option<Chain<'p>> {
+        let stage = |i: usize| match steps.get(i)?.as_ref()? {
+            Step::Call(c) => Stage::of(&program.kernels[c.kernel], &c.args),
+            _ => None,
+        };
+        let mut chain = Chain { at: vec![first], stages: vec![stage(first)?], hands: vec![] };
+        while chain.stages.len() < stages {
+            let (last, at) = (chain.stages.last()?, *chain.at.last()?);
+            let read: BTreeSet<BufferId> = chain.stages.iter().flat_map(|s| s.args).copied().collect();
+            let (id, next) = handed(steps, at, last.kernel, last.args, &read, program, &self.uses)?;
+            let to = stage(next)?;
+            // What the chain writes in the end none of it reads.
+            let result = to.args[to.contract.out.0 as usize];
+            let hand = Hand::between(last, &to, id, program).filter(|_| !read.contains(&result))?;
+            let fits = match chain.hands.last() {
+                None => hand.around() == (0, 0) || last.border.is_some(),
+                Some(before) => hand.is_plain() && hand.made == before.read && last.border.is_none(),
+            };
+            if !fits {
+                return None;
+            }
+            chain.hands.push(hand);
+            chain.stages.push(to);
+            chain.at.push(next);
+        }
+        Some(chain)
+    }
+
+    /// The blocks of `chain`, if that pays.
+    fn plan(&self, chain: &Chain<'_>, program: &Program) -> Option<Plan> {
+        let (hand, first) = (chain.hands.first()?, chain.stages.first()?);
+        let near = self.target.caches.l2.max(self.target.caches.l1d);
+        let bands = |rows: i64| -> i64 { chain.hands.iter().map(|h| h.band(rows) * h.length * h.size as i64).sum() };
+        let fits = |rows: &i64| bands(*rows) as usize <= near / PART && hand.rows(*rows) <= hand.height;
+        let most = (1..hand.results).take_while(fits).last()?;
+        let blocks = blocks(hand.results as usize, most as usize);
+        // What is moved between a value's making and its use decides where it is found.
+        let byte = |size: f64| self.cost.moving(size) / size.max(1.0);
+        let operands = |s: &Stage<'_>| -> f64 {
+            let temporary =
+                s.args.iter().filter(|id| matches!(program.buffer(**id).kind, tenon_kernel::BufferKind::Arena(_)));
+            temporary.map(|id| program.buffer(*id).bytes() as f64).sum()
+        };
+        let saved = |(i, h): (usize, &Hand)| {
+            let far = operands(&chain.stages[i]) + operands(&chain.stages[i + 1]) - h.bytes();
+            2.0 * h.bytes() * (byte(far) - byte(near as f64)).max(0.0)
+        };
+        let saved: Vec<f64> = chain.hands.iter().enumerate().map(saved).collect();
+        if saved.contains(&0.0) {
+            return None;
+        }
+        let rows: i64 = blocks.iter().map(|(n, rows)| *n as i64 * hand.rows(*rows as i64)).sum();
+        let factor = &first.contract.a;
+        let dtype = first.kernel.type_of(factor).elem;
+        let products = self.target.peak_ops_per_cycle(dtype) / 2.0;
+        let again = first.products() / products * (rows - hand.height).max(0) as f64 / hand.height as f64;
+        // Weights are read once a block.
+        let count: usize = blocks.iter().map(|(n, _)| n).sum();
+        let constants = |s: &Stage<'_>| -> f64 {
+            let all = s.args.iter().map(|id| program.buffer(*id));
+            all.filter(|b| matches!(b.kind, tenon_kernel::BufferKind::Const(_))).map(|b| b.bytes() as f64).sum()
+        };
+        let weights: f64 = chain.stages.iter().map(constants).sum();
+        let saves = saved.iter().sum::<f64>() - again - weights * byte(near as f64) * (count - 1) as f64;
+        (saves > ALWAYS).then(|| Plan { at: chain.at.clone(), blocks, saves })
+    }
+}
+
+/// `rows` in blocks of at most `most`: of one size if there is one that is not much smaller, and then as many that threads share them well; else
+/// of two sizes that differ by one.
+fn blocks(rows: usize, most: usize) -> Vec<(usize, usize)> {
+    let even = (most / 2 + 1..=most).filter(|n| rows.is_multiple_of(*n));
+    if let Some(each) = even.max_by_key(|n| ((rows / n).trailing_zeros().min(2), *n)) {
+        return vec![(rows / each, each)];
+    }
+    let n = rows.div_ceil(most);
+    let (each, extra) = (rows / n, rows % n);
+    [(extra, each + 1), (n - extra, each)].into_iter().filter(|(count, _)| *count > 0).collect()
+}
