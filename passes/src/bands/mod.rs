@@ -17,13 +17,18 @@ use crate::rows::{Blocked, drop_unused, handed, nodes, uses};
 use join::join;
 use stage::{Hand, Stage};
 use std::collections::{BTreeMap, BTreeSet};
-use tenon_kernel::{BufferId, Call, Program, Step};
+use tenon_kernel::{BufferId, BufferKind, Call, Program, Step};
 use tenon_target::Target;
 
-/// Cycles that a chain must save at least.
+/// Cycles that a chain must save at least, and as a part of its multiplications: less than that is within what prices are off.
 const ALWAYS: f64 = 2000.0;
-/// The part of the second cache that bands may take.
-const PART: usize = 2;
+const LEAST: f64 = 0.03;
+/// Rows that may be computed again, as a part of all.
+const MOST_AGAIN: f64 = 0.2;
+/// What computing a row again takes, as a multiple of what its products would at best.
+const AGAIN: f64 = 1.5;
+/// The part of the second cache that bands may take; what the stages read and write besides passes through the rest.
+const PART: f64 = 0.6;
 
 /// Joins the chains of `program`, which is structured, for which that pays on `target`.
 pub fn run(program: &mut Program, target: &Target) -> Vec<Blocked> {
@@ -156,38 +161,57 @@ impl Joiner<'_> {
         let (hand, first) = (chain.hands.first()?, chain.stages.first()?);
         let near = self.target.caches.l2.max(self.target.caches.l1d);
         let bands = |rows: i64| -> i64 { chain.hands.iter().map(|h| h.band(rows) * h.length * h.size as i64).sum() };
-        let fits = |rows: &i64| bands(*rows) as usize <= near / PART && hand.rows(*rows) <= hand.height;
+        let fits = |rows: &i64| bands(*rows) as f64 <= PART * near as f64 && hand.rows(*rows) <= hand.height;
         let most = (1..hand.results).take_while(fits).last()?;
         let blocks = blocks(hand.results as usize, most as usize);
-        // What is moved between a value's making and its use decides where it is found.
-        let byte = |size: f64| self.cost.moving(size) / size.max(1.0);
-        let operands = |s: &Stage<'_>| -> f64 {
-            let temporary =
-                s.args.iter().filter(|id| matches!(program.buffer(**id).kind, tenon_kernel::BufferKind::Arena(_)));
-            temporary.map(|id| program.buffer(*id).bytes() as f64).sum()
-        };
-        let saved = |(i, h): (usize, &Hand)| {
-            let far = operands(&chain.stages[i]) + operands(&chain.stages[i + 1]) - h.bytes();
-            2.0 * h.bytes() * (byte(far) - byte(near as f64)).max(0.0)
-        };
-        let saved: Vec<f64> = chain.hands.iter().enumerate().map(saved).collect();
-        if saved.contains(&0.0) {
+        let rows: i64 = blocks.iter().map(|(n, rows)| *n as i64 * hand.rows(*rows as i64)).sum();
+        let again = (rows - hand.height).max(0) as f64 / hand.height as f64;
+        if again > MOST_AGAIN {
             return None;
         }
-        let rows: i64 = blocks.iter().map(|(n, rows)| *n as i64 * hand.rows(*rows as i64)).sum();
-        let factor = &first.contract.a;
-        let dtype = first.kernel.type_of(factor).elem;
-        let products = self.target.peak_ops_per_cycle(dtype) / 2.0;
-        let again = first.products() / products * (rows - hand.height).max(0) as f64 / hand.height as f64;
-        // Weights are read once a block.
         let count: usize = blocks.iter().map(|(n, _)| n).sum();
-        let constants = |s: &Stage<'_>| -> f64 {
-            let all = s.args.iter().map(|id| program.buffer(*id));
-            all.filter(|b| matches!(b.kind, tenon_kernel::BufferKind::Const(_))).map(|b| b.bytes() as f64).sum()
-        };
-        let weights: f64 = chain.stages.iter().map(constants).sum();
-        let saves = saved.iter().sum::<f64>() - again - weights * byte(near as f64) * (count - 1) as f64;
-        (saves > ALWAYS).then(|| Plan { at: chain.at.clone(), blocks, saves })
+        let mut saves = -AGAIN * again * self.computing(first);
+        for (i, stage) in chain.stages.iter().enumerate() {
+            let hands = [i.checked_sub(1).and_then(|i| chain.hands.get(i)), chain.hands.get(i)];
+            let (apart, together) = self.moving(stage, hands.into_iter().flatten(), near, count, program);
+            let computing = self.computing(stage);
+            saves += computing.max(apart) - computing.max(together);
+        }
+        let all: f64 = chain.stages.iter().map(|s| self.computing(s)).sum();
+        (saves > ALWAYS + LEAST * all).then(|| Plan { at: chain.at.clone(), blocks, saves })
+    }
+}
+
+impl Joiner<'_> {
+    /// Cycles that `stage` multiplies.
+    fn computing(&self, stage: &Stage<'_>) -> f64 {
+        let dtype = stage.kernel.type_of(&stage.contract.a).elem;
+        stage.products() / (self.target.peak_ops_per_cycle(dtype) / 2.0)
+    }
+
+    /// Cycles in which `stage` waits for memory, in a kernel of its own and in one that hands on rows in `hands`, in `count` blocks.
+    fn moving<'h>(
+        &self,
+        stage: &Stage<'_>,
+        hands: impl Iterator<Item = &'h Hand>,
+        near: usize,
+        count: usize,
+        program: &Program,
+    ) -> (f64, f64) {
+        let byte = |size: f64| self.cost.moving(size) / size.max(1.0);
+        let (mut constant, mut others) = (0.0, 0.0);
+        for id in stage.args {
+            let b = program.buffer(*id);
+            let sum = if matches!(b.kind, BufferKind::Const(_)) { &mut constant } else { &mut others };
+            *sum += b.bytes() as f64;
+        }
+        // All that is moved between a value's making and its use decides where it is found then; weights are read once a block.
+        let handed: f64 = hands.map(Hand::bytes).sum();
+        let weights = constant * byte(constant);
+        let apart = others * byte(others) + weights;
+        let together =
+            (others - handed).max(0.0) * byte(others) + handed * byte(near as f64) + weights * count as f64;
+        (apart, together)
     }
 }
 

@@ -29,7 +29,7 @@ use tenon_base::Scalar;
 use tenon_kernel::simplify::simplify_kernel;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::verify::{Stage, render, verify_kernel};
-use tenon_kernel::{Buf, BufferKind, Expr, Kernel, Program, ProgramBuffer, Stmt};
+use tenon_kernel::{BinOp, Buf, BufferKind, Expr, Kernel, Program, ProgramBuffer, Stmt};
 use tenon_target::Target;
 
 /// What the schedule may rely on.
@@ -128,14 +128,31 @@ pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
 pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Program, Vec<Considered>), ScheduleError> {
     let mut program = program;
     program.fused_multiply_add = cx.target.has_fma();
-    program.flush_to_zero = cx.reassociate && cx.target.flushes_to_zero();
     let units = split_by_constants(&mut program);
     // Each on its own: some take ten times as long as others.
     let mut done: Vec<Unit> =
         units.into_par_iter().with_max_len(1).map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
     let considered = done.iter_mut().flat_map(|u| std::mem::take(&mut u.considered)).collect();
     between::round(&mut program, &mut done);
-    Ok((link::link(program, done), considered))
+    let mut program = link::link(program, done);
+    // Sums alone hardly make subnormal numbers, and changing how the machine rounds takes a few dozen cycles.
+    let multiplies = program.kernels.par_iter().any(multiplies_floats);
+    program.flush_to_zero = multiplies && cx.reassociate && cx.target.flushes_to_zero();
+    Ok((program, considered))
+}
+
+/// Whether `kernel` has products or quotients of floats.
+fn multiplies_floats(kernel: &Kernel) -> bool {
+    let mut found = false;
+    visit_stmts(&kernel.body, &mut |s| {
+        s.exprs(&mut |e| {
+            e.visit(&mut |e| {
+                let product = matches!(e, Expr::Fma(_) | Expr::Binary(BinOp::Mul | BinOp::Div, _));
+                found |= product && kernel.type_of(e).elem.is_float();
+            });
+        });
+    });
+    found
 }
 
 /// Numbers in the place of parameters that hold them.
