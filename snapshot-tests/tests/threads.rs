@@ -3,7 +3,8 @@
 
 use std::fmt::Write;
 use tenon::engine::{Engine, Session};
-use tenon::ir::ops::{binary::Binary, matmul::MatMul, softmax::Softmax};
+use tenon::ir::ops::conv::{Conv, Layout};
+use tenon::ir::ops::{binary::Binary, matmul::MatMul, softmax::Softmax, unary::Unary};
 use tenon::ir::{Graph, Op, Operator, ValueId, ops};
 use tenon::jit::Model;
 use tenon::passes::plan::plan;
@@ -129,21 +130,63 @@ fn blocks_of_rows_are_the_same_on_every_engine_and_for_any_number_of_threads() {
         (options.target.caches.l1d, options.target.caches.l2) = (4 << 10, 4 << 10);
         let one = Compiler::new(options).compile_graph(g).expect("it compiles");
         assert_eq!(one.calls().len(), 1, "{heads} heads");
-        let inputs = one.example_inputs(5);
-        let run = |engine: Engine, c: &Compiled| {
-            let found = Session::new(engine, c).and_then(|s| s.run(&inputs)).expect("it runs");
-            found.iter().map(|t| t.bytes().to_vec()).collect::<Vec<_>>()
+        same_everywhere(&one, &format!("{heads} heads"));
+    }
+}
+
+/// Convolutions whose images do not fit into caches, as those of a small machine are taken to be: computed in bands of rows.
+#[test]
+fn bands_of_rows_are_the_same_on_every_engine_and_for_any_number_of_threads() {
+    for (height, width, stride, pads) in [(120, 10, 1, [1; 4]), (127, 13, 2, [1, 1, 0, 0]), (150, 9, 1, [0, 1, 2, 1])]
+    {
+        let mut g = Graph::new("block");
+        let x = g.add_input("x", Fact::of(DType::F32, &[1, 5, height, width]));
+        let mut conv = |x: ValueId, w: [usize; 4], stride: usize, pads: [usize; 4]| {
+            let n = w.iter().product::<usize>();
+            let drawn: Vec<f64> = (0..n).map(|i| ((i * 29 + w[0]) % 37) as f64 / 40.0 - 0.4).collect();
+            let weight = g.add_weight("", Tensor::from_f64(DType::F32, &w, &drawn));
+            let op = Conv {
+                kernel: w[2..].to_vec(),
+                strides: vec![stride; 2],
+                dilations: vec![1; 2],
+                pads: pads.to_vec(),
+                group: if w[1] == 1 { w[0] } else { 1 },
+                layout: Layout::ChannelsFirst,
+                fill: None,
+            };
+            let y = g.add_op(op, &[x, weight], Loc::none()).expect("well typed")[0];
+            g.add_op(Op::from(Unary::named("sigmoid").expect("a function")), &[y], Loc::none()).expect("well typed")
+                [0]
         };
-        let expected = run(Engine::Kernel, &one);
-        for engine in [Engine::Jit, Engine::Object] {
-            assert!(run(engine, &one) == expected, "{engine}, {heads} heads");
-        }
-        for count in [2, 3] {
-            let (several, parts) = divided(&one, count);
-            assert!(parts > 0, "{heads} heads are not divided");
-            for engine in [Engine::Kernel, Engine::Jit] {
-                assert!(run(engine, &several) == expected, "{engine} with {count} threads, {heads} heads");
-            }
+        let v = conv(x, [18, 5, 1, 1], 1, [0; 4]);
+        let v = conv(v, [18, 1, 3, 3], stride, pads);
+        let y = conv(v, [5, 18, 1, 1], 1, [0; 4]);
+        g.add_output("y", y);
+        let mut options = Options::host().expect("a known machine");
+        let caches = &mut options.target.caches;
+        (caches.l1d, caches.l2, caches.l3) = (48 << 10, 48 << 10, 48 << 10);
+        let one = Compiler::new(options).compile_graph(g).expect("it compiles");
+        assert!(one.program.kernels.iter().any(|k| k.name.starts_with("conv_conv")), "{height} rows");
+        same_everywhere(&one, &format!("{height} rows"));
+    }
+}
+
+/// Runs `one` on every engine, whole and in parts.
+fn same_everywhere(one: &Compiled, what: &str) {
+    let inputs = one.example_inputs(5);
+    let run = |engine: Engine, c: &Compiled| {
+        let found = Session::new(engine, c).and_then(|s| s.run(&inputs)).expect("it runs");
+        found.iter().map(|t| t.bytes().to_vec()).collect::<Vec<_>>()
+    };
+    let expected = run(Engine::Kernel, one);
+    for engine in [Engine::Jit, Engine::Object] {
+        assert!(run(engine, one) == expected, "{engine}, {what}");
+    }
+    for count in [2, 3] {
+        let (several, parts) = divided(one, count);
+        assert!(parts > 0, "{what} are not divided");
+        for engine in [Engine::Kernel, Engine::Jit] {
+            assert!(run(engine, &several) == expected, "{engine} with {count} threads, {what}");
         }
     }
 }
