@@ -58,6 +58,8 @@ pub(crate) struct Machine {
     pub(crate) vectors: bool,
     /// Whether rounding to an integer is an instruction.
     rounds: bool,
+    /// Whether bytes of two vectors are put into any order by instructions.
+    pub(crate) shuffles: bool,
     /// Whether a vector operand in memory must be aligned to 16 bytes: SSE without AVX.
     pub(crate) aligned_operands: bool,
     /// Whether `fma` rounds once.
@@ -76,6 +78,7 @@ impl Machine {
             // 128 bits of them: wider virtual vectors are split.
             vectors: target.vector_bytes >= 16,
             rounds: target.arch != Arch::X86_64 || target.has(Feature::Sse41),
+            shuffles: target.shuffles_words(),
             aligned_operands: target.arch == Arch::X86_64 && !target.has(Feature::Avx),
             fused,
             dot: Dot::of(target),

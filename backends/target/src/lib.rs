@@ -92,6 +92,11 @@ impl Target {
         self.arch == Arch::X86_64
     }
 
+    /// Whether words of two vectors are put into any order by an instruction or two.
+    pub fn shuffles_words(&self) -> bool {
+        self.vector_bytes >= 16 && (self.arch != Arch::X86_64 || self.has(Feature::Sse41))
+    }
+
     /// Bytes of the widest vectors of the machine, whether generated code uses them or not: 64 with AVX-512, 32 with AVX2.
     pub fn widest_vector_bytes(&self) -> usize {
         let has = |f| self.has(f);

@@ -225,6 +225,7 @@ table! {
     Insert256: INVALID INVALID INVALID INVALID INVALID INVALID EVEX_Vinserti64x4_zmm_k1z_zmm_ymmm256_imm8;
     PermqI: INVALID INVALID VEX_Vpermq_ymm_ymmm256_imm8 INVALID INVALID EVEX_Vpermq_ymm_k1z_ymmm256b64_imm8 EVEX_Vpermq_zmm_k1z_zmmm512b64_imm8;
     Permd: INVALID INVALID VEX_Vpermd_ymm_ymm_ymmm256 INVALID INVALID EVEX_Vpermd_ymm_k1z_ymm_ymmm256b32 EVEX_Vpermd_zmm_k1z_zmm_zmmm512b32;
+    Shuff32x4: INVALID INVALID INVALID INVALID INVALID EVEX_Vshuff32x4_ymm_k1z_ymm_ymmm256b32_imm8 EVEX_Vshuff32x4_zmm_k1z_zmm_zmmm512b32_imm8;
     Perm2x128: INVALID INVALID VEX_Vperm2i128_ymm_ymm_ymmm256_imm8 INVALID INVALID INVALID INVALID;
     Blendvps: INVALID VEX_Vblendvps_xmm_xmm_xmmm128_xmm VEX_Vblendvps_ymm_ymm_ymmm256_ymm INVALID INVALID INVALID INVALID;
     Blendvpd: INVALID VEX_Vblendvpd_xmm_xmm_xmmm128_xmm VEX_Vblendvpd_ymm_ymm_ymmm256_ymm INVALID INVALID INVALID INVALID;

@@ -16,6 +16,7 @@ mod pack;
 mod rounding;
 mod scope;
 mod sums;
+mod transpose;
 mod unroll;
 mod vectorize;
 
@@ -115,6 +116,7 @@ pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
     ("collapse", collapse::run),
     ("contract", contract::run),
     ("sums", sums::run),
+    ("transpose", transpose::run),
     ("vectorize", vectorize::run),
     ("unroll", unroll::run),
     ("math", math::run),

@@ -139,9 +139,40 @@ impl Lower<'_> {
         if let Some(v) = self.constant_lanes(es) {
             return v;
         }
+        if let Some(v) = self.words_of_two(es) {
+            return v;
+        }
         let lanes: Vec<Value> = es.iter().map(|e| self.scalar_expr(e)).collect();
         let elem = self.kernel.type_of(&es[0]).elem;
         self.pack(elem, &lanes)
+    }
+
+    /// Lanes of two variables, all of four words each, by one shuffle.
+    fn words_of_two(&mut self, es: &[Expr]) -> Option<Val> {
+        let lane = |e: &Expr| match e {
+            Expr::Extract(x, lane) => match **x {
+                Expr::Var(v) => Some((v, *lane as u8)),
+                _ => None,
+            },
+            _ => None,
+        };
+        let all = es.iter().map(lane).collect::<Option<Vec<_>>>()?;
+        let (a, ty) = (all[0].0, self.kernel.var(all[0].0).ty);
+        let b = all.iter().map(|(v, _)| *v).find(|v| *v != a)?;
+        let words = ty.lanes == 4 && es.len() == 4 && ty.elem.size() == 4 && self.machine.shuffles;
+        if !words || self.kernel.var(b).ty != ty || all.iter().any(|(v, _)| *v != a && *v != b) {
+            return None;
+        }
+        let mut mask = [0; 16];
+        for (i, m) in mask.iter_mut().enumerate() {
+            let (v, lane) = all[i / 4];
+            *m = if v == a { 0 } else { 16 } + 4 * lane + (i % 4) as u8;
+        }
+        let [x, y] = [a, b].map(|v| self.read(v));
+        all.iter().skip(2).for_each(|(v, _)| drop(self.read(*v)));
+        let v = self.shuffle(x.regs[0], y.regs[0], mask);
+        let reg = self.bits_as(self.reg_type(ty, 4), v);
+        Some(Val { ty, lane: 4, regs: vec![reg], splat: None })
     }
 
     /// A vector of constants, from the constant pool.

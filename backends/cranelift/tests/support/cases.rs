@@ -149,6 +149,35 @@ pub(crate) fn cases(d: DType, lanes: u16) -> Vec<Case> {
         let lane = |l: u16| [o.a, o.b].map(|x| Expr::Extract(Box::new(x.clone()), l));
         Expr::Lanes((0..o.lanes).flat_map(lane).collect())
     });
+    if lanes.is_multiple_of(4) {
+        // What transposes words: halves within four lanes, pairs, and groups of four lanes of both.
+        const ORDERS: [[u16; 4]; 5] = [[0, 4, 1, 5], [2, 6, 3, 7], [0, 1, 4, 5], [2, 3, 6, 7], [1, 4, 6, 3]];
+        for i in 0..ORDERS.len() {
+            push(format!("Lanes of two within four {i}"), i, |o, i| {
+                let lane = |l: u16| {
+                    let at = ORDERS[i][usize::from(l % 4)];
+                    Expr::Extract(Box::new(if at < 4 { o.a } else { o.b }.clone()), l / 4 * 4 + at % 4)
+                };
+                Expr::Lanes((0..o.lanes).map(lane).collect())
+            });
+        }
+        for i in 0..4 {
+            push(format!("Lanes of two, four at a time {i}"), i, |o, i| {
+                let groups = o.lanes / 4;
+                let lane = |l: u16| {
+                    let group = match i {
+                        0 => 2 * (l / 4),
+                        1 => 2 * (l / 4) + 1,
+                        2 => 2 * groups - 1 - l / 4,
+                        _ => (l / 4) * 3 % (2 * groups),
+                    };
+                    let from = if group < groups { o.a } else { o.b };
+                    Expr::Extract(Box::new(from.clone()), group % groups * 4 + l % 4)
+                };
+                Expr::Lanes((0..o.lanes).map(lane).collect())
+            });
+        }
+    }
     if float && lanes.is_power_of_two() && lanes > 1 {
         for (i, op) in [BinOp::Add, BinOp::Mul].iter().enumerate() {
             push(format!("Lanes of eight folds by {op:?}"), i, |o, i| {

@@ -92,6 +92,13 @@ impl Select<'_> {
                     let (a, b) = (self.expr(a), self.expr(b));
                     return self.weave(&a, &b);
                 }
+                if let Some((a, b, from)) = self.of_two(es)
+                    && let Some(pick) = self.pick(&from)
+                {
+                    let [x, y] = [a, b].map(|v| self.read(v));
+                    es.iter().skip(2).for_each(|e| drop(extracted(e).map(|(v, _)| self.read(v))));
+                    return self.picked(&x, &y, pick);
+                }
                 if let Some(v) = first_lanes(es) {
                     // One value, but as many uses.
                     es.iter().skip(1).for_each(|_| drop(self.read(v)));
@@ -247,6 +254,23 @@ impl Select<'_> {
         (plain && fits && alternate).then_some((a, b))
     }
 
+    /// The two vectors of words that all of `es` are lanes of, if each fills as much of one register as the result; and for each lane the one
+    /// that it is of the two vectors one after the other.
+    fn of_two(&self, es: &[Expr]) -> Option<(Var, Var, Vec<usize>)> {
+        let all = es.iter().map(extracted).collect::<Option<Vec<_>>>()?;
+        let a = all[0].0;
+        let b = all.iter().map(|(v, _)| *v).find(|v| *v != a)?;
+        let ty = self.kernel.var(a).ty;
+        let fits = ty.elem.size() == 4 && usize::from(ty.lanes) == es.len() && 4 * es.len() <= self.isa.bytes;
+        let lane = |(v, l): &(Var, usize)| match *v {
+            v if v == a => Some(*l),
+            v if v == b => Some(es.len() + l),
+            _ => None,
+        };
+        let from = all.iter().map(lane).collect::<Option<Vec<_>>>()?;
+        (fits && self.kernel.var(b).ty == ty).then_some((a, b, from))
+    }
+
     fn scalar_float(&mut self, e: &Expr) -> VReg {
         let v = self.expr(e);
         self.float_reg(v.rows[0], v.ty.elem)
@@ -272,6 +296,17 @@ impl Select<'_> {
             Expr::Cast(to, x) => self.kernel.type_of(x).elem != *to || self.is_free(x),
             _ => true,
         }
+    }
+}
+
+/// A lane of a variable: which one, and of which.
+fn extracted(e: &Expr) -> Option<(Var, usize)> {
+    match e {
+        Expr::Extract(x, lane) => match **x {
+            Expr::Var(v) => Some((v, usize::from(*lane))),
+            _ => None,
+        },
+        _ => None,
     }
 }
 

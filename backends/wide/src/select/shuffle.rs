@@ -9,6 +9,13 @@ use smallvec::smallvec;
 use tenon_base::DType;
 use tenon_kernel::{BinOp, Type};
 
+/// An instruction that picks words of two registers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pick {
+    op: V,
+    imm: Option<i64>,
+}
+
 impl Select<'_> {
     /// One lane as a scalar.
     pub(super) fn extract(&mut self, v: &Val, i: u16) -> Row {
@@ -52,6 +59,54 @@ impl Select<'_> {
             return Row::Reg(self.alu_imm(Alu::And, 4, d, 1));
         }
         Row::Reg(if elem.is_signed_int() { self.extended(d, elem) } else { d })
+    }
+
+    /// The instruction that picks words `from` of two registers one after the other, if one does: those that interleave words or pairs of words
+    /// within 128 bits, and those that move 128 bits each.
+    pub(super) fn pick(&self, from: &[usize]) -> Option<Pick> {
+        let n = from.len();
+        if !matches!(n, 4 | 8 | 16) {
+            return None;
+        }
+        let within = |order: [usize; 4]| {
+            from.iter().enumerate().all(|(i, f)| {
+                let o = order[i % 4];
+                *f == (o / 4) * n + i / 4 * 4 + o % 4
+            })
+        };
+        for (op, order) in [
+            (V::Unpcklps, [0, 4, 1, 5]),
+            (V::Unpckhps, [2, 6, 3, 7]),
+            (V::Unpcklpd, [0, 1, 4, 5]),
+            (V::Unpckhpd, [2, 3, 6, 7]),
+        ] {
+            if within(order) {
+                return Some(Pick { op, imm: None });
+            }
+        }
+        let blocks: Option<Vec<usize>> = from
+            .chunks(4)
+            .map(|c| c.iter().enumerate().all(|(i, f)| *f == c[0] + i && c[0] % 4 == 0).then_some(c[0] / 4))
+            .collect();
+        let (blocks, half) = (blocks?, n / 4);
+        if n == 8 && !self.isa.avx512 {
+            return Some(Pick { op: V::Perm2x128, imm: Some((blocks[0] | blocks[1] << 4) as i64) });
+        }
+        // The lower half comes from the first register, the upper one from the second.
+        let halves = blocks.iter().enumerate().all(|(i, b)| b / half == i * 2 / half);
+        let bits = if n == 8 { 1 } else { 2 };
+        let imm = blocks.iter().enumerate().fold(0, |imm, (i, b)| imm | (b % half) << (i * bits));
+        (n > 4 && halves && self.isa.avx512).then_some(Pick { op: V::Shuff32x4, imm: Some(imm as i64) })
+    }
+
+    /// Words of `a` and `b`, each of one register.
+    pub(super) fn picked(&mut self, a: &Val, b: &Val, pick: Pick) -> Val {
+        let w = self.width_of(a);
+        let [x, y] = [a, b].map(|v| self.reg_of(v, 0));
+        let args = [Some(Arg::Use(x)), Some(Arg::Use(y)), pick.imm.map(Arg::Imm)];
+        let args: Vec<Arg> = args.into_iter().flatten().collect();
+        let row = self.v(pick.op, w, &args);
+        Val::vector(a.ty, smallvec![Row::Reg(row)])
     }
 
     /// Float lane `lane` of 128 bits as the first.

@@ -1,0 +1,243 @@
+//! Transpositions in registers.
+//!
+//! A nest of independent loops that stores along one of them and loads along another would load every lane on its own. Instead a square of words is
+//! loaded row by row, transposed by instructions that interleave words of two registers (log₂ n rounds; the network is that of Intel's *64 and IA-32
+//! Architectures Optimization Reference Manual*, "Transpose"), and stored row by row. Squares at the ends of loops overlap their neighbours, so
+//! nothing is left over.
+
+use super::lanes::Lanes;
+use super::scope::{Block, for_loop};
+use super::{ScheduleCx, Unit};
+use std::collections::BTreeMap;
+use tenon_kernel::{Affine, Buf, Expr, Kernel, Stmt, Type, Var};
+use tenon_target::Target;
+
+/// Transposes in every loop nest that can be.
+pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
+    if !cx.target.shuffles_words() {
+        return;
+    }
+    let body = std::mem::take(&mut unit.kernel.body);
+    unit.kernel.body = block(body, &mut unit.kernel, cx.target);
+}
+
+fn block(body: Vec<Stmt>, kernel: &mut Kernel, target: &Target) -> Vec<Stmt> {
+    let each = |s: Stmt| match Nest::of(&s, kernel, target) {
+        Some(nest) => nest.transposed(kernel),
+        None => vec![match s {
+            Stmt::For { var, lo, hi, step, parallel, body } => {
+                Stmt::For { var, lo, hi, step, parallel, body: block(body, kernel, target) }
+            }
+            Stmt::If { cond, then, otherwise } => {
+                Stmt::If { cond, then: block(then, kernel, target), otherwise: block(otherwise, kernel, target) }
+            }
+            Stmt::While { cond, body } => Stmt::While { cond, body: block(body, kernel, target) },
+            s => s,
+        }],
+    };
+    body.into_iter().flat_map(each).collect()
+}
+
+/// `parfor`s around one store, of which two span squares.
+struct Nest {
+    /// All loops: variable, first value, iterations.
+    loops: Vec<(Var, i64, i64)>,
+    /// The loop along which it stores, and the one along which it loads.
+    stored: Var,
+    loaded: Var,
+    /// Words of a row of a square.
+    size: i64,
+    buf: Buf,
+    index: Expr,
+    value: Expr,
+}
+
+impl Nest {
+    fn of(s: &Stmt, kernel: &Kernel, target: &Target) -> Option<Nest> {
+        let (mut loops, mut at) = (vec![], s);
+        while let Stmt::For { var, lo, hi, step: 1, parallel: true, body } = at {
+            let (lo, hi) = (lo.as_int()?, hi.as_int()?);
+            loops.push((*var, lo, hi.checked_sub(lo)?));
+            let [inner] = &body[..] else { return None };
+            at = inner;
+        }
+        let Stmt::Store { buf, index, value } = at else { return None };
+        let written = Affine::of(index)?;
+        let along = |a: &Affine| loops.iter().find(|l| a.coefficient(l.0) == 1 && l.2 > 1).map(|l| l.0);
+        let stored = along(&written)?;
+        let (mut loads, mut fits) = (vec![], true);
+        value.visit(&mut |e| match e {
+            Expr::Load { buf, index, lanes } => match Affine::of(index) {
+                Some(a) if *lanes == 1 => loads.push((*buf, a)),
+                _ => fits = false,
+            },
+            Expr::Dot(_) | Expr::Lanes(_) | Expr::Splat(..) | Expr::Extract(..) | Expr::Reduce(..) => fits = false,
+            _ => {}
+        });
+        let across = |a: &Affine| !matches!(a.coefficient(stored), 0 | 1);
+        let loaded = along(&loads.iter().find(|(_, a)| across(a))?.1)?;
+        for (b, a) in &loads {
+            let word = kernel.buffer(*b).dtype.size() == 4;
+            fits &= !across(a) || word && a.coefficient(loaded) == 1;
+            // A square that overlaps another one computes the same again.
+            fits &= b != buf && !kernel.in_place.iter().any(|(i, o)| i == b && o == buf);
+        }
+        let extent = |v: Var| loops.iter().find(|l| l.0 == v).map_or(0, |l| l.2);
+        let most = extent(stored).min(extent(loaded)).min((target.vector_bytes / 4) as i64);
+        let size = [16, 8, 4].into_iter().find(|n| *n <= most)?;
+        let (index, value) = (index.clone(), value.clone());
+        (fits && loaded != stored && written.coefficient(loaded) != 0).then_some(Nest {
+            loops,
+            stored,
+            loaded,
+            size,
+            buf: *buf,
+            index,
+            value,
+        })
+    }
+
+    fn bounds(&self, v: Var) -> (i64, i64) {
+        self.loops.iter().find(|l| l.0 == v).map_or((0, 0), |l| (l.1, l.2))
+    }
+
+    fn transposed(&self, kernel: &mut Kernel) -> Vec<Stmt> {
+        let (n, mut b) = (self.size, Block::new(kernel));
+        let (first, extent) = self.bounds(self.loaded);
+        // Whole squares, which threads may share, and one that overlaps the last of them.
+        let mut squares = vec![(first, extent / n)];
+        if extent % n != 0 {
+            squares.push((first + extent - n, 1));
+        }
+        let mut body = vec![];
+        for (first, count) in squares {
+            let at = b.index("from");
+            let from = Expr::Var(at) * n + first;
+            let inner = b.nested(|b| self.column(&from, b));
+            body.push(for_loop(at, count as usize, 1, true, inner));
+        }
+        let others = self.loops.iter().rev().filter(|l| l.0 != self.stored && l.0 != self.loaded);
+        for (var, lo, extent) in others {
+            let (lo, hi) = (Expr::int(*lo), Expr::int(lo + extent));
+            body = vec![Stmt::For { var: *var, lo, hi, step: 1, parallel: true, body }];
+        }
+        body
+    }
+
+    /// All squares that load from element `from` of their rows on.
+    fn column(&self, from: &Expr, b: &mut Block<'_>) {
+        let (n, (first, extent)) = (self.size, self.bounds(self.stored));
+        let at = b.index("to");
+        let whole = extent % n == 0;
+        let inner = b.nested(|b| {
+            let mut to = Expr::Var(at) * n + first;
+            if !whole {
+                // Only here iterations depend on each other's order, if at all: they write the same.
+                to = b.bind("to", to.min(Expr::int(first + extent - n)));
+            }
+            self.square(from, &to, b);
+        });
+        let count = extent.unsigned_abs().div_ceil(n.unsigned_abs());
+        b.stmts.push(for_loop(at, count as usize, 1, whole, inner));
+    }
+
+    fn square(&self, from: &Expr, to: &Expr, b: &mut Block<'_>) {
+        let n = self.size as u16;
+        let place = |e: &Expr, loaded: &Expr, stored: &Expr| {
+            e.clone().substitute(self.loaded, loaded).substitute(self.stored, stored)
+        };
+        // For each load across: a scalar in its place, and the rows of the transposed square.
+        let mut known: Vec<(Expr, Var, Vec<Var>)> = vec![];
+        let value = self.value.clone().rewrite(&mut |e| {
+            let Expr::Load { buf, index, .. } = &e else { return e };
+            let across = Affine::of(index).is_some_and(|a| !matches!(a.coefficient(self.stored), 0 | 1));
+            if !across {
+                return e;
+            }
+            if let Some((_, var, _)) = known.iter().find(|(k, ..)| *k == e) {
+                return Expr::Var(*var);
+            }
+            let elem = b.kernel.buffer(*buf).dtype;
+            let rows = (0..n)
+                .map(|i| {
+                    let index = place(index, from, &(to.clone() + i64::from(i)));
+                    let row = Expr::Load { buf: *buf, index: Box::new(index), lanes: n };
+                    b.bind("row", row)
+                })
+                .collect();
+            let columns = transpose(rows, n, b);
+            let scalar = b.kernel.new_var("word", Type::scalar(elem));
+            known.push((e.clone(), scalar, columns));
+            Expr::Var(scalar)
+        });
+        for i in 0..n {
+            let vectors: Vec<(Var, Var)> = known.iter().map(|(_, s, c)| (*s, c[usize::from(i)])).collect();
+            let row = from.clone() + i64::from(i);
+            let lanes = Lanes { var: self.stored, base: to.clone(), lanes: n, vectors: &vectors };
+            let value = value.clone().substitute(self.loaded, &row);
+            let Some(value) = lanes.widen(&value) else { continue };
+            let index = place(&self.index, &row, to);
+            b.stmts.push(Stmt::Store { buf: self.buf, index, value: value.vector(n) });
+        }
+    }
+}
+
+/// The columns of the square whose rows are `rows`, all variables.
+fn transpose(rows: Vec<Expr>, n: u16, b: &mut Block<'_>) -> Vec<Var> {
+    // Within four lanes: words of two rows, then pairs of words of two pairs of rows.
+    let mut groups: Vec<[Expr; 4]> = vec![];
+    for r in rows.chunks(4) {
+        let mut two = |x: &Expr, y: &Expr, order: [u16; 4]| b.bind("m", picked(x, y, n, &|l| within(l, n, order)));
+        let (low, high) = ([0, 4, 1, 5], [2, 6, 3, 7]);
+        let m = [two(&r[0], &r[1], low), two(&r[0], &r[1], high), two(&r[2], &r[3], low), two(&r[2], &r[3], high)];
+        let (low, high) = ([0, 1, 4, 5], [2, 3, 6, 7]);
+        groups.push([
+            two(&m[0], &m[2], low),
+            two(&m[0], &m[2], high),
+            two(&m[1], &m[3], low),
+            two(&m[1], &m[3], high),
+        ]);
+    }
+    // Then four lanes at a time: lanes `4j..` of every group become a column.
+    let mut columns: BTreeMap<usize, Expr> = BTreeMap::new();
+    for k in 0..4 {
+        let parts: Vec<Expr> = groups.iter().map(|g| g[k].clone()).collect();
+        for (j, column) in blocks(parts, n, b).into_iter().enumerate() {
+            columns.insert(4 * j + k, column);
+        }
+    }
+    columns.into_values().filter_map(|e| if let Expr::Var(v) = e { Some(v) } else { None }).collect()
+}
+
+/// The square of groups of four lanes, transposed.
+fn blocks(parts: Vec<Expr>, n: u16, b: &mut Block<'_>) -> Vec<Expr> {
+    let mut two =
+        |x: &Expr, y: &Expr, of: &dyn Fn(u16) -> u16| b.bind("m", picked(x, y, n, &|l| of(l / 4) * 4 + l % 4));
+    match &parts[..] {
+        [x, y] => vec![two(x, y, &|g| 2 * g), two(x, y, &|g| 2 * g + 1)],
+        [w, x, y, z] => {
+            // Even groups of both, and odd ones, twice.
+            let (even, odd) = (|g: u16| 2 * g, |g: u16| 2 * g + 1);
+            let m = [two(w, x, &even), two(y, z, &even), two(w, x, &odd), two(y, z, &odd)];
+            let [first, third] = [two(&m[0], &m[1], &even), two(&m[0], &m[1], &odd)];
+            let [second, fourth] = [two(&m[2], &m[3], &even), two(&m[2], &m[3], &odd)];
+            vec![first, second, third, fourth]
+        }
+        _ => parts,
+    }
+}
+
+/// The lane that lane `l` is of two vectors one after the other, in this order within each four lanes: the first's 0 to 3, the second's 4 to 7.
+fn within(l: u16, n: u16, order: [u16; 4]) -> u16 {
+    let at = order[usize::from(l % 4)];
+    (at / 4) * n + l / 4 * 4 + at % 4
+}
+
+/// Lanes of `x` and `y`, one after the other; lane `l` is lane `of(l)` of them.
+fn picked(x: &Expr, y: &Expr, n: u16, of: &dyn Fn(u16) -> u16) -> Expr {
+    let lane = |l: u16| {
+        let at = of(l);
+        Expr::Extract(Box::new(if at < n { x } else { y }.clone()), at % n)
+    };
+    Expr::Lanes((0..n).map(lane).collect())
+}
