@@ -92,6 +92,12 @@ impl Operator for Transpose {
             Sample::new(t(&[0, 2, 3, 1]), &[(DType::F32, &[2, 3, 4, 5])]),
             Sample::new(t(&[2, 0, 1]), &[(DType::U8, &[3, 1, 7])]),
             Sample::new(t(&[]), &[(DType::I64, &[])]),
+            // Squares of words in registers of any size, with and without what is left beside them.
+            Sample::new(t(&[1, 0]), &[(DType::F32, &[16, 32])]),
+            Sample::new(t(&[1, 0]), &[(DType::F32, &[37, 19])]),
+            Sample::new(t(&[0, 2, 1]), &[(DType::I32, &[2, 33, 9])]),
+            Sample::new(t(&[0, 3, 1, 2]), &[(DType::F32, &[2, 3, 17, 24])]),
+            Sample::new(t(&[2, 1, 0]), &[(DType::F32, &[7, 2, 4])]),
         ]
     }
 }

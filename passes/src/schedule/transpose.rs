@@ -2,8 +2,7 @@
 //!
 //! A nest of independent loops that stores along one of them and loads along another would load every lane on its own. Instead a square of words is
 //! loaded row by row, transposed by instructions that interleave words of two registers (log₂ n rounds; the network is that of Intel's *64 and IA-32
-//! Architectures Optimization Reference Manual*, "Transpose"), and stored row by row. Squares at the ends of loops overlap their neighbours, so
-//! nothing is left over.
+//! Architectures Optimization Reference Manual*, "Transpose"), and stored row by row. Of the last squares a part is stored.
 
 use super::lanes::Lanes;
 use super::scope::{Block, for_loop};
@@ -79,7 +78,7 @@ impl Nest {
         for (b, a) in &loads {
             let word = kernel.buffer(*b).dtype.size() == 4;
             fits &= !across(a) || word && a.coefficient(loaded) == 1;
-            // A square that overlaps another one computes the same again.
+            // A square is loaded before any of it is stored, and others in another order than before.
             fits &= b != buf && !kernel.in_place.iter().any(|(i, o)| i == b && o == buf);
         }
         let extent = |v: Var| loops.iter().find(|l| l.0 == v).map_or(0, |l| l.2);
@@ -97,24 +96,34 @@ impl Nest {
         })
     }
 
-    fn bounds(&self, v: Var) -> (i64, i64) {
-        self.loops.iter().find(|l| l.0 == v).map_or((0, 0), |l| (l.1, l.2))
+    /// The squares along loop `v`: whole ones, and what is left.
+    fn squares(&self, v: Var) -> Vec<Squares> {
+        let (n, (first, extent)) = (self.size, self.loops.iter().find(|l| l.0 == v).map_or((0, 0), |l| (l.1, l.2)));
+        let mut all = vec![Squares { first, count: extent / n, skip: 0, take: n }];
+        if extent % n != 0 {
+            let left = extent % n;
+            all.push(match v == self.loaded {
+                // Rows are loaded whole, from elements of the square before on.
+                true => Squares { first: first + extent - n, count: 1, skip: n - left, take: left },
+                false => Squares { first: first + extent - left, count: 1, skip: 0, take: left },
+            });
+        }
+        all
     }
 
     fn transposed(&self, kernel: &mut Kernel) -> Vec<Stmt> {
-        let (n, mut b) = (self.size, Block::new(kernel));
-        let (first, extent) = self.bounds(self.loaded);
-        // Whole squares, which threads may share, and one that overlaps the last of them.
-        let mut squares = vec![(first, extent / n)];
-        if extent % n != 0 {
-            squares.push((first + extent - n, 1));
-        }
+        let mut b = Block::new(kernel);
         let mut body = vec![];
-        for (first, count) in squares {
-            let at = b.index("from");
-            let from = Expr::Var(at) * n + first;
-            let inner = b.nested(|b| self.column(&from, b));
-            body.push(for_loop(at, count as usize, 1, true, inner));
+        for loaded in self.squares(self.loaded) {
+            let from = b.index("from");
+            let inner = b.nested(|b| {
+                for stored in self.squares(self.stored) {
+                    let to = b.index("to");
+                    let inner = b.nested(|b| self.square((from, loaded), (to, stored), b));
+                    b.stmts.push(for_loop(to, stored.count as usize, 1, true, inner));
+                }
+            });
+            body.push(for_loop(from, loaded.count as usize, 1, true, inner));
         }
         let others = self.loops.iter().rev().filter(|l| l.0 != self.stored && l.0 != self.loaded);
         for (var, lo, extent) in others {
@@ -124,25 +133,10 @@ impl Nest {
         body
     }
 
-    /// All squares that load from element `from` of their rows on.
-    fn column(&self, from: &Expr, b: &mut Block<'_>) {
-        let (n, (first, extent)) = (self.size, self.bounds(self.stored));
-        let at = b.index("to");
-        let whole = extent % n == 0;
-        let inner = b.nested(|b| {
-            let mut to = Expr::Var(at) * n + first;
-            if !whole {
-                // Only here iterations depend on each other's order, if at all: they write the same.
-                to = b.bind("to", to.min(Expr::int(first + extent - n)));
-            }
-            self.square(from, &to, b);
-        });
-        let count = extent.unsigned_abs().div_ceil(n.unsigned_abs());
-        b.stmts.push(for_loop(at, count as usize, 1, whole, inner));
-    }
-
-    fn square(&self, from: &Expr, to: &Expr, b: &mut Block<'_>) {
+    /// One square of each, by its loop.
+    fn square(&self, (from, loaded): (Var, Squares), (to, stored): (Var, Squares), b: &mut Block<'_>) {
         let n = self.size as u16;
+        let [from, to] = [(from, loaded), (to, stored)].map(|(v, s)| Expr::Var(v) * self.size + s.first);
         let place = |e: &Expr, loaded: &Expr, stored: &Expr| {
             e.clone().substitute(self.loaded, loaded).substitute(self.stored, stored)
         };
@@ -158,32 +152,55 @@ impl Nest {
                 return Expr::Var(*var);
             }
             let elem = b.kernel.buffer(*buf).dtype;
-            let rows = (0..n)
+            let mut rows: Vec<Expr> = (0..stored.take)
                 .map(|i| {
-                    let index = place(index, from, &(to.clone() + i64::from(i)));
-                    let row = Expr::Load { buf: *buf, index: Box::new(index), lanes: n };
-                    b.bind("row", row)
+                    let index = Box::new(place(index, &from, &(to.clone() + i)));
+                    b.bind("row", Expr::Load { buf: *buf, index, lanes: n })
                 })
                 .collect();
-            let columns = transpose(rows, n, b);
+            // What stands for rows that are not there is not stored.
+            rows.resize(usize::from(n), rows[0].clone());
+            let columns = transpose(&rows, n, b);
             let scalar = b.kernel.new_var("word", Type::scalar(elem));
             known.push((e.clone(), scalar, columns));
             Expr::Var(scalar)
         });
-        for i in 0..n {
-            let vectors: Vec<(Var, Var)> = known.iter().map(|(_, s, c)| (*s, c[usize::from(i)])).collect();
-            let row = from.clone() + i64::from(i);
-            let lanes = Lanes { var: self.stored, base: to.clone(), lanes: n, vectors: &vectors };
+        let take = stored.take as u16;
+        for i in loaded.skip..loaded.skip + loaded.take {
+            let column = |c: &Vec<Var>, b: &mut Block<'_>| match c[i as usize] {
+                v if take == n => v,
+                v => {
+                    let some = Expr::Lanes((0..take).map(|l| Expr::Extract(Box::new(Expr::Var(v)), l)).collect());
+                    let ty = b.kernel.type_of(&some);
+                    let var = b.kernel.new_var("some", ty);
+                    b.stmts.push(Stmt::Let { var, value: some });
+                    var
+                }
+            };
+            let vectors: Vec<(Var, Var)> = known.iter().map(|(_, s, c)| (*s, column(c, b))).collect();
+            let row = from.clone() + i;
+            let lanes = Lanes { var: self.stored, base: to.clone(), lanes: take, vectors: &vectors };
             let value = value.clone().substitute(self.loaded, &row);
             let Some(value) = lanes.widen(&value) else { continue };
-            let index = place(&self.index, &row, to);
-            b.stmts.push(Stmt::Store { buf: self.buf, index, value: value.vector(n) });
+            let index = place(&self.index, &row, &to);
+            b.stmts.push(Stmt::Store { buf: self.buf, index, value: value.vector(take) });
         }
     }
 }
 
+/// Squares that follow each other.
+#[derive(Clone, Copy, Debug)]
+struct Squares {
+    /// Where the first one begins, and how many there are.
+    first: i64,
+    count: i64,
+    /// Of each the rows or columns that are needed.
+    skip: i64,
+    take: i64,
+}
+
 /// The columns of the square whose rows are `rows`, all variables.
-fn transpose(rows: Vec<Expr>, n: u16, b: &mut Block<'_>) -> Vec<Var> {
+fn transpose(rows: &[Expr], n: u16, b: &mut Block<'_>) -> Vec<Var> {
     // Within four lanes: words of two rows, then pairs of words of two pairs of rows.
     let mut groups: Vec<[Expr; 4]> = vec![];
     for r in rows.chunks(4) {
