@@ -51,6 +51,11 @@ impl<'a> ScheduleCx<'a> {
     pub fn new(target: &'a Target, reassociate: bool) -> ScheduleCx<'a> {
         ScheduleCx { target, reassociate, bf16: false, tuning: Tuning::NONE }
     }
+
+    /// Whether what is subnormal may be zero: see [`Program::flush_to_zero`].
+    pub(crate) fn flushes(&self) -> bool {
+        self.reassociate && self.target.flushes_to_zero()
+    }
 }
 
 /// Why a program could not be scheduled: a pass left a kernel that does not verify, which is a fault of the pass.
@@ -139,7 +144,7 @@ pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Progra
     let mut program = link::link(program, done);
     // Sums alone hardly make subnormal numbers, and changing how the machine rounds takes a few dozen cycles.
     let multiplies = program.kernels.par_iter().any(multiplies_floats);
-    program.flush_to_zero = multiplies && cx.reassociate && cx.target.flushes_to_zero();
+    program.flush_to_zero = multiplies && cx.flushes();
     Ok((program, considered))
 }
 

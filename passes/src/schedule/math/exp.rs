@@ -73,11 +73,23 @@ const E32: [f64; 6] =
 /// `c + eˣ`, or `c + e^-x` with `negated`, for a `c` beside which the smallest normal number is nothing, in `f32`. What is not a
 /// normal number becomes 0 or ∞, so one power of 2 scales all others, and the sum is the last step of the polynomial.
 pub(super) fn exp_plus(m: &mut Emit<'_, '_>, x: &Expr, negated: bool, c: f64) -> Expr {
-    let sign = if negated { -1.0 } else { 1.0 };
     // Beyond these the exponents are those of 0 and of ∞.
-    let (lo, hi) = if negated { (-89.0, 88.0) } else { (-88.0, 89.0) };
+    let (p, power) = factors(m, x, negated, 0.0, if negated { (-89.0, 88.0) } else { (-88.0, 89.0) });
+    Expr::fma(p, power, m.c(c))
+}
+
+/// eˣ in `f32`, but 0 below 2⁻¹²⁵: one power of 2, of an exponent less by one so that the largest numbers have one, scales twice the polynomial.
+pub(super) fn exp_normal(m: &mut Emit<'_, '_>, x: &Expr) -> Expr {
+    let (p, power) = factors(m, x, false, 1.0, (-87.5, 89.5));
+    p * power
+}
+
+/// `p` and a power of 2 whose product is eˣ, or e^-x with `negated`, for `x` within `range`: the exponents of 0 and of ∞ are those of the numbers. The
+/// power is smaller by 2^`shift`, and the polynomial as much larger.
+fn factors(m: &mut Emit<'_, '_>, x: &Expr, negated: bool, shift: f64, (lo, hi): (f64, f64)) -> (Expr, Expr) {
+    let sign = if negated { -1.0 } else { 1.0 };
     let x = m.clamp(x, lo, hi);
-    let magic = m.c(m.magic() + m.bias());
+    let magic = m.c(m.magic() + m.bias() - shift);
     let t = Expr::fma(x.clone(), m.c(sign * LOG2_E), magic.clone());
     let t = m.bind(t);
     let k = m.bind(t.clone() - magic);
@@ -86,11 +98,11 @@ pub(super) fn exp_plus(m: &mut Emit<'_, '_>, x: &Expr, negated: bool, c: f64) ->
     let r = Expr::fma(k, m.c(-sign * low), r);
     let r = m.bind(r);
     let coefficients: Vec<f64> =
-        E32.iter().enumerate().map(|(i, v)| if i % 2 == 1 { sign * v } else { *v }).collect();
+        E32.iter().enumerate().map(|(i, v)| shift.exp2() * if i % 2 == 1 { sign * v } else { *v }).collect();
     let p = m.poly(&r, &coefficients);
-    let shift = m.int(u64::from(m.fraction_bits()));
-    let power = m.of_bits(m.to_bits(&t).binary(BinOp::Shl, shift));
-    Expr::fma(p, power, m.c(c))
+    let bits = m.int(u64::from(m.fraction_bits()));
+    let power = m.of_bits(m.to_bits(&t).binary(BinOp::Shl, bits));
+    (p, power)
 }
 
 /// eˣ / 2, which is finite a little longer.

@@ -5,6 +5,7 @@
 //! | function | f32 | f64 | method |
 //! |---|---|---|---|
 //! | exp | 1.5 | 2 | powers of 2 and a polynomial on ±ln2/2 |
+//! | exp where a machine is slow with subnormal numbers, and may flush them | 2.5 | – | the same with one power of 2; 0 below 2⁻¹²⁵ |
 //! | c + exp | 2.5 | – | the same, flushed to 0 or ∞ beyond normal numbers |
 //! | log | 1.5 | 2 | exponent and `log((1+s)/(1-s))` |
 //! | tanh | 4 | 4 | f32: rational; f64: e²ˣ - 1 |
@@ -35,10 +36,11 @@ use tenon_base::DType;
 use tenon_kernel::{BinOp, Expr, Kernel, MathFn, Stmt, UnOp};
 
 /// Replaces every mathematical function in the kernel, scalar or vector.
-pub(super) fn run(unit: &mut Unit, _cx: &ScheduleCx<'_>) {
+pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
+    let flush = cx.flushes();
     let body = std::mem::take(&mut unit.kernel.body);
     let kernel = &mut unit.kernel;
-    unit.kernel.body = rewrite_stmts(body, &mut |s| statement(s, kernel));
+    unit.kernel.body = rewrite_stmts(body, &mut |s| statement(s, kernel, flush));
 }
 
 fn has_math(e: &Expr) -> bool {
@@ -47,15 +49,15 @@ fn has_math(e: &Expr) -> bool {
     found
 }
 
-/// One statement whose inner statements are done.
-fn statement(s: Stmt, kernel: &mut Kernel) -> Vec<Stmt> {
+/// One statement whose inner statements are done; with `flush`, what is subnormal may be zero.
+fn statement(s: Stmt, kernel: &mut Kernel, flush: bool) -> Vec<Stmt> {
     let mut found = false;
     s.exprs(&mut |e| found |= has_math(e));
     if !found {
         return vec![s];
     }
     let mut b = Block::new(kernel);
-    let mut done = Done::new();
+    let mut done = Done { known: vec![], flush };
     match s {
         Stmt::Let { var, value } => {
             let value = expand(value, &mut b, &mut done);
@@ -91,7 +93,7 @@ fn statement(s: Stmt, kernel: &mut Kernel) -> Vec<Stmt> {
             let first = expand(cond.clone(), &mut b, &mut done);
             let again = b.declare("again", first);
             let mut next = b.nested(|b| {
-                let value = expand(cond, b, &mut Done::new());
+                let value = expand(cond, b, &mut Done { known: vec![], flush });
                 b.stmts.push(Stmt::Set { var: again, value });
             });
             let mut body = body;
@@ -104,8 +106,12 @@ fn statement(s: Stmt, kernel: &mut Kernel) -> Vec<Stmt> {
     b.stmts
 }
 
-/// Functions already expanded for this statement: what was asked and the variable that holds it.
-type Done = Vec<(Expr, Expr)>;
+/// How the functions of a statement are expanded.
+struct Done {
+    /// Those that were: what was asked and the variable that holds it.
+    known: Vec<(Expr, Expr)>,
+    flush: bool,
+}
 
 /// `e` without functions; what they need goes to `b` first.
 fn expand(e: Expr, b: &mut Block<'_>, done: &mut Done) -> Expr {
@@ -121,7 +127,7 @@ fn expand(e: Expr, b: &mut Block<'_>, done: &mut Done) -> Expr {
     e.rewrite(&mut |e| {
         let Expr::Math(f, args) = &e else { return e };
         let (f, args) = (*f, args.clone());
-        once(e, b, done, &mut |b, _| function(f, args.clone(), b))
+        once(e, b, done, &mut |b, done| function(f, args.clone(), b, done.flush))
     })
 }
 
@@ -132,12 +138,12 @@ fn once(
     done: &mut Done,
     make: &mut dyn FnMut(&mut Block<'_>, &mut Done) -> Expr,
 ) -> Expr {
-    if let Some((_, value)) = done.iter().find(|(k, _)| *k == e) {
+    if let Some((_, value)) = done.known.iter().find(|(k, _)| *k == e) {
         return value.clone();
     }
     let value = make(b, done);
     let value = b.bind("f", value);
-    done.push((e, value.clone()));
+    done.known.push((e, value.clone()));
     value
 }
 
@@ -174,12 +180,15 @@ fn constant(e: &Expr) -> Option<f64> {
 }
 
 /// `f(args)`, the operands bound to variables first.
-fn function(f: MathFn, args: Vec<Expr>, b: &mut Block<'_>) -> Expr {
+fn function(f: MathFn, args: Vec<Expr>, b: &mut Block<'_>, flush: bool) -> Expr {
     let ty = b.kernel.type_of(&args[0]);
     let mut args: Vec<Expr> = args.into_iter().map(|a| b.bind("x", a)).collect();
     let native = ty.elem == DType::F64
         || matches!(f, MathFn::Exp | MathFn::Log | MathFn::Tanh | MathFn::Erf | MathFn::Atan | MathFn::Fmod);
     let mut m = Emit::new(b, if native { ty.elem } else { DType::F64 }, ty.lanes);
+    if flush && f == MathFn::Exp && ty.elem == DType::F32 {
+        return exp::exp_normal(&mut m, &args[0]);
+    }
     if native {
         return evaluate(f, &mut m, args, ty.elem);
     }

@@ -10,7 +10,7 @@ use tenon_target::Target;
 
 /// `f` of each element, in vectors of `lanes`; expanded, or as the interpreter has it.
 fn results(f: MathFn, args: &[Tensor], lanes: u16, expanded: bool, fused: bool) -> Vec<f64> {
-    results_of(&|loads| Expr::Math(f, loads), args, lanes, expanded, fused)
+    results_of(&|loads| Expr::Math(f, loads), args, lanes, expanded, fused, false)
 }
 
 /// The same for what `make` writes with the loaded elements.
@@ -20,6 +20,7 @@ fn results_of(
     lanes: u16,
     expanded: bool,
     fused: bool,
+    flush: bool,
 ) -> Vec<f64> {
     let (n, dtype) = (args[0].len(), args[0].dtype());
     let mut k = KernelBuilder::new("k");
@@ -33,7 +34,7 @@ fn results_of(
     let mut unit = Unit::new(k.finish(), vec![false; args.len() + 1]);
     if expanded {
         let target = Target::parse("x86_64-linux").expect("a target");
-        run(&mut unit, &ScheduleCx::new(&target, true));
+        run(&mut unit, &ScheduleCx::new(&target, flush));
         verify_kernel(&unit.kernel, Stage::Scheduled).expect("a scheduled kernel");
     }
     let mut memory: Vec<Memory> = args.iter().map(Memory::of).collect();
@@ -154,7 +155,7 @@ fn sums_with_an_exponential_are_within_their_bound() {
                 let x = if negated { x.unary(UnOp::Neg) } else { x };
                 Expr::constant(DType::F32, c).splat(lanes) + x.math(MathFn::Exp)
             };
-            let found = results_of(&make, &args, lanes, true, fused);
+            let found = results_of(&make, &args, lanes, true, fused, false);
             for (x, found) in x.iter().zip(&found).take(x.len() - x.len() % usize::from(lanes)) {
                 let x = f64::from(if negated { -*x as f32 } else { *x as f32 });
                 let expected = c + x.exp();
@@ -162,6 +163,22 @@ fn sums_with_an_exponential_are_within_their_bound() {
                 let infinite = expected > 1.7e38 && found.is_infinite();
                 assert!(infinite || ulps(DType::F32, *found, expected) <= 2.5, "{c} + e^{x}: {found} {expected}");
             }
+        }
+    }
+}
+
+#[test]
+fn an_exponential_of_normal_numbers_is_within_its_bound() {
+    let x = samples(DType::F32, -110.0, 90.0);
+    let args = [Tensor::from_f64(DType::F32, &[x.len()], &x)];
+    let make = |loads: Vec<Expr>| Expr::Math(MathFn::Exp, loads);
+    for (lanes, fused) in [(1u16, true), (1, false), (8, true)] {
+        let found = results_of(&make, &args, lanes, true, fused, true);
+        for (x, found) in x.iter().zip(&found).take(x.len() - x.len() % usize::from(lanes)) {
+            let expected = f64::from((f64::from(*x as f32).exp()) as f32);
+            let flushed = *found == 0.0 && expected < 2f64.powf(-125.0);
+            assert!(flushed || ulps(DType::F32, *found, expected) <= 2.5, "e^{x}: {found} {expected}");
+            assert!(*found == 0.0 || found.is_nan() || *found >= f64::from(f32::MIN_POSITIVE), "e^{x}: {found}");
         }
     }
 }
