@@ -319,9 +319,18 @@ pub const PIPELINE: &[Pass] = &[
             let reassociate = x.math > Math::Strict;
             let cx =
                 schedule::ScheduleCx { target: &x.target, reassociate, bf16: x.rounds_factors(), tuning: &x.tuning };
-            let program = std::mem::take(&mut s.program);
-            (s.program, s.considered) = schedule::schedule_program(program, &cx)
-                .map_err(|e| PassError::Internal { pass: "schedule".into(), message: e.to_string() })?;
+            let kernels = std::mem::take(&mut s.program.kernels);
+            let around = s.program.clone();
+            s.program.kernels = kernels;
+            let lowered = &s.program;
+            // What is made of kernels that turn out to be wrong is not used.
+            let (scheduled, verified) = rayon::join(
+                || schedule::schedule_program(around, &lowered.kernels, &cx),
+                || if cfg!(debug_assertions) { Ok(()) } else { verify_kernels("lower", lowered, Stage::Structured) },
+            );
+            verified?;
+            (s.program, s.considered) =
+                scheduled.map_err(|e| PassError::Internal { pass: "schedule".into(), message: e.to_string() })?;
             Ok(s.program.kernels.len())
         },
     },
@@ -348,8 +357,8 @@ pub const PIPELINE: &[Pass] = &[
 /// Runs the pipeline on `graph` up to and including `to`. `watch` is told of every pass as it ends: the pass, the
 /// state after it and how many things it changed.
 ///
-/// The verifier runs after every pass; without debug assertions not on scheduled kernels, which are the most work and
-/// which a backend verifies before it makes code of them.
+/// The verifier runs after every pass. Kernels are the most work: without debug assertions, structured ones are verified while they are
+/// scheduled, and scheduled ones not here, as a backend does it while it makes code of them.
 pub fn run(
     graph: Graph,
     settings: &Settings,
@@ -360,7 +369,7 @@ pub fn run(
     fold::allow_for_weights(&mut state.graph);
     for pass in PIPELINE.iter().filter(|p| p.phase <= to) {
         let changed = apply(pass, &mut state, settings)?;
-        verify(pass, &state, changed)?;
+        verify(pass, &state, changed, to)?;
         watch(pass, &state, changed);
     }
     Ok(state)
@@ -392,10 +401,9 @@ fn apply(pass: &Pass, state: &mut State, settings: &Settings) -> Result<usize, P
     Ok(changed + (pass.run)(state, settings)?)
 }
 
-/// What `pass` made of `state`, of which it changed so much.
-fn verify(pass: &Pass, state: &State, changed: usize) -> Result<(), PassError> {
+/// What `pass` made of `state`, of which it changed so much, on the way to `to`.
+fn verify(pass: &Pass, state: &State, changed: usize, to: Phase) -> Result<(), PassError> {
     let internal = |message: String| PassError::Internal { pass: pass.name.to_string(), message };
-    let join = |errors: Vec<String>| internal(errors.join("\n"));
     let stage = match pass.phase {
         // What was valid before, and is as it was.
         Phase::Canonical | Phase::Quantized | Phase::Optimized if changed == 0 && !cfg!(debug_assertions) => {
@@ -405,16 +413,25 @@ fn verify(pass: &Pass, state: &State, changed: usize) -> Result<(), PassError> {
             return tenon_ir::verify::verify(&state.graph)
                 .map_err(|e| internal(tenon_ir::verify::report(&state.graph, &e)));
         }
-        Phase::Lowered if cfg!(debug_assertions) || changed > 0 => Stage::Structured,
+        Phase::Lowered if cfg!(debug_assertions) || to == Phase::Lowered => Stage::Structured,
         Phase::Scheduled | Phase::Planned if cfg!(debug_assertions) => Stage::Scheduled,
         Phase::Lowered | Phase::Scheduled | Phase::Planned => return Ok(()),
     };
-    let kernels = state.program.kernels.par_iter().with_max_len(1).filter_map(|k| verify_kernel(k, stage).err());
+    verify_kernels(pass.name, &state.program, stage)
+}
+
+/// What `pass` made of a program: its kernels, and what is around them.
+fn verify_kernels(pass: &str, program: &Program, stage: Stage) -> Result<(), PassError> {
+    let kernels = program.kernels.par_iter().with_max_len(1).filter_map(|k| verify_kernel(k, stage).err());
     let mut errors: Vec<VerifyError> = kernels.flatten_iter().collect();
     if errors.is_empty() {
-        errors = verify_around(&state.program).err().unwrap_or_default();
+        errors = verify_around(program).err().unwrap_or_default();
     }
-    if errors.is_empty() { Ok(()) } else { Err(join(errors.iter().map(ToString::to_string).collect())) }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let message = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    Err(PassError::Internal { pass: pass.to_string(), message })
 }
 
 /// Free dimensions, all of them, with the node that has each first.

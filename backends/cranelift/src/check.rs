@@ -1,6 +1,8 @@
-//! What the backend relies on, checked once.
+//! What the backend relies on, checked once, while it already goes on: what is made of a program that fails is thrown away.
 
+use crate::compile::Kernels;
 use crate::error::BackendError;
+use crate::isa::Isas;
 use rayon::prelude::*;
 use tenon_kernel::{BufferKind, Program, Stage, VerifyError, verify_around, verify_kernel};
 use tenon_target::Target;
@@ -8,9 +10,24 @@ use tenon_target::Target;
 /// Constant data that 32-bit displacements surely reach.
 const MAX_WEIGHTS: usize = 3 << 29;
 
+/// The machine code of `p`, once `p` is known to be what the backend relies on: the two go on at the same time.
+///
+/// # Errors
+/// As [`program`], whatever became of the code; those of compiling.
+pub(crate) fn compiled(
+    p: &Program,
+    target: &Target,
+    isas: &Isas,
+    separate_weights: bool,
+) -> Result<Kernels, BackendError> {
+    let (kernels, checked) =
+        rayon::join(|| Kernels::compile(p, target, isas), || program(p, target, separate_weights));
+    checked.and(kernels)
+}
+
 /// # Errors
 /// The program does not verify as scheduled, is not planned, or is not for `target`.
-pub(crate) fn program(p: &Program, target: &Target, separate_weights: bool) -> Result<(), BackendError> {
+fn program(p: &Program, target: &Target, separate_weights: bool) -> Result<(), BackendError> {
     let fail = |reason: String| Err(BackendError::Program(reason));
     let kernels: Vec<Vec<VerifyError>> =
         p.kernels.par_iter().with_max_len(1).filter_map(|k| verify_kernel(k, Stage::Scheduled).err()).collect();

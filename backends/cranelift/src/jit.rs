@@ -91,12 +91,14 @@ impl Jit {
                 reason: format!("its code does not run in this process, which is {arch}-{os}; use the host target"),
             });
         }
-        check::program(program, target, false)?;
         let isas = Isas::new(target)?;
-        let kernels = Kernels::compile(program, target, &isas)?;
         let mut layout = Layout::for_this_process(program);
         let mut block = AlignedBuf::new(layout.bytes);
-        layout.fill(program, block.as_mut_slice());
+        let (kernels, ()) = rayon::join(
+            || check::compiled(program, target, &isas, false),
+            || layout.fill(program, block.as_mut_slice()),
+        );
+        let kernels = kernels?;
         let resident = layout.beside(block.as_slice().as_ptr().addr());
         let weights = Weights { block, _resident: resident };
         guarded(&program.name, || link(program, isas, &kernels, &layout, weights, steps))
@@ -193,7 +195,7 @@ impl Jit {
             .map(|(b, c)| c.0.as_mut().map_or(b.as_mut_ptr(), |c| c.as_mut_slice().as_mut_ptr()))
             .collect();
         // The code reads and writes within the buffers of the program, which the verifier proved for kernels and
-        // `check::program` for their arguments; every buffer has its length, checked above, and its alignment. Outputs and the
+        // `check` for their arguments; every buffer has its length, checked above, and its alignment. Outputs and the
         // arena are borrowed mutably, so nothing else touches them meanwhile.
         let code =
             f(Pointers { inputs: ins.as_ptr(), outputs: outs.as_ptr(), arena: arena.as_mut_slice().as_mut_ptr() });

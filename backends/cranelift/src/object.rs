@@ -51,12 +51,11 @@ pub fn compile_object_with(
     target: &Target,
     options: &ObjectOptions,
 ) -> Result<Object, BackendError> {
-    check::program(program, target, options.separate_weights)?;
     if let Some(i) = options.golden.iter().position(|g| !g.fits(program)) {
         return Err(BackendError::Program(format!("known result {i} does not have the model's inputs and outputs")));
     }
     let isas = Isas::new(target)?;
-    let kernels = Kernels::compile(program, target, &isas)?;
+    let kernels = check::compiled(program, target, &isas, options.separate_weights)?;
     guarded(&program.name, || emit(program, target, &isas, &kernels, options))
 }
 

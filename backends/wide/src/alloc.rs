@@ -4,8 +4,9 @@ use crate::Unsupported;
 use crate::isa::Isa;
 use crate::lir::{Function, Op};
 use regalloc2::{
-    Block, Inst, InstRange, MachineEnv, Operand, Output, PReg, PRegSet, RegClass, RegallocOptions, VReg,
+    Block, Ctx, Inst, InstRange, MachineEnv, Operand, Output, PReg, PRegSet, RegClass, RegallocOptions, VReg,
 };
+use std::cell::RefCell;
 
 /// The function as `regalloc2` sees it: instructions in one row.
 pub(crate) struct View<'f> {
@@ -119,8 +120,17 @@ fn environment(isa: &Isa) -> MachineEnv {
     }
 }
 
+thread_local! {
+    /// What the allocator works in: some megabytes for a large function, which the next one finds there.
+    static ROOM: RefCell<Ctx> = RefCell::default();
+}
+
 /// A register or stack slot for every value.
 pub(crate) fn allocate(view: &View<'_>, isa: &Isa) -> Result<Output, Unsupported> {
     let options = RegallocOptions { validate_ssa: cfg!(debug_assertions), ..RegallocOptions::default() };
-    regalloc2::run(view, &environment(isa), &options).map_err(|e| Unsupported::Registers(format!("{e:?}")))
+    ROOM.with_borrow_mut(|room| {
+        regalloc2::run_with_ctx(view, &environment(isa), &options, room)
+            .map_err(|e| Unsupported::Registers(format!("{e:?}")))?;
+        Ok(std::mem::take(&mut room.output))
+    })
 }

@@ -128,14 +128,18 @@ pub(crate) const SCHEDULE: &[(&str, Pass)] = &[
     ("simplify again", simplify),
 ];
 
-/// Schedules every kernel of `program`, which is verified as structured; gives also what was considered for contractions.
+/// Schedules `kernels`, which the calls of `program` name, and gives the program of what comes of them; also what was considered for
+/// contractions. They verify as structured, or what is given is not used.
 ///
 /// # Errors
 /// A pass left a kernel that does not verify.
-pub fn schedule_program(program: Program, cx: &ScheduleCx<'_>) -> Result<(Program, Vec<Considered>), ScheduleError> {
-    let mut program = program;
+pub fn schedule_program(
+    mut program: Program,
+    kernels: &[Kernel],
+    cx: &ScheduleCx<'_>,
+) -> Result<(Program, Vec<Considered>), ScheduleError> {
     program.fused_multiply_add = cx.target.has_fma();
-    let units = split_by_constants(&mut program);
+    let units = split_by_constants(&mut program, kernels);
     // Each on its own: some take ten times as long as others.
     let mut done: Vec<Unit> =
         units.into_par_iter().with_max_len(1).map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
@@ -198,13 +202,12 @@ fn schedule_unit(mut unit: Unit, cx: &ScheduleCx<'_>) -> Result<Unit, ScheduleEr
 }
 
 /// One unit for every kernel and way of calling it with constants; calls then name units.
-fn split_by_constants(program: &mut Program) -> Vec<Unit> {
+fn split_by_constants(program: &mut Program, kernels: &[Kernel]) -> Vec<Unit> {
     let mut seen: BTreeMap<(usize, Vec<bool>), usize> = BTreeMap::new();
-    let mut variants = vec![0usize; program.kernels.len()];
+    let mut variants = vec![0usize; kernels.len()];
     let mut units: Vec<Unit> = vec![];
     let is_const: Vec<bool> = program.buffers.iter().map(|b| matches!(b.kind, BufferKind::Const(_))).collect();
     let largest: Vec<Option<u64>> = program.buffers.iter().map(largest).collect();
-    let kernels = std::mem::take(&mut program.kernels);
     for call in program.calls_mut() {
         let constant: Vec<bool> = call.args.iter().map(|id| is_const[id.0 as usize]).collect();
         let old = call.kernel;
@@ -222,7 +225,6 @@ fn split_by_constants(program: &mut Program) -> Vec<Unit> {
             *l = l.zip(largest[id.0 as usize]).map(|(a, b)| a.max(b));
         }
     }
-    program.kernels = kernels;
     let mut numbers: Vec<BTreeMap<Buf, Option<Scalar>>> = vec![BTreeMap::new(); units.len()];
     for call in program.calls() {
         for (i, id) in call.args.iter().enumerate() {

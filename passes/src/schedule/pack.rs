@@ -32,6 +32,9 @@ pub(crate) trait Arrange {
     }
 }
 
+/// Rows of lanes that are written at a time: as many floats as a line of the source holds.
+const ROWS: usize = 16;
+
 /// The layout `[outer…][tiles][inner…][lanes]` of a buffer: element `(o, t, i, l)` is element
 /// `base + Σ o·stride + (t·lanes + l)·lane_stride + Σ i·stride` of the source, or 0 where `t·lanes + l` is `extent` or more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -99,23 +102,40 @@ impl Arrange for Layout {
                 rest /= extent;
             }
             let valid = self.lanes.min(self.extent - tile * self.lanes);
-            let mut index = vec![0; self.inner.len()];
-            for row in chunk.chunks_exact_mut(self.lanes) {
-                let at: i64 = base + index.iter().zip(&self.inner).map(|(&i, d)| i as i64 * d.1).sum::<i64>();
-                match self.lane_stride {
-                    1 => row[..valid].copy_from_slice(&from[at as usize..at as usize + valid]),
-                    stride => {
-                        for (l, element) in (0i64..).zip(&mut row[..valid]) {
-                            *element = from[(at + l * stride) as usize];
+            let (&(rows, row_stride), outside) = self.inner.split_last().unwrap_or((&(1, 0), &[]));
+            // Blocks of rows outermost: what a line of the source holds of a lane goes to all its places while it is in the cache.
+            for first in (0..rows).step_by(ROWS) {
+                let last = rows.min(first + ROWS);
+                let mut index = vec![0; outside.len()];
+                for block in chunk.chunks_exact_mut(rows * self.lanes) {
+                    let block = &mut block[first * self.lanes..last * self.lanes];
+                    let at = base + index.iter().zip(outside).map(|(&i, d)| i as i64 * d.1).sum::<i64>();
+                    let at = at + first as i64 * row_stride;
+                    if self.lane_stride == 1 {
+                        for (row, at) in block.chunks_exact_mut(self.lanes).zip((0i64..).map(|r| at + r * row_stride))
+                        {
+                            row[..valid].copy_from_slice(&from[at as usize..at as usize + valid]);
+                        }
+                    } else {
+                        for l in 0..valid {
+                            let at = at + l as i64 * self.lane_stride;
+                            let to = block[l..].iter_mut().step_by(self.lanes);
+                            match usize::try_from(row_stride) {
+                                Ok(stride @ 1..) => {
+                                    to.zip(from[at as usize..].iter().step_by(stride))
+                                        .for_each(|(to, from)| *to = *from);
+                                }
+                                _ => to.zip(0i64..).for_each(|(to, r)| *to = from[(at + r * row_stride) as usize]),
+                            }
                         }
                     }
-                }
-                for (i, d) in index.iter_mut().zip(&self.inner).rev() {
-                    *i += 1;
-                    if *i < d.0 {
-                        break;
+                    for (i, d) in index.iter_mut().zip(outside).rev() {
+                        *i += 1;
+                        if *i < d.0 {
+                            break;
+                        }
+                        *i = 0;
                     }
-                    *i = 0;
                 }
             }
         });

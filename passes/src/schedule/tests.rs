@@ -49,7 +49,8 @@ fn program_of(sample: &Sample, constant: &[(usize, Tensor)]) -> Option<Program> 
 fn scheduled(sample: &Sample, target: &str) -> (Program, Program) {
     let program = program_of(sample, &[(1, operands(sample)[1].clone())]).expect("a program");
     let target = Target::parse(target).expect("a target");
-    let (done, _) = schedule_program(program.clone(), &ScheduleCx::new(&target, true)).expect("scheduled");
+    let (done, _) =
+        schedule_program(program.clone(), &program.kernels, &ScheduleCx::new(&target, true)).expect("scheduled");
     (program, done)
 }
 
@@ -109,8 +110,8 @@ fn check(name: &str, sample: &Sample, constant: &[usize]) {
         for reassociate in [false, true] {
             let scheduled = |tuning: &Tuning| {
                 let cx = ScheduleCx { tuning, ..ScheduleCx::new(&target, reassociate) };
-                let (scheduled, considered) =
-                    schedule_program(program.clone(), &cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+                let (scheduled, considered) = schedule_program(program.clone(), &program.kernels, &cx)
+                    .unwrap_or_else(|e| panic!("{name}: {e}"));
                 if let Err(e) = tenon_kernel::verify::verify_program(&scheduled, Stage::Scheduled) {
                     panic!("{name}: {e:?}");
                 }
@@ -175,7 +176,8 @@ fn factors_that_are_bf16_give_what_f32_gives() {
                 alone |= k.body.iter().any(|s| matches!(s, Stmt::Contract(_)));
             }
             let name = format!("{file} {i}");
-            let (scheduled, _) = schedule_program(program.clone(), &cx).unwrap_or_else(|e| panic!("{name}: {e}"));
+            let (scheduled, _) =
+                schedule_program(program.clone(), &program.kernels, &cx).unwrap_or_else(|e| panic!("{name}: {e}"));
             if !scheduled.kernels.iter().any(tenon_kernel::bf16::multiplies) {
                 continue;
             }
