@@ -225,10 +225,9 @@ impl Kernel {
 
     /// A new variable; the name is made unique.
     pub fn new_var(&mut self, name: &str, ty: Type) -> Var {
-        // Most names differ in the end, if they are of one length.
-        let last = |n: &str| n.as_bytes().last().copied();
-        let taken =
-            |n: &str| self.vars.iter().any(|v| v.name.len() == n.len() && last(&v.name) == last(n) && v.name == n);
+        // Most names differ in the end, if they are of one length: they are compared from there.
+        let same = |a: &str, b: &str| a.len() == b.len() && a.bytes().rev().eq(b.bytes().rev());
+        let taken = |n: &str| self.vars.iter().any(|v| same(&v.name, n));
         let mut unique = name.to_string();
         if taken(&unique) {
             // The table only grows, so its length makes a fresh suffix almost always at the first try.

@@ -21,6 +21,8 @@ const SMALL: u64 = 1 << 12;
 const MOST: u64 = 1 << 28;
 /// Data of at most so many elements are compared by content.
 const COMPARED: usize = 1 << 16;
+/// With at most so many whose samples are equal.
+const CANDIDATES: usize = 16;
 
 #[derive(Clone, Debug)]
 enum Value {
@@ -46,6 +48,16 @@ fn hash(of: impl Hash) -> u64 {
     h.finish()
 }
 
+/// What tells different data apart almost always: all of it where it is short, else parts from everywhere. Reading all weights for this
+/// would take longer than the choice of the kernels.
+fn sample(bytes: &[u8]) -> (Vec<&[u8]>, &[u8]) {
+    const PART: usize = 16;
+    const PARTS: usize = 64;
+    let apart = (bytes.len() / PARTS).max(PART);
+    let last = &bytes[bytes.len().saturating_sub(PART)..];
+    (bytes.chunks(apart).map(|c| &c[..PART.min(c.len())]).collect::<Vec<&[u8]>>(), last)
+}
+
 fn same_data(a: &Tensor, b: &Tensor) -> bool {
     a.fact() == b.fact() && (a.bytes().as_ptr() == b.bytes().as_ptr() || a.bytes() == b.bytes())
 }
@@ -56,9 +68,12 @@ impl Constants {
         let small = tensor.len() <= COMPARED;
         // Large data is only compared with itself, by its place in memory.
         let place = tensor.bytes().as_ptr() as usize;
-        let key =
-            if small { hash((tensor.fact(), tensor.bytes())) } else { hash((tensor.fact(), place, tensor.len())) };
-        for &id in self.found.get(&key).into_iter().flatten() {
+        let key = if small {
+            hash((tensor.fact(), sample(tensor.bytes())))
+        } else {
+            hash((tensor.fact(), place, tensor.len()))
+        };
+        for &id in self.found.get(&key).into_iter().flatten().take(CANDIDATES) {
             if matches!(&self.values[id.0 as usize], Value::Data { tensor: t, .. } if same_data(t, &tensor)) {
                 return id;
             }

@@ -103,7 +103,7 @@ impl Vectorizer<'_> {
         let folds = if shape.carried.is_empty() { vec![] } else { folds.filter(|_| self.reassociate)? };
         let n = usize::try_from(hi.checked_sub(lo)?).ok()?;
         let halving = shape.halving || !folds.is_empty();
-        let mut lanes = self.lanes(&shape, n, halving)?;
+        let mut lanes = self.lanes(&shape, body, n, halving)?;
         loop {
             if let Some(done) = self.attempt(var, lo, hi, parallel, body, &folds, lanes, halving) {
                 return Some(done);
@@ -116,8 +116,8 @@ impl Vectorizer<'_> {
         }
     }
 
-    /// Lanes of a virtual vector for these element types and `n` iterations; a power of two where lanes are folded.
-    fn lanes(&self, shape: &Shape, n: usize, halving: bool) -> Option<usize> {
+    /// Lanes of a virtual vector for a body of this shape and `n` iterations; a power of two where lanes are folded.
+    fn lanes(&self, shape: &Shape, body: &[Stmt], n: usize, halving: bool) -> Option<usize> {
         let bytes = self.target.vector_bytes;
         let one = (bytes / shape.most_bytes).max(1);
         // The narrowest elements fill a register; if they are all of one size, a few registers.
@@ -135,7 +135,8 @@ impl Vectorizer<'_> {
         );
         // Where elements differ in width, what is alive at once is to fit the registers.
         if shape.most_bytes > shape.least_bytes {
-            while lanes > one && shape.live * lanes > self.target.vector_registers() * one {
+            let live = live(self.kernel, body);
+            while lanes > one && live * lanes > self.target.vector_registers() * one {
                 lanes /= 2;
             }
         }
@@ -274,8 +275,6 @@ struct Shape {
     least_bytes: usize,
     /// Variables of its own that it sets: accumulators.
     declared: usize,
-    /// Values of its own that are alive at once, at most.
-    live: usize,
     /// Nodes of its expressions.
     size: usize,
     /// Whether there are loops in it.
@@ -294,7 +293,6 @@ impl Shape {
             most_bytes: 1,
             least_bytes: 8,
             declared: 0,
-            live: live(kernel, body),
             size: 0,
             nested: false,
             halving: false,
