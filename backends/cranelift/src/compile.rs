@@ -14,6 +14,8 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenError, Context};
 use cranelift_module::{FuncId, Linkage, Module, ModuleReloc, ModuleRelocTarget};
 use rayon::prelude::*;
+use std::cmp::Reverse;
+use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::tiles::{as_loops, multiplies_tiles};
 use tenon_kernel::{Kernel, Program};
 use tenon_target::Target;
@@ -70,25 +72,30 @@ impl Kernels {
     /// Compiles the kernels in parallel.
     pub(crate) fn compile(program: &Program, target: &Target, isas: &Isas) -> Result<Kernels, BackendError> {
         let machine = Machine::new(target, program.fused_multiply_add);
-        let codes = program
-            .kernels
-            .par_iter()
-            .with_max_len(1)
-            .enumerate()
-            .map(|(i, k)| {
-                guarded(&k.name, || {
-                    if let Some(code) = wide(k, program, target) {
-                        return Ok(code);
-                    }
-                    // Whoever ships it would rather have slow code than none.
-                    let loops = multiplies_tiles(k).then(|| as_loops(k.clone()));
-                    let k = loops.as_ref().unwrap_or(k);
-                    let isa = isas.get(lower::optimisation(k, &machine));
-                    let func = lower::kernel(k, i as u32, machine, &**isa);
-                    generate(&k.name, func, FuncId::from_u32(i as u32), &**isa)
-                })
+        let one = |i: usize| {
+            let k = &program.kernels[i];
+            guarded(&k.name, || {
+                if let Some(code) = wide(k, program, target) {
+                    return Ok(code);
+                }
+                // Whoever ships it would rather have slow code than none.
+                let loops = multiplies_tiles(k).then(|| as_loops(k.clone()));
+                let k = loops.as_ref().unwrap_or(k);
+                let isa = isas.get(lower::optimisation(k, &machine));
+                let func = lower::kernel(k, i as u32, machine, &**isa);
+                generate(&k.name, func, FuncId::from_u32(i as u32), &**isa)
             })
-            .collect::<Result<Vec<Code>, BackendError>>()?;
+        };
+        // The largest first: if one began last, all but its thread would wait for it.
+        let mut order: Vec<usize> = (0..program.kernels.len()).collect();
+        order.sort_by_cached_key(|i| Reverse(statements(&program.kernels[*i])));
+        let mut codes = order
+            .into_par_iter()
+            .with_max_len(1)
+            .map(|i| Ok((i, one(i)?)))
+            .collect::<Result<Vec<(usize, Code)>, BackendError>>()?;
+        codes.sort_unstable_by_key(|(i, _)| *i);
+        let codes = codes.into_iter().map(|(_, code)| code).collect();
         Ok(Kernels { codes, tiles: tiles::uses(program, target) })
     }
 
@@ -96,6 +103,13 @@ impl Kernels {
     pub(crate) fn bytes(&self) -> usize {
         self.codes.iter().map(|c| c.bytes.len().next_multiple_of(c.align as usize)).sum()
     }
+}
+
+/// How many statements there are in `k`.
+fn statements(k: &Kernel) -> usize {
+    let mut n = 0;
+    visit_stmts(&k.body, &mut |_| n += 1);
+    n
 }
 
 /// The code of `k` with the target's wide vectors; `None` if it has none, or not for this kernel.

@@ -406,9 +406,19 @@ impl Expr {
 
     /// The same expression with `var` replaced by `by`.
     #[must_use]
-    pub fn substitute(mut self, var: Var, by: &Expr) -> Expr {
+    pub fn substitute(self, var: Var, by: &Expr) -> Expr {
+        self.substitute_all(&mut |v| (v == var).then(|| by.clone()))
+    }
+
+    /// The same expression with every variable replaced for which `by` gives something.
+    #[must_use]
+    pub fn substitute_all(mut self, by: &mut dyn FnMut(Var) -> Option<Expr>) -> Expr {
         self.update(&mut |e| match e {
-            Expr::Var(v) if *v == var => *e = by.clone(),
+            Expr::Var(v) => {
+                if let Some(by) = by(*v) {
+                    *e = by;
+                }
+            }
             e => e.fold(),
         });
         self

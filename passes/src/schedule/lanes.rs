@@ -51,9 +51,9 @@ impl Lanes<'_> {
     /// `e` in lane `lane`, a scalar.
     pub(super) fn at(&self, e: &Expr, lane: u16) -> Expr {
         let index = self.base.clone() + i64::from(lane);
-        let e = e.clone().substitute(self.var, &index);
-        self.vectors.iter().fold(e, |e, (s, w)| {
-            if e.uses(*s) { e.substitute(*s, &Expr::Extract(Box::new(Expr::Var(*w)), lane)) } else { e }
+        e.clone().substitute_all(&mut |v| match self.vector_of(v) {
+            _ if v == self.var => Some(index.clone()),
+            w => w.map(|w| Expr::Extract(Box::new(Expr::Var(w)), lane)),
         })
     }
 
