@@ -5,7 +5,7 @@
 //! buffer inside the kernel. A second output loop, `m`, that shares what is loaded along `v`, is unrolled beside it.
 
 use super::order::{Lines, crowded, of_product};
-use super::shape::{Budget, Cover};
+use super::shape::{Area, Budget, Cover};
 use crate::schedule::pack::{Arrangement, Layout};
 use crate::schedule::{ScheduleCx, Unit};
 use crate::tuning::{Considered, Order, Tile};
@@ -183,7 +183,9 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
     let written = c.dims.iter().map(|d| d.extent).product::<usize>() * dtype.size();
     let mut order = if both { Order::ColumnsInside } else { of_product(rows, columns, written, &cx.target.caches) };
     order = asked.map_or(order, |t| t.order);
-    let shaper = Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, both, order, asked, cx };
+    let points = others.iter().map(|d| d.extent).product();
+    let shaper =
+        Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, points, both, order, asked, cx };
     let (m, cover) = shaper.rows(&others, [&a, &b]);
     if let (true, Some(m), None) = (both, &m, asked) {
         let middle: usize = others.iter().filter(|d| d.var != m.var).map(|d| d.extent).product();
@@ -296,6 +298,8 @@ struct Shaper<'a> {
     lanes: usize,
     v: &'a ContractDim,
     reduce: &'a [ContractDim],
+    /// Points of all other loops of the result.
+    points: usize,
     both: bool,
     order: Order,
     /// The tile that was measured to be best, if any was.
@@ -309,11 +313,10 @@ impl Shaper<'_> {
         let shares = |d: &&ContractDim| {
             factors.iter().any(|f| f.along != Along::Splat && !f.uses(d)) && factors.iter().any(|f| f.uses(d))
         };
-        let all: usize = others.iter().map(|d| d.extent).product();
         let mut best: Option<(Price, ContractDim, Cover)> = None;
         for d in others.iter().filter(shares) {
             let cover = self.cover(d.extent, Some(d), factors);
-            let cost = cover.cost * (all / d.extent) as f64;
+            let cost = cover.cost * (self.points / d.extent) as f64;
             let distance = factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0);
             let other = self.asked.is_some_and(|t| (t.rows, t.registers) != cover.size());
             let price = (other, cost, distance);
@@ -358,20 +361,25 @@ impl Shaper<'_> {
     }
 
     fn covers(&self, m: usize, d: Option<&ContractDim>, factors: [&Factor; 2]) -> Vec<Cover> {
-        let registers = self.v.extent.div_ceil(self.lanes);
+        let area = Area {
+            m,
+            registers: self.v.extent.div_ceil(self.lanes),
+            whole: self.v.extent.is_multiple_of(self.lanes),
+            times: self.points / m.max(1),
+        };
         let steps: usize = self.reduce.iter().map(|d| d.extent).product();
         if !self.both {
-            return self.budget.covers(m, registers, steps, self.order == Order::ColumnsInside, self.cx.reassociate);
+            return self.budget.covers(area, steps, self.order == Order::ColumnsInside, self.cx.reassociate);
         }
         let Some(tap) = self.reduce.last().filter(|t| d.is_some() && t.extent <= MAX_TAPS) else {
-            return self.budget.covers(m, registers, steps, true, self.cx.reassociate);
+            return self.budget.covers(area, steps, true, self.cx.reassociate);
         };
         let step =
             d.map_or(0, |d| factors.iter().map(|f| f.index.coefficient(d.var).unsigned_abs()).max().unwrap_or(0));
         let by = factors.iter().map(|f| f.index.coefficient(tap.var).unsigned_abs()).max().unwrap_or(0);
         // Rows whose places no tap shares are as good as far apart.
         let apart = if by > 0 && step.is_multiple_of(by) { (step / by) as usize } else { tap.extent };
-        self.budget.windows(m, registers, tap.extent, steps / tap.extent, apart)
+        self.budget.windows(area, tap.extent, steps / tap.extent, apart)
     }
 }
 

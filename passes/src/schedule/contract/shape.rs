@@ -7,14 +7,16 @@
 use tenon_target::{Arch, Target};
 
 /// What limits a register tile.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
     /// Vector registers.
     registers: usize,
     /// Accumulators at most.
     accumulators: usize,
-    /// Steps of a panel of one register that stay in the first cache beside the rows; of narrow vectors any number is taken to.
+    /// Steps of a panel of one register that stay in the first cache beside the rows.
     near: usize,
+    /// Lines in a register.
+    line: f64,
 }
 
 /// Products that start while a line comes from the second cache: some 28 bytes a cycle. Tiles of few rows ask for more.
@@ -23,11 +25,34 @@ const LINE: f64 = 4.5;
 /// Products in flight when both multipliers are busy.
 const IN_FLIGHT: usize = 8;
 
+/// How much longer than that a tile waits which has no more accumulators than products are in flight: none of them is ever a little late
+/// without a multiplier being idle.
+const WAIT: f64 = 1.04;
+
+/// What a loop over tiles of one more size costs, once a run: its code comes from memory, some sixteen lines one after the other, as the
+/// caches hold weights by then.
+const COPY: f64 = 5000.0;
+/// The part of the whole that this is at most, for what is short may be all of a small model, which stays in the caches.
+const COPY_PART: f64 = 0.02;
+/// What it costs wherever it runs: a loop that ends is a branch that was not foreseen.
+const ENDS: f64 = 0.005;
+
 /// Tiles of `count` times `mr` rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rows {
     pub(super) mr: usize,
     pub(super) count: usize,
+}
+
+/// What tiles cover: a matrix of rows by registers.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Area {
+    pub(super) m: usize,
+    pub(super) registers: usize,
+    /// Whether the last register is full. If not, its column is a loop of its own.
+    pub(super) whole: bool,
+    /// Times that it is computed.
+    pub(super) times: usize,
 }
 
 /// How a matrix of rows by registers is covered: columns of tiles `nv` registers wide, and what is left over.
@@ -60,10 +85,9 @@ impl Budget {
             Arch::X86_64 => registers - 2,
             Arch::Aarch64 | Arch::Riscv64 => 16,
         };
-        // Only vectors of a whole line ask for so much.
-        let wide = target.vector_bytes >= target.caches.line.max(1);
-        let near = if wide { target.caches.l1d * 2 / 3 / target.caches.line } else { usize::MAX };
-        Budget { registers, accumulators, near }
+        let near = target.caches.l1d * 2 / 3 / target.vector_bytes.max(1);
+        let line = target.vector_bytes as f64 / target.caches.line.max(1) as f64;
+        Budget { registers, accumulators, near, line }
     }
 
     /// Rows of a tile of `nv` registers at most: accumulators, what the rows share, and one scalar at a time.
@@ -82,35 +106,35 @@ impl Budget {
         let products = mr * nv;
         let loads = mr + nv;
         let waiting = if reassociate { IN_FLIGHT.div_ceil(self.chains(products)) } else { IN_FLIGHT };
-        let lines = if k.saturating_mul(nv) > self.near { LINE * nv as f64 } else { 0.0 };
-        lines.max(products.max(loads).max(waiting) as f64) + 0.1 * loads as f64
+        let lines = if k.saturating_mul(nv) > self.near { LINE * self.line * nv as f64 } else { 0.0 };
+        lines.max(products.max(loads) as f64).max(waiting as f64 * WAIT) + 0.1 * loads as f64
     }
 
     /// What the tiles `rows` of one column of `nv` registers cost, for sums of `k` terms.
     fn column(&self, rows: &[Rows], nv: usize, k: usize, reassociate: bool) -> f64 {
         let one = |r: &Rows| k as f64 * self.step(r.mr, nv, k, reassociate) + (12 + 3 * r.mr * nv) as f64;
         let sum: f64 = rows.iter().map(|r| r.count as f64 * one(r)).sum();
-        // Code that is larger for nothing.
-        sum * (1.0 + 0.005 * (rows.len() as f64 - 1.0))
+        sum * (1.0 + ENDS * (rows.len() as f64 - 1.0))
     }
 
-    /// The cheapest tiles of one column of `nv` registers: `m` rows, `k` steps.
-    fn best_column(&self, m: usize, nv: usize, k: usize, reassociate: bool) -> (Vec<Rows>, f64) {
+    /// The cheapest tiles of one column of `nv` registers: `m` rows, `k` steps, `times` times.
+    fn best_column(&self, m: usize, nv: usize, k: usize, reassociate: bool, times: usize) -> Vec<Rows> {
         let all = (1..=self.rows(nv).min(m)).rev().map(|mr| split(m, mr));
         let priced = all.map(|rows| {
-            let cost = self.column(&rows, nv, k, reassociate);
+            let cost = copied(self.column(&rows, nv, k, reassociate), rows.len(), times);
             (rows, cost)
         });
-        cheapest(priced, |(_, cost)| *cost).unwrap_or_default()
+        cheapest(priced, |(_, cost)| *cost).map(|(rows, _)| rows).unwrap_or_default()
     }
 
-    /// All covers of `m` rows of `registers` for sums of `k` terms. With `alike`, the last column has the rows of the others.
-    /// Of equals the first is best: the widest, which reads the rows' side less often.
-    pub(super) fn covers(&self, m: usize, registers: usize, k: usize, alike: bool, reassociate: bool) -> Vec<Cover> {
+    /// All covers of `area` for sums of `k` terms. With `alike`, the last column has the rows of the others. Of equals the first is best: the
+    /// widest, which reads the rows' side less often.
+    pub(super) fn covers(&self, area: Area, k: usize, alike: bool, reassociate: bool) -> Vec<Cover> {
+        let Area { m, registers, times, .. } = area;
         let mut all: Vec<Cover> = vec![];
         for nv in (1..=registers.min(self.accumulators)).rev() {
             let left = registers % nv;
-            let own = (left > 0).then(|| self.best_column(m, left, k, reassociate));
+            let own = if left > 0 { self.best_column(m, left, k, reassociate, times) } else { vec![] };
             for mr in (1..=self.rows(nv).min(m)).rev() {
                 let full = split(m, mr);
                 if all.last().is_some_and(|c| c.nv == nv && c.full == full) {
@@ -118,10 +142,11 @@ impl Budget {
                 }
                 let mut cost = self.column(&full, nv, k, reassociate) * (registers / nv) as f64;
                 let mut rest = vec![];
-                if let Some((own, c)) = &own {
+                if left > 0 {
                     rest = if alike { full.clone() } else { own.clone() };
-                    cost = (cost + c) * 1.005;
+                    cost = (cost + self.column(&rest, left, k, reassociate)) * (1.0 + ENDS);
                 }
+                let cost = copied(cost, full.len() * (1 + usize::from(area.parts(nv))) + rest.len(), times);
                 all.push(Cover { nv, full, rest, cost });
             }
         }
@@ -130,7 +155,8 @@ impl Budget {
 
     /// All covers where both factors are vectors: `taps` products in a line that share their operands between rows, whose
     /// places differ by `stride` where those of taps differ by one; `lines` of them.
-    pub(super) fn windows(&self, m: usize, registers: usize, taps: usize, lines: usize, stride: usize) -> Vec<Cover> {
+    pub(super) fn windows(&self, area: Area, taps: usize, lines: usize, stride: usize) -> Vec<Cover> {
+        let Area { m, registers, times, .. } = area;
         let mut all: Vec<Cover> = vec![];
         for nv in 1..=registers.min(4) {
             let fits = (self.registers / nv).saturating_sub(taps.min(self.registers / nv / 2) + 1);
@@ -147,12 +173,26 @@ impl Budget {
                     r.count as f64 * (lines as f64 * line + (12 + 3 * r.mr * nv) as f64)
                 };
                 let columns = registers as f64 / nv as f64;
-                let cost = rows.iter().map(one).sum::<f64>() * columns * (1.0 + 0.01 * (rows.len() - 1) as f64);
+                let copies = rows.len() * (1 + usize::from(area.parts(nv) || !registers.is_multiple_of(nv)));
+                let sum = rows.iter().map(one).sum::<f64>() * columns * (1.0 + 2.0 * ENDS * (rows.len() - 1) as f64);
+                let cost = copied(sum, copies, times);
                 all.push(Cover { nv, rest: rows.clone(), full: rows, cost });
             }
         }
         all
     }
+}
+
+impl Area {
+    /// Whether the last column of tiles of `nv` registers differs from others only in that its last register is not full.
+    fn parts(&self, nv: usize) -> bool {
+        !self.whole && self.registers > nv && self.registers.is_multiple_of(nv)
+    }
+}
+
+/// `cost` of tiles that have `loops` loops of their own, which run `times` times.
+fn copied(cost: f64, loops: usize, times: usize) -> f64 {
+    cost + loops.saturating_sub(1) as f64 * (COPY / times.max(1) as f64).min(COPY_PART * cost)
 }
 
 /// The first of the cheapest.
@@ -199,7 +239,7 @@ mod tests {
             let b = budget(target);
             for m in [1, 2, 3, 7, 49, 196, 3136] {
                 for registers in [1, 2, 3, 5, 8, 12, 40] {
-                    let all = b.covers(m, registers, 64, false, true);
+                    let all = b.covers(Area { m, registers, whole: true, times: 1 }, 64, false, true);
                     let c = Cover::choose(&all, None, m);
                     let asked = all.last().expect("there is one").size();
                     assert_eq!(Cover::choose(&all, Some(asked), m).size(), asked);
