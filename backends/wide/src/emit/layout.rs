@@ -2,9 +2,6 @@
 
 use crate::lir::Cond;
 
-/// Where constants begin is a multiple of this.
-const POOL_ALIGN: usize = 64;
-
 /// A displacement to be filled in: that of a byte of the pool.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Fix {
@@ -34,8 +31,8 @@ fn branch_len(cond: Option<Cond>, long: bool) -> usize {
     }
 }
 
-/// Puts the pieces one behind the other; branches begin short and grow until all reach.
-pub(super) fn lay_out(mut items: Vec<Item>, pool: &[u8]) -> Vec<u8> {
+/// Puts the pieces one behind the other; branches begin short and grow until all reach. Constants begin at a multiple of `align`.
+pub(super) fn lay_out(mut items: Vec<Item>, pool: &[u8], align: usize) -> Vec<u8> {
     let blocks = items.iter().map(|i| if let Item::Start(b) = i { b + 1 } else { 0 }).max().unwrap_or(0);
     let mut starts = vec![0usize; blocks];
     let pad = |at: usize| at.next_multiple_of(16) - at;
@@ -101,7 +98,7 @@ pub(super) fn lay_out(mut items: Vec<Item>, pool: &[u8]) -> Vec<u8> {
     if pool.is_empty() {
         return code;
     }
-    code.resize(code.len().next_multiple_of(POOL_ALIGN), 0xcc);
+    code.resize(code.len().next_multiple_of(align.max(1)), 0xcc);
     let base = code.len();
     for f in fixes {
         let reach = (base + f.pool as usize) as i64 - f.end as i64;
@@ -143,18 +140,18 @@ mod tests {
     fn branches_are_as_short_as_they_can_be() {
         let around = |n: usize| {
             let cond = Some(Cond::E);
-            lay_out(vec![Item::Start(0), Item::Branch { cond, to: 1, long: false }, code(n), Item::Start(1)], &[])
+            lay_out(vec![Item::Start(0), Item::Branch { cond, to: 1, long: false }, code(n), Item::Start(1)], &[], 0)
         };
         assert_eq!(around(127)[..2], [0x74, 127]);
         assert_eq!(around(128)[..6], [0x0f, 0x84, 128, 0, 0, 0]);
-        let back = lay_out(vec![Item::Start(0), code(126), Item::Branch { cond: None, to: 0, long: false }], &[]);
+        let back = lay_out(vec![Item::Start(0), code(126), Item::Branch { cond: None, to: 0, long: false }], &[], 0);
         assert_eq!(back[126..], [0xeb, 0x80]);
     }
 
     #[test]
     fn constants_are_aligned_and_found() {
         let fix = Fix { at: 1, end: 5, pool: 8 };
-        let out = lay_out(vec![Item::Code { bytes: vec![0; 6], fixes: vec![fix] }], &[7; 16]);
+        let out = lay_out(vec![Item::Code { bytes: vec![0; 6], fixes: vec![fix] }], &[7; 16], 64);
         assert_eq!((out.len(), out[64]), (80, 7));
         assert_eq!(out[1..5], 67i32.to_le_bytes()); // 64 + 8 - 5
     }

@@ -53,7 +53,15 @@ impl Select<'_> {
             pool.extend_from_slice(bytes);
             at
         });
+        self.func.pool_align = self.func.pool_align.max(self.constants[id as usize].len().next_power_of_two());
         Mem { base: Base::Pool(at), index: None, disp: 0, broadcast: false }
+    }
+
+    /// The element of 4 or 8 bytes that constant `id` repeats: a load that repeats it costs no more than one of the whole.
+    fn repeats(&self, id: u32) -> Option<Vec<u8>> {
+        let bytes = &self.constants[id as usize];
+        let all_same = |n: &usize| bytes.len() > *n && bytes.chunks(*n).all(|c| *c == bytes[..*n]);
+        [4, 8].iter().find(|n| all_same(n)).map(|n| bytes[..*n].to_vec())
     }
 
     /// `row` as an operand that may be memory.
@@ -80,6 +88,12 @@ impl Select<'_> {
                 let g = self.gen_reg();
                 self.push(Op::MovImm, [Arg::Def(g), Arg::Imm(v)]);
                 self.v(V::MovqFrom, Width::X, &[Arg::Use(g)])
+            }
+            Row::Const(id) if w != Width::S && self.repeats(id).is_some() => {
+                // One element in the pool is enough.
+                let element = self.repeats(id).unwrap_or_default();
+                let (one, bytes) = (self.constant(element.clone()), element.len());
+                self.broadcast(one, bytes, true, w)
             }
             Row::Mem(m) if m.broadcast => self.broadcast(Row::Mem(Mem { broadcast: false, ..m }), bytes, true, w),
             row => {

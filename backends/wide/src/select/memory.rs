@@ -200,7 +200,7 @@ impl Select<'_> {
 
     /// The first lane of a register, or memory, in every lane of `lane` bytes.
     pub(super) fn broadcast(&mut self, row: Row, lane: usize, float: bool, w: Width) -> VReg {
-        let memory = matches!(row, Row::Mem(_));
+        let memory = matches!(row, Row::Mem(_) | Row::Const(_));
         let op = match (lane, float, memory) {
             (4, true, true) => V::BroadcastssM,
             (4, true, false) => V::Broadcastss,
