@@ -5,7 +5,7 @@
 //! shorter; but for the one that is a feature apart ([`V::vex_is_apart`]).
 
 use crate::lir::Width;
-use iced_x86::Code;
+use iced_x86::{Code, Instruction};
 
 macro_rules! table {
     ($($op:ident: $vs:ident $vx:ident $vy:ident $es:ident $ex:ident $ey:ident $ez:ident;)*) => {
@@ -265,6 +265,15 @@ impl V {
             (w, true) => 3 + w as usize,
         };
         (row[at] != Code::INVALID).then_some(row[at])
+    }
+
+    /// By what the longer encoding at `width` divides a displacement of one byte: the bytes of its operand in memory, or of one element
+    /// of it that is in every lane.
+    pub(crate) fn displacement_unit(self, width: Width, broadcast: bool) -> Option<i32> {
+        let mut i = Instruction::default();
+        i.set_code(self.code(width, true)?);
+        i.set_is_broadcast(broadcast);
+        i32::try_from(i.memory_size().size()).ok().filter(|n| *n > 0)
     }
 
     /// Whether the VEX form belongs to a feature that a machine with the EVEX form may lack: AVX-VNNI came after AVX512-VNNI,
