@@ -19,6 +19,7 @@ mod emit;
 mod hoist;
 mod isa;
 mod lir;
+mod near;
 mod select;
 mod table;
 
@@ -109,6 +110,7 @@ const MAX_FRAME: usize = 3840;
 pub fn compile(kernel: &Kernel, target: &Target) -> Result<Code, Unsupported> {
     let isa = Isa::of(target).ok_or(Unsupported::Target)?;
     let mut func = select::select(kernel, isa)?;
+    near::near(&mut func, &isa);
     hoist::hoist(&mut func, &isa);
     if func.len() > MAX_INSTRUCTIONS {
         return Err(Unsupported::Size(func.len()));

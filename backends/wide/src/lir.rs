@@ -253,6 +253,8 @@ pub(crate) struct Function {
     pub(crate) classes: Vec<RegClass>,
     /// Constants behind the code, and the bytes at each place that was asked for.
     pub(crate) pool: Vec<u8>,
+    /// The address of the constants is a multiple of this, if there are any.
+    pub(crate) pool_align: usize,
 }
 
 impl Function {
@@ -325,6 +327,16 @@ impl Inst {
                 Arg::Imm(_) => {}
             }
         }
+    }
+
+    /// Whether it is arithmetic of two registers, the second of which might as well be in memory.
+    pub(crate) fn takes_memory(&self) -> bool {
+        use V::{Addpd, Addps, Maxpd, Maxps, Minpd, Minps, Mulpd, Mulps, Subpd, Subps};
+        let arithmetic = matches!(
+            self.op,
+            Op::V(Addps | Addpd | Subps | Subpd | Mulps | Mulpd | Minps | Minpd | Maxps | Maxpd, _)
+        );
+        arithmetic && matches!(self.args[..], [Arg::Def(_), Arg::Use(_), Arg::Use(_)])
     }
 
     /// Whether it ends a block.

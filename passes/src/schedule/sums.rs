@@ -13,7 +13,7 @@
 //! for %b in 0..9 {
 //!   var %part = 0.0
 //!   for %k in 0..128 step 4 { %part = fma(…, %part) … }
-//!   %acc = %acc + %part
+//!   %acc = %part + %acc
 //! }
 //! ```
 
@@ -125,7 +125,7 @@ fn in_parts(sum: Stmt, accumulators: &BTreeMap<Var, usize>, kernel: &mut Kernel)
     }
     out.push(renamed(sum, &parts));
     for (acc, part) in parts {
-        out.push(Stmt::Set { var: acc, value: Expr::Var(acc) + Expr::Var(part) });
+        out.push(Stmt::Set { var: acc, value: Expr::Var(part) + Expr::Var(acc) });
     }
     out
 }
@@ -155,7 +155,7 @@ mod tests {
         let long = blocked(&SUM.replace('N', "4096"));
         assert!(long.contains("for %block in 0..8 {"), "{long}");
         assert!(long.contains("for %k in 0..512 step 4 {"), "{long}");
-        assert!(long.contains("%acc = %acc + %part"), "{long}");
+        assert!(long.contains("%acc = %part + %acc"), "{long}");
         // 7 blocks of 128 iterations and one of 104.
         let odd = blocked(&SUM.replace('N', "4000"));
         assert!(odd.contains("for %block in 0..8 {") || odd.contains("for %k in 3584..4000 step 4 {"), "{odd}");

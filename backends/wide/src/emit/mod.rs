@@ -9,7 +9,7 @@ mod layout;
 use crate::Unsupported;
 use crate::alloc::{View, is_kept};
 use crate::isa::Isa;
-use crate::lir::{Arg, Base, Cond, Function, Mem, Op, Width};
+use crate::lir::{Arg, Base, Cond, Function, Inst, Mem, Op, Width};
 use crate::table::V;
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, OpKind, Register};
 use layout::{Fix, Item, lay_out};
@@ -58,9 +58,19 @@ pub(crate) fn emit(
             e.items.push(Item::Align);
         }
         e.items.push(Item::Start(b));
-        for step in out.block_insts_and_edits(view, block) {
+        let mut steps = out.block_insts_and_edits(view, block).peekable();
+        // Of an instruction's last operand, where on the stack it is read.
+        let mut spilled = None;
+        while let Some(step) = steps.next() {
             match step {
-                InstOrEdit::Edit(Edit::Move { from, to }) => e.copy(*from, *to),
+                InstOrEdit::Edit(Edit::Move { from, to }) => match steps.peek() {
+                    Some(InstOrEdit::Inst(i))
+                        if folds(view.inst(*i), out.inst_allocs(*i), *to) && from.is_stack() =>
+                    {
+                        spilled = Some(*from);
+                    }
+                    _ => e.copy(*from, *to),
+                },
                 InstOrEdit::Inst(i) => {
                     let inst = view.inst(i);
                     let next = (b + 1..func.blocks.len()).find(|&n| targets[n] == n);
@@ -80,7 +90,10 @@ pub(crate) fn emit(
                         }
                         Op::Return => e.epilogue(),
                         op => {
-                            let args = e.places(&inst.args, out.inst_allocs(i));
+                            let mut args = e.places(&inst.args, out.inst_allocs(i));
+                            if let (Some(slot), Some(last)) = (spilled.take().and_then(stack), args.last_mut()) {
+                                *last = Place::Memory(slot, None);
+                            }
                             e.instruction(op, &args);
                         }
                     }
@@ -92,7 +105,7 @@ pub(crate) fn emit(
         return Err(Unsupported::Encoding(message));
     }
     let stack = e.stack();
-    Ok((lay_out(e.items, &func.pool), stack))
+    Ok((lay_out(e.items, &func.pool, func.pool_align), stack))
 }
 
 /// For each block, the one that a jump to it ends up in: blocks that only jump are passed over.
@@ -151,6 +164,18 @@ struct Emitter {
 /// The general register `n` of 64 bits.
 fn r64(n: usize) -> Register {
     Register::RAX + n as u32
+}
+
+/// The slot of a value that is spilled.
+fn stack(a: Allocation) -> Option<MemoryOperand> {
+    let at = 8 * a.as_stack()?.index() as i64;
+    Some(MemoryOperand::new(Register::RSP, Register::None, 1, at, u32::from(at != 0), false, Register::None))
+}
+
+/// Whether `inst` may read its last operand, for which a value is loaded into `from` just before it, where that value is: nothing reads the
+/// register any more, as the result goes there.
+fn folds(inst: &Inst, allocs: &[Allocation], from: Allocation) -> bool {
+    inst.takes_memory() && matches!(allocs, [d, a, b] if *d == from && *b == from && *a != from)
 }
 
 /// The vector register `n` of width `w`.
@@ -273,9 +298,7 @@ impl Emitter {
             return;
         }
         let whole = Width::of(self.isa.bytes);
-        let slot =
-            |a: Allocation| a.as_stack().map(|s| MemoryOperand::with_base_displ(Register::RSP, 8 * s.index() as i64));
-        match (from.as_reg(), to.as_reg(), slot(from), slot(to)) {
+        match (from.as_reg(), to.as_reg(), stack(from), stack(to)) {
             (Some(f), Some(t), ..) if f.class() == RegClass::Int => {
                 self.built(Instruction::with2(Code::Mov_r64_rm64, r64(t.hw_enc()), r64(f.hw_enc())));
             }
