@@ -480,10 +480,27 @@ def zoo_models(args, names):
     return [made / m for m in names]
 
 
+# The most bytes of code, all but the weights, of a model for these targets: each of the two vector extensions of x86-64.
+CODE = {"mobilenet_v2": 64 << 10}
+CODE_TARGETS = ["x86_64-linux/zen3", "x86_64-linux/sapphire-rapids"]
+
+
+def code_bytes(model, target):
+    """Bytes of code in the object of this model, by its sections; infinitely many where there is none."""
+    done = subprocess.run([TENON, "audit", model, "--target", target, "--json"], text=True, stdout=subprocess.PIPE, timeout=300)
+    told = json.loads(done.stdout) if done.returncode == 0 else {"objects": []}
+    return sum(o["totals"]["code"] for o in told["objects"]) or float("inf")
+
+
 def step_zoo(args):
     made = zoo_models(args, ZOO)
     if made is None:
         return
+    for model, most in CODE.items():
+        for target in CODE_TARGETS:
+            size = code_bytes(TARGET / "zoo" / model, target)
+            say(f"    {size:>7} bytes of code  {model} on {target}")
+            report(f"zoo: code of {model} on {target} in {most} bytes", size < most, f"{size} bytes")
     cases = verify("zoo", made, "--engine", "jit,object", minutes=20, case_seconds=240)
     for c in cases or []:
         engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])

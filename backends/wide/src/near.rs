@@ -109,3 +109,48 @@ fn unit(op: Op, m: &Mem, isa: &Isa) -> i32 {
         _ => 1,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lir::VECTOR;
+    use crate::table::V;
+    use tenon_target::Target;
+
+    /// What becomes of loads of whole registers at `places`: base (1 for a new address) and displacement, and the new address's distance.
+    fn loads(places: &[i32], hot: bool) -> (Vec<(usize, i32)>, Option<i32>) {
+        let target = Target::parse("x86_64-linux/sapphire-rapids").expect("a target");
+        let mut func = Function::default();
+        let block = func.block();
+        let base = func.reg(GENERAL);
+        for &disp in places {
+            let m = Mem { base: Base::Reg(base), index: None, disp, broadcast: false };
+            let args = [Arg::Def(func.reg(VECTOR)), Arg::Mem(m)].into_iter().collect();
+            func.blocks[block.index()].insts.push(Inst { op: Op::V(V::Movups, Width::Z), args });
+        }
+        func.blocks[block.index()].hot = hot;
+        near(&mut func, &Isa::of(&target).expect("it has AVX-512"));
+        let (mut out, mut distance) = (vec![], None);
+        for inst in &func.blocks[block.index()].insts {
+            let Arg::Mem(Mem { base: Base::Reg(from), disp, .. }) = inst.args[1] else { continue };
+            if inst.op == Op::Lea {
+                distance = Some(disp);
+            } else {
+                out.push((usize::from(from != base), disp));
+            }
+        }
+        (out, distance)
+    }
+
+    #[test]
+    fn what_is_far_together_gets_an_address() {
+        let far: Vec<i32> = [0x40, 0x4000, 0x4040, 0x5000, 0x7000].to_vec();
+        let (out, distance) = loads(&far, false);
+        assert_eq!(distance, Some(0x6000));
+        assert_eq!(out, [(0, 0x40), (1, -0x2000), (1, -0x1fc0), (1, -0x1000), (1, 0x1000)]);
+        // Fewer do not pay, what is no whole number of registers away is not reached, and innermost loops stay as they are.
+        assert_eq!(loads(&far[..4], false).1, None);
+        assert_eq!(loads(&[0x4000, 0x4040, 0x5004, 0x7000], false).1, None);
+        assert_eq!(loads(&far, true).1, None);
+    }
+}

@@ -234,6 +234,28 @@ mod tests {
     }
 
     #[test]
+    fn a_second_size_of_tiles_has_to_pay() {
+        let cover = |target: &str, m, registers, k, times| {
+            let all = budget(target).covers(Area { m, registers, whole: true, times }, k, false, true);
+            Cover::choose(&all, None, m)
+        };
+        // Sums are short, and the code comes once: not six rows by four registers and five, but fourteen by two.
+        let short = cover("x86_64-linux/sapphire-rapids", 196, 4, 192, 1);
+        assert_eq!((short.full, short.rest), (vec![Rows { mr: 14, count: 14 }], vec![]));
+        for target in ["x86_64-linux/zen3", "x86_64-linux/sapphire-rapids"] {
+            // A long product is not slower for its code.
+            let long = cover(target, 196, 40, 4608, 1);
+            let best = |all: Vec<Cover>| all.into_iter().map(|c| c.cost).fold(f64::INFINITY, f64::min);
+            let area = Area { m: 196, registers: 40, whole: true, times: usize::MAX };
+            let free = best(budget(target).covers(area, 4608, false, true));
+            assert!(long.cost <= 1.001 * free, "{target}: {} {free}", long.cost);
+        }
+        // A last register that is not full is a loop of its own, unless the only column holds it.
+        let part = Area { m: 8, registers: 4, whole: false, times: 1 };
+        assert_eq!([1, 2, 3, 4].map(|nv| part.parts(nv)), [true, true, false, false]);
+    }
+
+    #[test]
     fn tiles_fit_the_registers_and_fill_the_multipliers() {
         for (target, most) in [("x86_64-linux/x86-64-v2", 8), ("x86_64-linux/x86-64-v3", 14), ("aarch64-linux", 16)] {
             let b = budget(target);
