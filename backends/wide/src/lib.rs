@@ -4,7 +4,7 @@
 //! included, for x86-64 with AVX2, FMA and BMI2 or with AVX-512 F, VL, BW and DQ:
 //!
 //! ```text
-//! kernel ──select──► instructions over virtual registers ──hoist, alloc──► registers ──emit──► bytes
+//! kernel ──select──► instructions over virtual registers ──near, hoist, alloc──► registers ──emit──► bytes
 //! ```
 //!
 //! One generator for everything: a contraction's register tile, a depthwise convolution, a softmax, a transposition are
