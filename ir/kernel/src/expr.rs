@@ -226,6 +226,17 @@ impl Expr {
         }
     }
 
+    /// The variable and its lane, if the expression is a lane of a variable.
+    pub fn as_lane(&self) -> Option<(Var, u16)> {
+        match self {
+            Expr::Extract(x, lane) => match **x {
+                Expr::Var(v) => Some((v, *lane)),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     /// One element of `buf`.
     pub fn load(buf: Buf, index: Expr) -> Expr {
         Expr::Load { buf, index: Box::new(index), lanes: 1 }

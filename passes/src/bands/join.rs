@@ -1,7 +1,7 @@
 //! One kernel of several, a band of rows at a time.
 
 use super::stage::{Hand, Stage, loaded};
-use crate::rows::merge::{parameters, parfor, renamed};
+use crate::rows::merge::{in_place, joined_name, parameters, parfor, renamed};
 use tenon_kernel::simplify::simplify_kernel;
 use tenon_kernel::{Affine, Buf, BufferId, Contract, Expr, Kernel, Stmt, Type, Var};
 
@@ -12,11 +12,9 @@ use tenon_kernel::{Affine, Buf, BufferId, Contract, Expr, Kernel, Stmt, Type, Va
 /// ones nearest to them are computed all the same, as many as elsewhere, so the loops have the same extents for all blocks; what lies beyond
 /// is the border.
 pub(super) fn join(stages: &[Stage<'_>], hands: &[Hand], blocks: &[(usize, usize)]) -> (Kernel, Vec<BufferId>) {
-    let stem = |s: &Stage<'_>| s.kernel.name.rsplit_once('_').map_or(s.kernel.name.as_str(), |(s, _)| s).to_string();
-    let name = stages.iter().map(stem).collect::<Vec<String>>().join("_");
-    let mut kernel = Kernel { name, ..Kernel::default() };
     let most = blocks.iter().map(|(_, rows)| *rows).max().unwrap_or(1) as i64;
     let members: Vec<(&Kernel, &[BufferId])> = stages.iter().map(|s| (s.kernel, s.args)).collect();
+    let mut kernel = Kernel { name: joined_name(&members), ..Kernel::default() };
     let band = |id: BufferId| {
         let hand = hands.iter().find(|h| h.buffer == id)?;
         usize::try_from(hand.band(most) * hand.length).ok()
@@ -44,16 +42,8 @@ pub(super) fn join(stages: &[Stage<'_>], hands: &[Hand], blocks: &[(usize, usize
     }
     kernel.body = body;
     let mut kernel = simplify_kernel(kernel);
-    kernel.in_place = in_place(stages, &buffers);
+    kernel.in_place = in_place(&members, &buffers);
     (kernel, args)
-}
-
-/// What the last stage may do in place it still may, if no other one reads that.
-fn in_place(stages: &[Stage<'_>], buffers: &[Vec<Buf>]) -> Vec<(Buf, Buf)> {
-    let (Some((last, others)), Some(own)) = (stages.split_last(), buffers.last()) else { return vec![] };
-    let elsewhere = |b: &Buf| others.iter().any(|s| s.args.contains(&last.args[b.0 as usize]));
-    let pairs = last.kernel.in_place.iter().filter(|(x, _)| !elsewhere(x));
-    pairs.map(|(x, y)| (own[x.0 as usize], own[y.0 as usize])).collect()
 }
 
 /// Rows of the last stage's result that are made together.

@@ -222,7 +222,5 @@ fn blocks(rows: usize, most: usize) -> Vec<(usize, usize)> {
     if let Some(each) = even.max_by_key(|n| ((rows / n).trailing_zeros().min(2), *n)) {
         return vec![(rows / each, each)];
     }
-    let n = rows.div_ceil(most);
-    let (each, extra) = (rows / n, rows % n);
-    [(extra, each + 1), (n - extra, each)].into_iter().filter(|(count, _)| *count > 0).collect()
+    crate::rows::blocks(rows, most)
 }

@@ -78,13 +78,11 @@ pub(super) fn merge(
     shared: &BTreeMap<BufferId, BufferId>,
     shape: &Shape,
 ) -> (Kernel, Vec<BufferId>) {
-    let stem = |m: &Member<'_>| m.kernel.name.rsplit_once('_').map_or(m.kernel.name.as_str(), |(s, _)| s).to_string();
-    let name = members.iter().map(stem).collect::<Vec<String>>().join("_");
-    let mut kernel = Kernel { name, ..Kernel::default() };
     let most = shape.most();
     let home = |id: BufferId| shared.get(&id).copied().unwrap_or(id);
     let block = |id: BufferId| links.iter().find(|l| l.buffer == id).map(|l| most * l.length);
     let of: Vec<(&Kernel, &[BufferId])> = members.iter().map(|m| (m.kernel, m.args)).collect();
+    let mut kernel = Kernel { name: joined_name(&of), ..Kernel::default() };
     let (args, buffers) = parameters(&mut kernel, &of, &home, &block);
     let all: Vec<Embedded> =
         members.iter().zip(&buffers).map(|(m, b)| Embedded::new(m, b, links, &mut kernel)).collect();
@@ -103,7 +101,7 @@ pub(super) fn merge(
     }
     kernel.body = body;
     let mut kernel = simplify_kernel(kernel);
-    kernel.in_place = in_place(members, &buffers);
+    kernel.in_place = in_place(&of, &buffers);
     (kernel, args)
 }
 
@@ -146,12 +144,18 @@ pub(crate) fn parameters(
     (args, buffers)
 }
 
-/// What the last member may do in place it still may, if no other one reads that.
-fn in_place(members: &[Member<'_>], buffers: &[Vec<Buf>]) -> Vec<(Buf, Buf)> {
-    let Some((last, others)) = members.split_last() else { return vec![] };
-    let elsewhere = |id: &BufferId| others.iter().any(|m| m.args.contains(id));
+/// The name of a kernel that does what `members` do: theirs, without their numbers.
+pub(crate) fn joined_name(members: &[(&Kernel, &[BufferId])]) -> String {
+    let stem = |k: &Kernel| k.name.rsplit_once('_').map_or(k.name.as_str(), |(s, _)| s).to_string();
+    members.iter().map(|(k, _)| stem(k)).collect::<Vec<String>>().join("_")
+}
+
+/// What the last member may do in place it still may, if no other one reads that. `buffers` is what parameters have become.
+pub(crate) fn in_place(members: &[(&Kernel, &[BufferId])], buffers: &[Vec<Buf>]) -> Vec<(Buf, Buf)> {
+    let Some(((last, args), others)) = members.split_last() else { return vec![] };
+    let elsewhere = |id: &BufferId| others.iter().any(|(_, args)| args.contains(id));
     let at = |b: Buf| buffers[others.len()][b.0 as usize];
-    let pairs = last.kernel.in_place.iter().filter(|(x, _)| !elsewhere(&last.args[x.0 as usize]));
+    let pairs = last.in_place.iter().filter(|(x, _)| !elsewhere(&args[x.0 as usize]));
     pairs.map(|(x, y)| (at(*x), at(*y))).filter(|(x, y)| x != y).collect()
 }
 

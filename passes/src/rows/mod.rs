@@ -271,7 +271,7 @@ fn writes(a: Access) -> bool {
 }
 
 /// `rows` in blocks of at most `most`: of one size if there is one that is not much smaller, else of two that differ by one.
-fn blocks(rows: usize, most: usize) -> Vec<(usize, usize)> {
+pub(crate) fn blocks(rows: usize, most: usize) -> Vec<(usize, usize)> {
     if let Some(even) = (most / 2 + 1..=most).rev().find(|n| rows.is_multiple_of(*n)) {
         return vec![(rows / even, even)];
     }

@@ -73,7 +73,7 @@ impl Nest {
             Expr::Dot(_) | Expr::Lanes(_) | Expr::Splat(..) | Expr::Extract(..) | Expr::Reduce(..) => fits = false,
             _ => {}
         });
-        let across = |a: &Affine| !matches!(a.coefficient(stored), 0 | 1);
+        let across = |a: &Affine| across(a, stored);
         let loaded = along(&loads.iter().find(|(_, a)| across(a))?.1)?;
         for (b, a) in &loads {
             let word = kernel.buffer(*b).dtype.size() == 4;
@@ -144,8 +144,7 @@ impl Nest {
         let mut known: Vec<(Expr, Var, Vec<Var>)> = vec![];
         let value = self.value.clone().rewrite(&mut |e| {
             let Expr::Load { buf, index, .. } = &e else { return e };
-            let across = Affine::of(index).is_some_and(|a| !matches!(a.coefficient(self.stored), 0 | 1));
-            if !across {
+            if !Affine::of(index).is_some_and(|a| across(&a, self.stored)) {
                 return e;
             }
             if let Some((_, var, _)) = known.iter().find(|(k, ..)| *k == e) {
@@ -186,6 +185,11 @@ impl Nest {
             b.stmts.push(Stmt::Store { buf: self.buf, index, value: value.vector(take) });
         }
     }
+}
+
+/// Whether loads at `a` that follow each other along `stored` are neither of neighbours nor of one element.
+fn across(a: &Affine, stored: Var) -> bool {
+    !matches!(a.coefficient(stored), 0 | 1)
 }
 
 /// Squares that follow each other.

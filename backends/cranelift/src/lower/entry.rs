@@ -56,17 +56,7 @@ pub(crate) fn build(program: &Program, func: &mut Function, links: &Links<'_>, i
     let entry = guard::enter(&mut b);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
     let env = b.block_params(entry)[b.block_params(entry).len() - 1];
-    let mut e = Entry {
-        b,
-        program,
-        links,
-        inputs: vec![],
-        outputs: vec![],
-        arena,
-        weights: None,
-        hook: None,
-        rounding: None,
-    };
+    let mut e = Entry::new(b, program, links, arena);
 
     e.inputs = e.pointers(inputs, program, false);
     e.outputs = e.pointers(outputs, program, true);
@@ -100,17 +90,7 @@ pub(crate) fn build_step(
     let entry = guard::enter(&mut b);
     let [inputs, outputs, arena] = [0, 1, 2].map(|i| b.block_params(entry)[i]);
     let env = b.block_params(entry)[b.block_params(entry).len() - 1];
-    let mut e = Entry {
-        b,
-        program,
-        links,
-        inputs: vec![],
-        outputs: vec![],
-        arena,
-        weights: None,
-        hook: None,
-        rounding: None,
-    };
+    let mut e = Entry::new(b, program, links, arena);
     e.inputs = (0..program.inputs.len()).map(|k| e.pointer(inputs, k)).collect();
     e.outputs = (0..program.outputs.len()).map(|k| e.pointer(outputs, k)).collect();
     e.weights = e.find_weights(links.weights);
@@ -135,7 +115,12 @@ struct Entry<'f, 'p> {
     rounding: Option<Rounding>,
 }
 
-impl Entry<'_, '_> {
+impl<'f, 'p> Entry<'f, 'p> {
+    /// With nothing read but the arena's address.
+    fn new(b: FunctionBuilder<'f>, program: &'p Program, links: &'p Links<'p>, arena: Value) -> Entry<'f, 'p> {
+        Entry { b, program, links, inputs: vec![], outputs: vec![], arena, weights: None, hook: None, rounding: None }
+    }
+
     /// Runs `steps` and returns.
     fn run(&mut self, steps: &[Step]) {
         self.rounding = Rounding::new(&mut self.b, self.links.exchange);

@@ -149,14 +149,7 @@ impl Lower<'_> {
 
     /// Lanes of two variables, all of four words each, by one shuffle.
     fn words_of_two(&mut self, es: &[Expr]) -> Option<Val> {
-        let lane = |e: &Expr| match e {
-            Expr::Extract(x, lane) => match **x {
-                Expr::Var(v) => Some((v, *lane as u8)),
-                _ => None,
-            },
-            _ => None,
-        };
-        let all = es.iter().map(lane).collect::<Option<Vec<_>>>()?;
+        let all = es.iter().map(Expr::as_lane).collect::<Option<Vec<_>>>()?;
         let (a, ty) = (all[0].0, self.kernel.var(all[0].0).ty);
         let b = all.iter().map(|(v, _)| *v).find(|v| *v != a)?;
         let words = ty.lanes == 4 && es.len() == 4 && ty.elem.size() == 4 && self.machine.shuffles;
@@ -166,7 +159,7 @@ impl Lower<'_> {
         let mut mask = [0; 16];
         for (i, m) in mask.iter_mut().enumerate() {
             let (v, lane) = all[i / 4];
-            *m = if v == a { 0 } else { 16 } + 4 * lane + (i % 4) as u8;
+            *m = if v == a { 0 } else { 16 } + 4 * lane as u8 + (i % 4) as u8;
         }
         let [x, y] = [a, b].map(|v| self.read(v));
         all.iter().skip(2).for_each(|(v, _)| drop(self.read(*v)));

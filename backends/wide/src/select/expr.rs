@@ -96,7 +96,7 @@ impl Select<'_> {
                     && let Some(pick) = self.pick(&from)
                 {
                     let [x, y] = [a, b].map(|v| self.read(v));
-                    es.iter().skip(2).for_each(|e| drop(extracted(e).map(|(v, _)| self.read(v))));
+                    es.iter().skip(2).for_each(|e| drop(e.as_lane().map(|(v, _)| self.read(v))));
                     return self.picked(&x, &y, pick);
                 }
                 if let Some(v) = first_lanes(es) {
@@ -257,14 +257,14 @@ impl Select<'_> {
     /// The two vectors of words that all of `es` are lanes of, if each fills as much of one register as the result; and for each lane the one
     /// that it is of the two vectors one after the other.
     fn of_two(&self, es: &[Expr]) -> Option<(Var, Var, Vec<usize>)> {
-        let all = es.iter().map(extracted).collect::<Option<Vec<_>>>()?;
+        let all = es.iter().map(Expr::as_lane).collect::<Option<Vec<_>>>()?;
         let a = all[0].0;
         let b = all.iter().map(|(v, _)| *v).find(|v| *v != a)?;
         let ty = self.kernel.var(a).ty;
         let fits = ty.elem.size() == 4 && usize::from(ty.lanes) == es.len() && 4 * es.len() <= self.isa.bytes;
-        let lane = |(v, l): &(Var, usize)| match *v {
-            v if v == a => Some(*l),
-            v if v == b => Some(es.len() + l),
+        let lane = |(v, l): &(Var, u16)| match *v {
+            v if v == a => Some(usize::from(*l)),
+            v if v == b => Some(es.len() + usize::from(*l)),
             _ => None,
         };
         let from = all.iter().map(lane).collect::<Option<Vec<_>>>()?;
@@ -299,29 +299,9 @@ impl Select<'_> {
     }
 }
 
-/// A lane of a variable: which one, and of which.
-fn extracted(e: &Expr) -> Option<(Var, usize)> {
-    match e {
-        Expr::Extract(x, lane) => match **x {
-            Expr::Var(v) => Some((v, usize::from(*lane))),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
 /// The variable whose first lanes `es` are, in their order.
 fn first_lanes(es: &[Expr]) -> Option<Var> {
-    let lane = |(i, e): (usize, &Expr)| match e {
-        Expr::Extract(x, at) if usize::from(*at) == i => {
-            if let Expr::Var(v) = **x {
-                Some(v)
-            } else {
-                None
-            }
-        }
-        _ => None,
-    };
+    let lane = |(i, e): (usize, &Expr)| e.as_lane().filter(|(_, at)| usize::from(*at) == i).map(|(v, _)| v);
     let first = lane((0, &es[0]))?;
     (es.len() > 1 && es.iter().enumerate().all(|e| lane(e) == Some(first))).then_some(first)
 }
