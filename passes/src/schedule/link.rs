@@ -1,7 +1,7 @@
 //! From scheduled kernels back to a program: packed constants, scratch buffers, and nothing that is not used.
 
-use super::Unit;
 use super::pack::Arrangement;
+use super::{Unit, subnormal};
 use crate::lower::Distinct;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -11,6 +11,7 @@ use tenon_kernel::{Access, Buf, BufferId, BufferKind, Expr, Kernel, Program, Stm
 
 /// Puts `units` in the place of the program's kernels; calls name units.
 pub(super) fn link(mut program: Program, units: Vec<Unit>) -> Program {
+    let known = program.buffers.len();
     pack_constants(&mut program, &units);
     add_arguments(&mut program, &units);
     let mut kernels: Vec<Kernel> = units.into_iter().map(|u| u.kernel).collect();
@@ -18,6 +19,9 @@ pub(super) fn link(mut program: Program, units: Vec<Unit>) -> Program {
         drop_unused_parameters(k, i, &mut program);
     }
     share_equal_kernels(&mut program, kernels);
+    if program.flush_to_zero {
+        subnormal::flush(&mut program, known);
+    }
     drop_unused_constants(&mut program);
     program
 }
@@ -66,7 +70,13 @@ fn pack_constants(program: &mut Program, units: &[Unit]) {
         (rest, begin) = (behind, at + n * dtype.size());
         parts.push(part);
     }
-    wanted.par_iter().zip(parts).for_each(|(((_, layout), source), to)| layout.apply(source, to));
+    let flush = program.flush_to_zero;
+    wanted.par_iter().zip(parts).zip(&places).for_each(|((((_, layout), source), to), (_, dtype, _))| {
+        layout.apply(source, to);
+        if flush {
+            subnormal::flush_in(*dtype, to);
+        }
+    });
     let memory = Memory::from(memory);
     let mut ids: BTreeMap<Packed, BufferId> = BTreeMap::new();
     for ((key, _), (at, dtype, n)) in wanted.into_iter().zip(places) {

@@ -15,6 +15,7 @@ mod math;
 mod pack;
 mod rounding;
 mod scope;
+mod subnormal;
 mod sums;
 mod transpose;
 mod unroll;
@@ -145,11 +146,9 @@ pub fn schedule_program(
         units.into_par_iter().with_max_len(1).map(|u| schedule_unit(u, cx)).collect::<Result<_, _>>()?;
     let considered = done.iter_mut().flat_map(|u| std::mem::take(&mut u.considered)).collect();
     between::round(&mut program, &mut done);
-    let mut program = link::link(program, done);
     // Sums alone hardly make subnormal numbers, and changing how the machine rounds takes a few dozen cycles.
-    let multiplies = program.kernels.par_iter().any(multiplies_floats);
-    program.flush_to_zero = multiplies && cx.flushes();
-    Ok((program, considered))
+    program.flush_to_zero = cx.flushes() && done.par_iter().any(|u| multiplies_floats(&u.kernel));
+    Ok((link::link(program, done), considered))
 }
 
 /// Whether `kernel` has products or quotients of floats.
