@@ -1,4 +1,4 @@
-//! Weights come to the caches before they are needed.
+//! Panels of weights come to the caches a panel ahead.
 //!
 //! A model's weights rarely stay in the caches from run to run. A tiled product reads a panel of them for one tile of rows after
 //! the other: the first waits for memory, all others for arithmetic. Here the tiles also fetch the next panel, each its share, so that
@@ -23,18 +23,14 @@ use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, 
 use tenon_target::Target;
 
 /// Bytes of a cache line.
-const LINE: i64 = 64;
+pub(super) const LINE: i64 = 64;
 /// A panel shorter than a page is there before it could be asked for.
 const SHORTEST: i64 = 4096;
 /// Tiles of rows from which on waiting for the first is nothing.
 const MOST_TILES: i64 = 64;
 
-/// Adds prefetches to the kernels of `program`, which is scheduled; gives how many kernels have some.
-pub fn run(program: &mut Program, target: &Target) -> usize {
-    // The code generator for wide vectors has the instruction. Few weights stay in the cache from run to run.
-    if target.vector_bytes <= 16 || program.weight_bytes() <= target.caches.l2 {
-        return 0;
-    }
+/// Adds prefetches to the kernels of `program`; gives how many kernels have some.
+pub(super) fn run(program: &mut Program, target: &Target) -> usize {
     let mut other: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); program.kernels.len()];
     for call in program.calls() {
         let is_const =
@@ -338,16 +334,23 @@ impl Prefetch<'_> {
 }
 
 /// Iterations of a loop from `lo` to `hi`.
-fn trips(lo: &Expr, hi: &Expr, step: i64) -> Option<i64> {
+pub(super) fn trips(lo: &Expr, hi: &Expr, step: i64) -> Option<i64> {
     let (lo, hi) = (Affine::of(lo)?, Affine::of(hi)?);
     let n = hi.base.checked_sub(lo.base).filter(|n| lo.terms == hi.terms && *n > 0)?;
     Some((n + step - 1) / step)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::collections::BTreeMap;
+
+    /// The elements that `kernel` fetches, in order.
+    pub(in super::super) fn fetched(kernel: &Kernel) -> Vec<i64> {
+        let mut all = vec![];
+        run(&kernel.body, &mut BTreeMap::new(), &mut |_, e| all.push(e));
+        all
+    }
 
     /// Panels of `step · 24` by `k` elements for tiles of four rows, as a product has them.
     fn product(panels: usize, k: usize, rows: &str) -> String {

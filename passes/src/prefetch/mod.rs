@@ -1,0 +1,18 @@
+//! Weights come to the caches before they are needed: those that one tile after the other reads, a panel ahead ([`panels`]), and those that a kernel
+//! reads once, while the kernels before it compute ([`across`]).
+
+mod across;
+mod panels;
+
+use tenon_kernel::Program;
+use tenon_target::Target;
+
+/// Adds prefetches to the kernels of `program`, which is scheduled; gives how many kernels have some.
+pub fn run(program: &mut Program, target: &Target) -> usize {
+    // The code generator for wide vectors has the instruction. Few weights stay in the cache from run to run.
+    if target.vector_bytes <= 16 || program.weight_bytes() <= target.caches.l2 {
+        return 0;
+    }
+    let panels = panels::run(program, target);
+    panels + across::run(program, target)
+}
