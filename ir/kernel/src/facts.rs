@@ -147,15 +147,19 @@ impl<'k> Facts<'k> {
     /// The values of a sum of integers.
     pub(crate) fn sum(&self, l: &Linear) -> Interval {
         let plain = self.plain_sum(l);
-        let is_traced = |(atom, _): &(Expr, i128)| match atom {
-            Expr::Var(v) => self.vars.get(v).is_some_and(|f| !f.at_least.is_empty() || !f.at_most.is_empty()),
-            _ => false,
-        };
-        if !l.terms.iter().any(is_traced) {
+        if !l.terms.iter().any(|t| self.is_traced(t)) {
             return plain;
         }
         let lo = l.scaled(-1).map_or(plain.lo, |l| -self.upper(&l, -plain.lo, SUBSTITUTIONS));
         plain.meet(Interval::new(lo, self.upper(l, plain.hi, SUBSTITUTIONS)))
+    }
+
+    /// Whether a term is of the variable of a loop that has bounds in terms of others.
+    fn is_traced(&self, (atom, _): &(Expr, i128)) -> bool {
+        match atom {
+            Expr::Var(v) => self.vars.get(v).is_some_and(|f| !f.at_least.is_empty() || !f.at_most.is_empty()),
+            _ => false,
+        }
     }
 
     /// Term by term, and with what conditions say of parts of the sum.
@@ -203,6 +207,14 @@ impl<'k> Facts<'k> {
                 if let Some(l) = rest.clone().plus(limit, c) {
                     best = best.min(self.upper(&l, self.plain_sum(&l).hi, substitutions - 1));
                 }
+            }
+            // Or it is bounded best by a number, and another one by the loops around it: a window at an edge of an image.
+            let range = interval(atom, self);
+            let number = if c > 0 { range.hi } else { range.lo };
+            if let Some(l) = number.checked_mul(c).and_then(|n| rest.plus(&Linear::constant(n), 1))
+                && l.terms.iter().any(|t| self.is_traced(t))
+            {
+                best = best.min(self.upper(&l, plain, substitutions - 1));
             }
         }
         best

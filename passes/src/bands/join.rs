@@ -1,6 +1,7 @@
 //! One kernel of several, a band of rows at a time.
 
-use super::stage::{Hand, Stage, loaded};
+use super::nest::Nest;
+use super::stage::{Hand, Stage, Work, loaded};
 use crate::rows::merge::{in_place, joined_name, parameters, parfor, renamed};
 use tenon_kernel::simplify::simplify_kernel;
 use tenon_kernel::{Affine, Buf, BufferId, Contract, Expr, Kernel, Stmt, Type, Var};
@@ -55,13 +56,20 @@ struct Block<'e> {
 
 /// A stage in the new kernel's terms.
 struct Embedded {
-    contract: Contract,
+    work: Made,
     before: Vec<Stmt>,
     borders: Vec<Stmt>,
     border: Option<Expr>,
     vars: Vec<Var>,
     /// The band that it reads.
     reads: Option<Buf>,
+}
+
+/// What makes its result.
+enum Made {
+    Contract(Contract),
+    /// What is done for a row, and loops of one iteration around that.
+    Nest { body: Vec<Stmt>, ones: Vec<Var> },
 }
 
 impl Embedded {
@@ -71,12 +79,18 @@ impl Embedded {
         let vars: Vec<Var> = s.kernel.vars.iter().map(|v| kernel.new_var(&v.name, v.ty)).collect();
         let (var, buf) = (|v: Var| vars[v.0 as usize], |b: Buf| buffers[b.0 as usize]);
         let all = |from: &[&Stmt]| from.iter().map(|s| renamed((*s).clone(), &var, &buf)).collect();
-        let contract = match renamed(Stmt::Contract(Box::new(s.contract.clone())), &var, &buf) {
-            Stmt::Contract(c) => *c,
-            _ => s.contract.clone(),
+        let work = match &s.work {
+            Work::Contract(contract) => match renamed(Stmt::Contract(Box::new((*contract).clone())), &var, &buf) {
+                Stmt::Contract(c) => Made::Contract(*c),
+                _ => Made::Contract((*contract).clone()),
+            },
+            Work::Nest(Nest { body, ones, .. }) => {
+                let body = body.iter().map(|s| renamed(s.clone(), &var, &buf)).collect();
+                Made::Nest { body, ones: ones.iter().map(|v| var(*v)).collect() }
+            }
         };
         Embedded {
-            contract,
+            work,
             before: all(&s.before),
             borders: all(&s.borders),
             border: s.border.cloned(),
@@ -91,19 +105,24 @@ impl Embedded {
 
     /// Makes the rows of a block: what `into` says that it reads is a band, and so is what `out` says that it makes.
     fn block(&self, into: Option<&Hand>, out: Option<&Hand>, block: &Block<'_>, kernel: &mut Kernel) -> Vec<Stmt> {
-        let mut c = self.contract.clone();
+        let whole = match (&self.work, into) {
+            (Made::Contract(c), _) => c,
+            (Made::Nest { body, ones }, Some(into)) => return vec![self.nest(body, ones, into, block)],
+            (Made::Nest { .. }, None) => return vec![],
+        };
+        let mut c = whole.clone();
         let mut made = vec![];
         match (into, out) {
-            (None, Some(out)) => made = self.first(&mut c, out, block, kernel),
+            (None, Some(out)) => made = self.first(&mut c, whole, out, block, kernel),
             (Some(into), out) => {
                 let row = self.var(into.read);
                 rows(&mut c, row, block.rows, block.from);
                 if let Some(out) = out {
-                    c.out_index = in_band(&self.contract.out_index, |a| a.base %= out.length);
+                    c.out_index = in_band(&whole.out_index, |a| a.base %= out.length);
                 }
                 // What it reads lies behind the room of the band.
                 let room = into.around().1;
-                for (f, whole) in [(&mut c.a, &self.contract.a), (&mut c.b, &self.contract.b)] {
+                for (f, whole) in [(&mut c.a, &whole.a), (&mut c.b, &whole.b)] {
                     if loaded(whole).is_some_and(|(b, _)| Some(b) == self.reads) {
                         *f = with_index(whole, &mut |index| {
                             in_band(index, |a| a.base += (room - into.first) * into.length)
@@ -117,8 +136,28 @@ impl Embedded {
         made
     }
 
-    /// The rows of the first stage that a block needs, with what is around them.
-    fn first(&self, c: &mut Contract, out: &Hand, block: &Block<'_>, kernel: &mut Kernel) -> Vec<Stmt> {
+    /// The rows of a nest, which reads a band.
+    fn nest(&self, body: &[Stmt], ones: &[Var], into: &Hand, block: &Block<'_>) -> Stmt {
+        let row = self.var(into.read);
+        let at = block.from.clone() + Expr::Var(row);
+        // Its own rows count from the beginning of the image, and so do those that it reads; the band begins with its room.
+        let room = into.around().1;
+        let begins = block.from.clone() * (into.step * into.length) + (into.first - room) * into.length;
+        let moved = |e: Expr| {
+            let e = ones.iter().fold(e.substitute(row, &at), |e, v| e.substitute(*v, &Expr::int(0)));
+            e.rewrite(&mut |e| match e {
+                Expr::Load { buf, index, lanes } if Some(buf) == self.reads => {
+                    Expr::Load { buf, index: Box::new(*index - begins.clone()), lanes }
+                }
+                e => e,
+            })
+        };
+        let body = body.iter().map(|s| s.clone().map_exprs(&mut |e| moved(e))).collect();
+        parfor(row, usize::try_from(block.rows).unwrap_or(0), true, body)
+    }
+
+    /// The rows of the first stage, which makes `whole`, that a block needs, with what is around them.
+    fn first(&self, c: &mut Contract, whole: &Contract, out: &Hand, block: &Block<'_>, kernel: &mut Kernel) -> Vec<Stmt> {
         let (n, length) = (out.rows(block.rows), out.length);
         let (above, below) = out.around();
         let row = self.var(out.made);
@@ -167,7 +206,7 @@ impl Embedded {
             }
         }
         rows(c, row, n, &from);
-        c.out_index = in_band(&self.contract.out_index, |a| a.base %= length) + to * length;
+        c.out_index = in_band(&whole.out_index, |a| a.base %= length) + to * length;
         done
     }
 }

@@ -9,6 +9,7 @@
 //! Chains are of two or three stages. The rows that the second one reads may overlap and have a border; after that, rows follow one to one.
 
 mod join;
+mod nest;
 mod stage;
 
 use crate::egraph::cost::Cost;
@@ -140,10 +141,10 @@ impl Joiner<'_> {
             let (id, next) = handed(steps, at, last.kernel, last.args, &read, program, &self.uses)?;
             let to = stage(next)?;
             // What the chain writes in the end none of it reads.
-            let result = to.args[to.contract.out.0 as usize];
+            let result = to.result();
             let hand = Hand::between(last, &to, id, program).filter(|_| !read.contains(&result))?;
             let fits = match chain.hands.last() {
-                None => hand.around() == (0, 0) || last.border.is_some(),
+                None => hand.around() == (0, 0) || !hand.bordered || last.border.is_some(),
                 Some(before) => hand.is_plain() && hand.made == before.read && last.border.is_none(),
             };
             if !fits {
@@ -183,10 +184,10 @@ impl Joiner<'_> {
 }
 
 impl Joiner<'_> {
-    /// Cycles that `stage` multiplies.
+    /// Cycles in which `stage` multiplies, or loads what it compares.
     fn computing(&self, stage: &Stage<'_>) -> f64 {
-        let dtype = stage.kernel.type_of(&stage.contract.a).elem;
-        stage.products() / (self.target.peak_ops_per_cycle(dtype) / 2.0)
+        let (operations, dtype) = stage.operations();
+        operations / (self.target.peak_ops_per_cycle(dtype) / 2.0)
     }
 
     /// Cycles in which `stage` waits for memory, in a kernel of its own and in one that hands on rows in `hands`, in `count` blocks.

@@ -1,19 +1,29 @@
 //! What a kernel of one contraction makes, row by row, and how another one reads that.
 
+use super::nest::Nest;
+use tenon_base::DType;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{Affine, Buf, BufferId, Contract, ContractDim, Expr, Kernel, Program, Stmt, Var};
 
-/// A call of a kernel that ends with a contraction.
+/// A call of a kernel that ends with what makes its result.
 #[derive(Clone, Debug)]
 pub(super) struct Stage<'k> {
     pub(super) kernel: &'k Kernel,
     pub(super) args: &'k [BufferId],
-    pub(super) contract: &'k Contract,
+    pub(super) work: Work<'k>,
     /// What it does before, with other buffers.
     pub(super) before: Vec<&'k Stmt>,
     /// Statements that fill the border of its result, and what with.
     pub(super) borders: Vec<&'k Stmt>,
     pub(super) border: Option<&'k Expr>,
+}
+
+/// What makes a stage's result.
+#[derive(Clone, Debug)]
+pub(super) enum Work<'k> {
+    Contract(&'k Contract),
+    /// Loops over its rows and what is in them, as poolings have. Nothing reads that in bands.
+    Nest(Nest<'k>),
 }
 
 /// Rows that one stage makes and the next one reads: the elements of a buffer, `length` a row.
@@ -30,7 +40,9 @@ pub(super) struct Hand {
     pub(super) made: Var,
     /// The first element of a row that is computed, and the one behind the last.
     pub(super) inside: (i64, i64),
-    /// The reader's loop over its own rows; row `i` needs `window` rows from `first + i * step` on.
+    /// Whether there are rows that are not computed, but read.
+    pub(super) bordered: bool,
+    /// The reader's loop over its own rows; row `i` needs `window` rows from `first + i * step` on, of those that there are.
     pub(super) read: Var,
     pub(super) results: i64,
     pub(super) first: i64,
@@ -41,10 +53,15 @@ pub(super) struct Hand {
 impl<'k> Stage<'k> {
     /// Of `kernel`; `None` where it does anything else in the end, or with its result.
     pub(super) fn of(kernel: &'k Kernel, args: &'k [BufferId]) -> Option<Stage<'k>> {
-        let (Stmt::Contract(contract), rest) = kernel.body.split_last()? else { return None };
+        let (last, rest) = kernel.body.split_last()?;
+        let work = match last {
+            Stmt::Contract(contract) => Work::Contract(contract),
+            s => Work::Nest(Nest::of(s)?),
+        };
+        let out = work.out();
         let (mut before, mut borders, mut border) = (vec![], vec![], None);
         for s in rest {
-            if !touches(s, contract.out) {
+            if !touches(s, out) {
                 before.push(s);
                 continue;
             }
@@ -56,33 +73,83 @@ impl<'k> Stage<'k> {
             borders.push(s);
         }
         let only = kernel.buffers.iter().enumerate().all(|(i, b)| {
-            !matches!(b.access, tenon_kernel::Access::Out | tenon_kernel::Access::InOut)
-                || i == contract.out.0 as usize
+            !matches!(b.access, tenon_kernel::Access::Out | tenon_kernel::Access::InOut) || i == out.0 as usize
         });
-        (only && kernel.parts.is_none()).then_some(Stage { kernel, args, contract, before, borders, border })
+        (only && kernel.parts.is_none()).then_some(Stage { kernel, args, work, before, borders, border })
     }
 
-    /// Iterations of a loop of the result.
-    fn dim(&self, v: Var) -> Option<i64> {
-        extent(&self.contract.dims, v)
+    /// The buffer that it fills.
+    pub(super) fn result(&self) -> BufferId {
+        self.args[self.work.out().0 as usize]
     }
 
-    /// Multiply-adds.
-    pub(super) fn products(&self) -> f64 {
-        self.contract.dims.iter().chain(&self.contract.reduce).map(|d| d.extent as f64).product()
+    /// Multiply-adds, or for a nest elements that it loads, two of which take as long; and of what type.
+    pub(super) fn operations(&self) -> (f64, DType) {
+        match &self.work {
+            Work::Contract(c) => {
+                let products = c.dims.iter().chain(&c.reduce).map(|d| d.extent as f64).product();
+                (products, self.kernel.type_of(&c.a).elem)
+            }
+            Work::Nest(n) => (n.loads(), self.kernel.buffer(n.out).dtype),
+        }
     }
 
     /// The factor that reads `buf`, if nothing else does.
-    pub(super) fn factor(&self, buf: Buf) -> Option<&'k Expr> {
+    fn factor(&self, c: &'k Contract, buf: Buf) -> Option<&'k Expr> {
+        let mut factors = [&c.a, &c.b].into_iter();
+        factors.find(|f| loaded(f).is_some_and(|(b, _)| b == buf)).filter(|_| self.loads_of(buf) == 1)
+    }
+
+    /// Places in the kernel that load from `buf`.
+    fn loads_of(&self, buf: Buf) -> usize {
         let mut loads = 0;
         visit_stmts(&self.kernel.body, &mut |s| {
             s.exprs(&mut |e| {
                 e.visit(&mut |e| loads += usize::from(matches!(e, Expr::Load { buf: b, .. } if *b == buf)));
             });
         });
-        let mut factors = [&self.contract.a, &self.contract.b].into_iter();
-        factors.find(|f| loaded(f).is_some_and(|(b, _)| b == buf)).filter(|_| loads == 1)
+        loads
     }
+
+    /// The rows of `length` elements that it reads of `buf`.
+    fn reads(&self, buf: Buf, length: i64) -> Option<Reads> {
+        let c = match &self.work {
+            Work::Contract(c) => *c,
+            Work::Nest(n) => return n.reads(buf, length).filter(|_| self.loads_of(buf) == 1),
+        };
+        let (_, index) = loaded(self.factor(c, buf)?)?;
+        let index = Affine::of(index)?;
+        let all = terms(&index, &[&c.dims, &c.reduce])?;
+        let (across, along): (Vec<_>, Vec<_>) = all.into_iter().partition(|(c, ..)| *c >= length);
+        if across.iter().any(|(c, ..)| c % length != 0) || last(index.base % length, &along)? >= length {
+            return None;
+        }
+        let of_result = |v: Var| extent(&c.dims, v).is_some();
+        let (results, window): (Vec<_>, Vec<_>) = across.into_iter().partition(|(_, _, v)| of_result(*v));
+        let ([(step, results, row)], true) = (&results[..], window.len() < 2) else { return None };
+        let window = window.first().map_or(1, |(c, n, _)| c / length * (n - 1) + 1);
+        Some(Reads { row: *row, results: *results, first: index.base / length, step: step / length, window })
+    }
+}
+
+impl Work<'_> {
+    /// The parameter that it fills.
+    pub(super) fn out(&self) -> Buf {
+        match self {
+            Work::Contract(c) => c.out,
+            Work::Nest(n) => n.out,
+        }
+    }
+}
+
+/// Which rows of a buffer are read: for `row` of `results` those from `first + row * step` on, `window` of them at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reads {
+    pub(super) row: Var,
+    pub(super) results: i64,
+    pub(super) first: i64,
+    pub(super) step: i64,
+    pub(super) window: i64,
 }
 
 /// The buffer and index that a factor reads.
@@ -143,8 +210,9 @@ impl Hand {
     /// How `to` reads what `from` makes in `buffer`.
     pub(super) fn between(from: &Stage<'_>, to: &Stage<'_>, buffer: BufferId, program: &Program) -> Option<Hand> {
         let declared = program.buffer(buffer);
-        let written = Affine::of(&from.contract.out_index)?;
-        let made = terms(&written, &[&from.contract.dims])?;
+        let Work::Contract(contract) = from.work else { return None };
+        let written = Affine::of(&contract.out_index)?;
+        let made = terms(&written, &[&contract.dims])?;
         let (&(length, height, row), within) = made.split_first()?;
         let rows = i64::try_from(declared.len).ok()? / length;
         let (top, start) = (written.base / length, written.base % length);
@@ -160,20 +228,10 @@ impl Hand {
             dense *= n;
         }
         let place = to.args.iter().position(|a| *a == buffer)?;
-        let (_, index) = loaded(to.factor(Buf(place as u32))?)?;
-        let index = Affine::of(index)?;
-        let all = terms(&index, &[&to.contract.dims, &to.contract.reduce])?;
-        let (across, along): (Vec<_>, Vec<_>) = all.into_iter().partition(|(c, ..)| *c >= length);
-        if across.iter().any(|(c, ..)| c % length != 0) || last(index.base % length, &along)? >= length {
-            return None;
-        }
-        let (results, window): (Vec<_>, Vec<_>) = across.into_iter().partition(|(_, _, v)| to.dim(*v).is_some());
-        let ([(step, results, read)], true) = (&results[..], window.len() < 2) else { return None };
-        let window = window.first().map_or(1, |(c, n, _)| c / length * (n - 1) + 1);
+        let Reads { row: read, results, first, step, window } = to.reads(Buf(place as u32), length)?;
         let size = declared.dtype.size();
-        let (made, inside, first) = (row, (start, start + dense), index.base / length);
-        let (read, results, step) = (*read, *results, step / length);
-        Some(Hand { buffer, length, size, top, height, made, inside, read, results, first, step, window })
+        let (made, inside, bordered) = (row, (start, start + dense), rows > height);
+        Some(Hand { buffer, length, size, top, height, made, inside, bordered, read, results, first, step, window })
     }
 
     /// Rows that `results` results need together.
