@@ -4,6 +4,7 @@ use tenon_base::{DType, Fact, Loc, Real, Tensor};
 use tenon_ir::ops::binary::Binary;
 use tenon_ir::ops::clip::Clip;
 use tenon_ir::ops::conv::{Conv, Layout};
+use tenon_ir::ops::pool::{Pool, PoolKind};
 use tenon_ir::{Graph, Op, ValueId};
 use tenon_passes::pipeline::{Math, Phase, Settings, State};
 use tenon_target::Target;
@@ -148,6 +149,66 @@ fn bands_compute_the_same() {
             }
         }
     }
+}
+
+/// A pooling behind the expansion of `b`, which has its window, stride, dilation and padding.
+fn pooled(b: Block, kind: PoolKind, ceil: bool) -> Graph {
+    let mut g = Graph::new("pooled");
+    let x = g.add_input("x", Fact::of(b.dtype, &[1, b.channels, b.height, b.width]));
+    let edge = b.first / 2;
+    let v = b.conv(&mut g, x, [b.expanded, b.channels, b.first, 1], 1, 1, [edge, 0, edge, 0]);
+    let pool = Pool {
+        kind,
+        kernel: vec![b.window; 2],
+        strides: vec![b.stride; 2],
+        dilations: vec![b.dilation; 2],
+        pads: b.pads.to_vec(),
+        ceil,
+        count_pad: false,
+        p: 2,
+        indices: None,
+        layout: Layout::ChannelsFirst,
+    };
+    let y = g.add_op(Op::from(pool), &[v], Loc::new("pool")).expect("well typed")[0];
+    g.add_output("y", y);
+    g
+}
+
+#[test]
+fn poolings_of_bands_compute_the_same() {
+    let whole = Block { pads: [0; 4], ..PLAIN };
+    let cases = [
+        whole,
+        Block { stride: 2, ..whole },
+        PLAIN,
+        Block { stride: 2, ..PLAIN },
+        // Heights that no block divides, borders of one side only, windows without overlap.
+        Block { height: 127, window: 5, pads: [2; 4], ..PLAIN },
+        Block { height: 151, stride: 2, pads: [0, 0, 1, 1], ..PLAIN },
+        Block { height: 131, stride: 2, pads: [1, 1, 0, 0], ..PLAIN },
+        Block { height: 160, window: 2, stride: 2, pads: [0; 4], ..PLAIN },
+        Block { height: 140, stride: 3, ..PLAIN },
+        Block { height: 140, dilation: 2, pads: [2; 4], ..PLAIN },
+        Block { height: 126, first: 3, ..PLAIN },
+        Block { dtype: DType::F64, width: 5, ..PLAIN },
+    ];
+    let mut count = 0;
+    for case in cases {
+        for (kind, ceil) in [(PoolKind::Max, false), (PoolKind::Max, true), (PoolKind::Average, false)] {
+            let graph = pooled(case, kind, ceil);
+            let x = [input(case)];
+            for target in ["x86_64-linux/x86-64-v1", "x86-64-v3", "x86-64-v4", "cortex-a76"] {
+                let whole = compiled(&graph, target, LARGE, Math::Strict, Phase::Planned);
+                let bands = compiled(&graph, target, SMALL, Math::Strict, Phase::Planned);
+                assert!(whole.blocked.is_empty(), "{case:?}: {:?}", whole.blocked);
+                // Narrow vectors compare longer than the cache takes, and tall windows have many rows in common.
+                count += bands.blocked.len();
+                let run = |s: &State| tenon_kernel::run_program(&s.program, &x).expect("runs");
+                assert_eq!(run(&whole)[0].bytes(), run(&bands)[0].bytes(), "{kind:?} {ceil} {case:?} on {target}");
+            }
+        }
+    }
+    assert!(count > 2 * 3 * cases.len(), "{count} bands");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 //! What a pointwise convolution expands is read by a depthwise one and needed by nobody else; large images leave the second cache in between. So a
 //! few rows of the last one's result are made at a time, and of the values between only the rows that these need ([`join`]): the band stays in the
 //! cache, and the arena holds no more of them. Windows of neighbouring bands overlap, so some rows are computed twice, which is the price. Nothing
-//! here knows convolutions: a stage is a kernel that ends with a contraction, and what it makes and reads row by row follows from its
-//! indices ([`stage`]). Every element is computed by the same operations as before.
+//! here knows convolutions: a stage is a kernel that ends with a contraction, or in the end of a chain with a nest of loops like a pooling's
+//! ([`nest`]), and what it makes and reads row by row follows from its indices ([`stage`]). Every element is computed by the same operations as
+//! before.
 //!
 //! Chains are of two or three stages. The rows that the second one reads may overlap and have a border; after that, rows follow one to one.
 
