@@ -67,7 +67,7 @@ struct Embedded {
 
 /// What makes its result.
 enum Made {
-    Contract(Contract),
+    Contract(Box<Contract>),
     /// What is done for a row, and loops of one iteration around that.
     Nest {
         body: Vec<Stmt>,
@@ -84,8 +84,8 @@ impl Embedded {
         let all = |from: &[&Stmt]| from.iter().map(|s| renamed((*s).clone(), &var, &buf)).collect();
         let work = match &s.work {
             Work::Contract(contract) => match renamed(Stmt::Contract(Box::new((*contract).clone())), &var, &buf) {
-                Stmt::Contract(c) => Made::Contract(*c),
-                _ => Made::Contract((*contract).clone()),
+                Stmt::Contract(c) => Made::Contract(c),
+                _ => Made::Contract(Box::new((*contract).clone())),
             },
             Work::Nest(Nest { body, ones, .. }) => {
                 let body = body.iter().map(|s| renamed(s.clone(), &var, &buf)).collect();
@@ -106,7 +106,7 @@ impl Embedded {
             (Made::Nest { body, ones }, Some(into)) => return vec![self.nest(body, ones, into, block)],
             (Made::Nest { .. }, None) => return vec![],
         };
-        let mut c = whole.clone();
+        let mut c = (**whole).clone();
         let mut made = vec![];
         match (into, out) {
             (None, Some(out)) => made = self.first(&mut c, whole, out, block, kernel),
