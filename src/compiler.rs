@@ -197,7 +197,7 @@ impl Compiler {
 
     fn compile_file_here(&self, path: &Path) -> Result<Compiled, Error> {
         let start = Instant::now();
-        tenon_cranelift::prepare(&self.options.target);
+        self.prepare();
         let imported = self.import_file(path)?;
         if let Some(r) = &self.options.recipe {
             r.check_model(&recipe::hash_file(path)?).map_err(|e| Error::Input(e.to_string()))?;
@@ -215,6 +215,16 @@ impl Compiler {
             }
         }
         Ok(compiled)
+    }
+
+    /// Makes what compiling needs once in a process, on other threads, while this one reads the model: what is needed first comes first.
+    fn prepare(&self) {
+        let Options { target, math, .. } = self.options.clone();
+        rayon::spawn(move || {
+            tenon_frontend::prepare();
+            tenon_passes::pipeline::prepare(math);
+            tenon_cranelift::prepare(&target);
+        });
     }
 
     /// Compiles an imported graph.

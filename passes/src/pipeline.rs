@@ -363,6 +363,12 @@ pub const PIPELINE: &[Pass] = &[
     },
 ];
 
+/// Makes what compiling with `math` needs once in a process: it is there when the first model is.
+pub fn prepare(math: Math) {
+    // Rules that cannot be read are told of where they are used.
+    let _ = egraph::rules::ready(math);
+}
+
 /// Runs the pipeline on `graph` up to and including `to`. `watch` is told of every pass as it ends: the pass, the
 /// state after it and how many things it changed.
 ///

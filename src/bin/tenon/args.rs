@@ -33,7 +33,8 @@ pub(crate) struct CompileArgs {
     /// used where the target has the instruction and gains by it (x86 with AVX512_BF16), and `tenon compile` says how often.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: PrecisionArg,
-    /// What is to be short: a run of the compiled model, or all until its first result, compiling included.
+    /// What is to be short: a run of the compiled model, or all until its first result, compiling included [default: quick for `tenon run`
+    /// of one sample and for what `tenon bench` calls the first result, full for everything else].
     #[arg(long, value_enum)]
     pub(crate) effort: Option<EffortArg>,
     /// Threads that a run may use: large kernels are divided for as many. Results do not depend on it.

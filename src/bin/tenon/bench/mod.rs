@@ -33,7 +33,8 @@ Inputs come from the first data set of a case folder, else they are drawn. Time 
 nothing is copied or allocated. GFLOP/s counts the multiply-adds of convolutions and matrix products twice, in the
 median time; the peak is measured here and now, with the widest multiply-adds of one core.
 
-The first result is what comes of reading, compiling and running the model once in this process, which compiles on all cores.
+The first result is what comes of reading, compiling and running the model once in this process, which compiles on all cores,
+as `tenon run` does it: with --effort quick unless the command line says otherwise. What is measured behind that is compiled anew.
 Other engines are given the same, their packages imported and the inputs read before.
 
 With --threads, what a run spreads is what `tenon compile --threads` spreads; --against one-thread shows what that gains.
