@@ -27,9 +27,9 @@ fn conv(strides: usize, group: usize) -> Conv {
 fn graphs() -> Vec<(&'static str, Graph)> {
     let product = MatMul { trans_a: false, trans_b: false };
     vec![
-        ("filtered", graph(conv(1, 1), &[1, 12, 12, 32], &[32, 3, 3, 32])),
-        ("direct", graph(conv(2, 1), &[1, 11, 11, 24], &[40, 3, 3, 24])),
-        ("depthwise", graph(conv(1, 48), &[1, 10, 10, 48], &[48, 3, 3, 1])),
+        ("filtered", graph(conv(1, 1), &[1, 12, 12, 32], &[32, 32, 3, 3])),
+        ("direct", graph(conv(2, 1), &[1, 11, 11, 24], &[40, 24, 3, 3])),
+        ("depthwise", graph(conv(1, 48), &[1, 10, 10, 48], &[48, 1, 3, 3])),
         ("product", graph(product, &[23, 70], &[70, 45])),
     ]
 }
@@ -54,7 +54,10 @@ fn quick_code_is_shorter_and_computes_the_same() {
             assert!(worst < 1e-5, "{name} for {target}: results differ by {worst}");
             let length = |c: &Compiled| c.program.kernels.iter().map(|k| k.to_string().len()).sum::<usize>();
             let (full, quick) = (length(&full), length(&quick));
-            assert!(quick * 3 < full * 2, "{name} for {target}: {quick} characters with quick effort, {full} with full");
+            assert!(
+                quick * 3 < full * 2,
+                "{name} for {target}: {quick} characters with quick effort, {full} with full"
+            );
         }
     }
 }
