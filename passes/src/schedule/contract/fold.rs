@@ -51,7 +51,7 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Optio
         None => body.append(&mut f.rows(c, None, 1, kernel)),
         Some(m) => {
             let mut from = 0;
-            for r in split(m.extent, ROWS.min(f.unrolled / 2)) {
+            for r in split(m.extent, ROWS.min(f.unrolled / 4)) {
                 let to = from + r.mr * r.count;
                 let one = f.rows(c, Some(&Expr::Var(m.var)), r.mr, kernel);
                 let (lo, hi) = (from.into(), to.into());
