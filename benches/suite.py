@@ -199,7 +199,7 @@ def first_section(rows):
         "### From the file to the first result",
         "",
         "Milliseconds from the model's file to the outputs of the first run: for Tenon reading, compiling and running the machine code once in"
-        " the same process (as `tenon::jit` does, with the command's allocator), for the others creating a session and running it once. All are new processes; the import of the"
+        " the same process (as `tenon run` does, with `--effort quick`), for the others creating a session and running it once. All are new processes; the import of the"
         " others' Python packages and the reading of inputs are not counted. Runs have one thread; Tenon compiles on all cores, with the same"
         f" result for any number of them. Of each the least of up to {FIRST_RUNS} measurements is shown.",
         "",

@@ -11,6 +11,7 @@ use tenon_ir::{Graph, NodeKind};
 use tenon_kernel::work::{Work, work_of_calls};
 use tenon_kernel::{Call, Program};
 use tenon_passes::bounded::Bounded;
+use tenon_passes::effort::Effort;
 use tenon_passes::pipeline::{Math, Pass, Phase, Precision, Settings, State};
 use tenon_passes::tuning::Considered;
 use tenon_target::Target;
@@ -41,6 +42,8 @@ pub struct Options {
     /// What factors of `f32` products may be rounded to: a permission, used where the target has the instruction. With
     /// [`Precision::Bf16`], `math` cannot be [`Math::Strict`].
     pub precision: Precision,
+    /// What a compile is to make as short as it can: a run, or with [`Effort::Quick`] all until the first result.
+    pub effort: Effort,
     /// Threads that a run may use, at least 1. Large kernels are divided for as many; results do not depend on it.
     pub threads: usize,
     /// The model's name in symbols and files; by default from the file's name.
@@ -65,6 +68,7 @@ impl Options {
             states,
             math: Math::default(),
             precision: Precision::default(),
+            effort: Effort::default(),
             threads: 1,
             name: None,
             recipe: None,
@@ -118,6 +122,13 @@ impl Options {
     #[must_use]
     pub fn threads(mut self, threads: usize) -> Options {
         self.threads = threads;
+        self
+    }
+
+    /// Says what is to be short.
+    #[must_use]
+    pub fn effort(mut self, effort: Effort) -> Options {
+        self.effort = effort;
         self
     }
 
@@ -186,7 +197,7 @@ impl Compiler {
 
     fn compile_file_here(&self, path: &Path) -> Result<Compiled, Error> {
         let start = Instant::now();
-        tenon_cranelift::prepare(&self.options.target);
+        self.prepare();
         let imported = self.import_file(path)?;
         if let Some(r) = &self.options.recipe {
             r.check_model(&recipe::hash_file(path)?).map_err(|e| Error::Input(e.to_string()))?;
@@ -204,6 +215,16 @@ impl Compiler {
             }
         }
         Ok(compiled)
+    }
+
+    /// Makes what compiling needs once in a process, on other threads, while this one reads the model: what is needed first comes first.
+    fn prepare(&self) {
+        let Options { target, math, .. } = self.options.clone();
+        rayon::spawn(move || {
+            tenon_frontend::prepare();
+            tenon_passes::pipeline::prepare(math);
+            tenon_cranelift::prepare(&target);
+        });
     }
 
     /// Compiles an imported graph.
@@ -301,10 +322,11 @@ impl Compiler {
     }
 
     fn settings(&self, name: &str) -> Settings {
-        let Options { target, math, precision, states, threads, .. } = &self.options;
+        let Options { target, math, precision, effort, states, threads, .. } = &self.options;
         let (target, name, states) = (target.clone(), artifact::c_identifier(name), states.clone());
         let tuning = self.options.recipe.as_ref().map(|r| r.tuning(&target.name)).unwrap_or_default();
-        Settings { precision: *precision, states, threads: *threads, tuning, ..Settings::new(target, *math, &name) }
+        let (precision, effort, threads) = (*precision, *effort, *threads);
+        Settings { precision, effort, states, threads, tuning, ..Settings::new(target, *math, &name) }
     }
 
     fn compile(

@@ -44,6 +44,7 @@ pub use tenon_frontend as frontend;
 pub use tenon_ir as ir;
 pub use tenon_kernel as kernel;
 pub use tenon_passes as passes;
+pub use tenon_passes::effort::Effort;
 pub use tenon_passes::pipeline::{Math, Phase, Precision};
 pub use tenon_target as target;
 pub use tenon_target::Target;

@@ -506,6 +506,8 @@ def step_zoo(args):
         engines = ", ".join(f"{e['engine']} {e['max_abs']:.1e}" for e in c["engines"])
         say(f"    {c['status']:<11} {c['name']:<24} {engines:<36} {c['seconds']:.1f} s")
         report(f"zoo: {c['name']}", c["status"] == "pass", c["message"] or "")
+    for c in verify("zoo, quick effort", made, "--engine", "jit", "--effort", "quick", minutes=5, case_seconds=60) or []:
+        report(f"zoo, quick effort: {c['name']}", c["status"] == "pass", c["message"] or "")
     # How many kernels they become, and where each rule of the optimiser is seen.
     test = ["cargo", "test", "-q", "--release", "--workspace", "--test", "zoo", "real_models"]  # as built before
     run("zoo: kernels and rules", test, env={"TENON_ZOO": str(TARGET / "zoo")})

@@ -28,3 +28,8 @@ mod wire;
 pub use import::{Given, ImportOptions, Imported, import_bytes, import_file};
 pub use info::{ModelInfo, OpUse, inspect_bytes, inspect_file};
 pub use tensor::{Data, read_data_file, read_tensor_bytes, read_tensor_file};
+
+/// Makes what importing needs once in a process.
+pub fn prepare() {
+    info::Table::all();
+}

@@ -30,6 +30,9 @@ const FROM_MEMORY: f64 = 3.0;
 /// The same from its second cache.
 const FROM_L2: f64 = 32.0;
 
+/// Instructions that filtering takes more than a direct sum.
+const CODE: f64 = 1000.0;
+
 /// Rows of a register tile of the product.
 const ROWS: usize = 6;
 
@@ -56,7 +59,8 @@ pub fn choose(graph: &mut Graph, settings: &Settings) -> Result<usize, PassError
             Some(x) => WinogradWeight { tile: tile.to_vec() }.fits(&w, x),
             None => true,
         };
-        let Some(op) = conv.best(&settings.target, &exact) else { continue };
+        let code = settings.effort.price().instruction * CODE;
+        let Some(op) = conv.best(&settings.target, code, &exact) else { continue };
         operands[0] = bytes(graph, operands[0]);
         let u = WinogradWeight { tile: op.tile.clone() }.eval(&[w]).map_err(internal)?.swap_remove(0);
         let u = graph.add_weight("", u);
@@ -137,8 +141,8 @@ impl Conv2 {
         Some(Conv2 { kernel, dilations, pads, fill, images: y[0], out, c, o, inside, bytes, stay })
     }
 
-    /// The cheapest form of minimal filtering with tiles that are `exact`, if it is worth while.
-    fn best(&self, target: &Target, exact: &dyn Fn(&[usize]) -> bool) -> Option<WinogradConv> {
+    /// The cheapest form of minimal filtering with tiles that are `exact`, if it is worth while, whose code costs `code` cycles.
+    fn best(&self, target: &Target, code: f64, exact: &dyn Fn(&[usize]) -> bool) -> Option<WinogradConv> {
         let mut best: Option<(f64, Vec<usize>, usize)> = None;
         for tile in self.tiles().into_iter().filter(|t| exact(t)) {
             for block in self.blocks(&tile) {
@@ -152,7 +156,7 @@ impl Conv2 {
         let (kernel, dilations, pads) = (self.kernel.clone(), self.dilations.clone(), self.pads.clone());
         let op = || WinogradConv { kernel, dilations, tile, pads, fill: self.fill, block };
         let gain = if self.bytes.is_some() { EXACT_GAIN } else { GAIN };
-        (cost * gain < self.direct(target)).then(op)
+        (cost * gain + code < self.direct(target)).then(op)
     }
 
     /// The tiles that can be made: along every axis longer than one element the same choice.
@@ -276,7 +280,7 @@ mod tests {
     }
 
     fn best(c: Conv2, target: &str) -> Option<WinogradConv> {
-        c.best(&Target::parse(target).expect("a known target"), &|_| true)
+        c.best(&Target::parse(target).expect("a known target"), 0.0, &|_| true)
     }
 
     #[test]
@@ -296,9 +300,9 @@ mod tests {
         assert_eq!(tile(bytes(7, 256)), Some(vec![2, 2]), "the weights of larger tiles take too long to read");
         assert_eq!(tile(bytes(112, 4)), None, "the transforms cost more than they save");
         let target = Target::parse("x86_64-linux/x86-64-v3").expect("a known target");
-        let small = bytes(56, 64).best(&target, &|tile| tile == [2, 2]);
+        let small = bytes(56, 64).best(&target, 0.0, &|tile| tile == [2, 2]);
         assert_eq!(small.map(|op| op.tile), Some(vec![2, 2]));
-        assert_eq!(bytes(56, 64).best(&target, &|_| false), None);
+        assert_eq!(bytes(56, 64).best(&target, 0.0, &|_| false), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod algorithm;
 pub mod bands;
 pub mod bounded;
 pub mod cycles;
+pub mod effort;
 pub mod egraph;
 pub mod fold;
 pub mod group;

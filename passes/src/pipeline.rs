@@ -1,5 +1,6 @@
 //! The compiler's table of contents: every pass, in order.
 
+use crate::effort::Effort;
 use crate::tuning::{Considered, Tuning};
 use crate::{
     algorithm, bands, egraph, fold, group, layout, normalize, plan, prefetch, quantize, rows, schedule, steps,
@@ -106,6 +107,8 @@ pub struct Settings {
     pub math: Math,
     /// What factors of products may be rounded to.
     pub precision: Precision,
+    /// What is to be short: a run, or all until the first result.
+    pub effort: Effort,
     /// The program's name: a C identifier.
     pub name: String,
     /// Threads that a run may use, 1 to [`tenon_kernel::Kernel::MAX_PARTS`].
@@ -119,8 +122,9 @@ pub struct Settings {
 impl Settings {
     /// For one thread of `target`; the program is called `name`.
     pub fn new(target: Target, math: Math, name: &str) -> Settings {
-        let (precision, name, tuning) = (Precision::default(), name.to_string(), Tuning::default());
-        Settings { target, math, precision, name, threads: 1, states: vec![], tuning }
+        let (precision, effort) = (Precision::default(), Effort::default());
+        let (name, tuning) = (name.to_string(), Tuning::default());
+        Settings { target, math, precision, effort, name, threads: 1, states: vec![], tuning }
     }
 
     /// Whether products are computed of factors rounded to `bf16`: it is allowed, and the target has the instruction.
@@ -317,8 +321,13 @@ pub const PIPELINE: &[Pass] = &[
         doc: "tiles, packs, vectorises and unrolls for the target",
         run: |s, x| {
             let reassociate = x.math > Math::Strict;
-            let cx =
-                schedule::ScheduleCx { target: &x.target, reassociate, bf16: x.rounds_factors(), tuning: &x.tuning };
+            let cx = schedule::ScheduleCx {
+                target: &x.target,
+                reassociate,
+                bf16: x.rounds_factors(),
+                price: x.effort.price(),
+                tuning: &x.tuning,
+            };
             let kernels = std::mem::take(&mut s.program.kernels);
             let around = s.program.clone();
             s.program.kernels = kernels;
@@ -353,6 +362,12 @@ pub const PIPELINE: &[Pass] = &[
         run: |s, _| Ok(plan::plan(&mut s.program).buffers),
     },
 ];
+
+/// Makes what compiling with `math` needs once in a process: it is there when the first model is.
+pub fn prepare(math: Math) {
+    // Rules that cannot be read are told of where they are used.
+    let _ = egraph::rules::ready(math);
+}
 
 /// Runs the pipeline on `graph` up to and including `to`. `watch` is told of every pass as it ends: the pass, the
 /// state after it and how many things it changed.

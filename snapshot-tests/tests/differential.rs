@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 use tenon::engine::{Engine, Session};
-use tenon::{Compiler, Options};
+use tenon::{Compiler, Effort, Options};
 use tenon_snapshot_tests::data::compare;
 use tenon_snapshot_tests::random_graph::random_graph;
 
@@ -17,16 +17,21 @@ fn seeds() -> std::ops::Range<u64> {
 
 fn check(seed: u64) -> Result<(), String> {
     let case = random_graph(seed);
-    let compiler = Compiler::new(Options::host().map_err(|e| e.to_string())?);
-    let compiled = compiler.compile_graph(case.graph.clone()).map_err(|e| format!("compile: {e}"))?;
-    for engine in [Engine::Kernel, Engine::Jit] {
-        let found = Session::new(engine, &compiled).and_then(|s| s.run(&case.inputs));
-        let found = found.map_err(|e| format!("{engine}: {e}"))?;
+    let compiled = |effort: Effort| {
+        let options = Options::host().map_err(|e| e.to_string())?.effort(effort);
+        Compiler::new(options).compile_graph(case.graph.clone()).map_err(|e| format!("compile: {e}"))
+    };
+    let (full, quick) = (compiled(Effort::Full)?, compiled(Effort::Quick)?);
+    for (engine, of, compiled) in
+        [(Engine::Kernel, "full", &full), (Engine::Jit, "full", &full), (Engine::Jit, "quick", &quick)]
+    {
+        let found = Session::new(engine, compiled).and_then(|s| s.run(&case.inputs));
+        let found = found.map_err(|e| format!("{engine}, {of} effort: {e}"))?;
         for ((name, _), (x, y)) in case.graph.outputs().iter().zip(found.iter().zip(&case.expected)) {
             let c = compare(x, y, case.tolerance, case.scale);
             if !c.ok() {
                 let text = tenon_ir::text::print(&case.graph, &tenon_ir::text::PrintOptions::for_reading());
-                return Err(format!("{engine}, output {name} ({}): {c}\n{text}", y.fact()));
+                return Err(format!("{engine}, {of} effort, output {name} ({}): {c}\n{text}", y.fact()));
             }
         }
     }

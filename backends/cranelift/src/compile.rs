@@ -54,10 +54,10 @@ impl Code {
     }
 }
 
-/// Makes what compiling for `target` needs once in a process, on another thread: it is there when the first program is.
+/// Makes what compiling for `target` needs once in a process.
 pub fn prepare(target: &Target) {
     if tenon_wide::supports(target) {
-        rayon::spawn(tenon_wide::prepare);
+        tenon_wide::prepare();
     }
 }
 

@@ -226,8 +226,8 @@ impl Tensor {
             DType::I64 => self.to_vec(),
             DType::I32 => self.to_vec::<i32>().into_iter().map(i64::from).collect(),
             DType::I16 => self.to_vec::<i16>().into_iter().map(i64::from).collect(),
-            DType::I8 => self.to_vec::<i8>().into_iter().map(i64::from).collect(),
-            DType::U8 => self.to_vec::<u8>().into_iter().map(i64::from).collect(),
+            DType::I8 => self.bytes().iter().map(|b| i64::from(*b as i8)).collect(),
+            DType::U8 => self.bytes().iter().map(|b| i64::from(*b)).collect(),
             _ => self.scalars().map(|s| s.as_int() as i64).collect(),
         }
     }

@@ -111,6 +111,18 @@ fn search(eg: &Egraph, mut goals: Vec<(&Term, Id)>, mut m: Match, most: usize, o
                     if !takes(eg, o, node, op, &m) {
                         continue;
                     }
+                    let orders: &[[usize; 2]] = if o.commutes { &[[0, 1], [1, 0]] } else { &[[0, 1]] };
+                    let operand = |i: usize, order: &[usize; 2]| {
+                        let at = if o.commutes && i < 2 { order[i] } else { i };
+                        eg.find(node.args[at])
+                    };
+                    // Most operators have operands of another kind: that is seen before anything is copied.
+                    let fits = |order: &&[usize; 2]| {
+                        o.args.iter().enumerate().all(|(i, arg)| may_match(eg, arg, operand(i, order)))
+                    };
+                    if !orders.iter().any(|order| fits(&order)) {
+                        continue;
+                    }
                     let mut next = m.clone();
                     next.inner.push(class);
                     if let Some(s) = o.slot {
@@ -124,19 +136,27 @@ fn search(eg: &Egraph, mut goals: Vec<(&Term, Id)>, mut m: Match, most: usize, o
                         next.bound_lists |= 1 << s;
                         next.lists[s] = rest;
                     }
-                    let orders: &[[usize; 2]] = if o.commutes { &[[0, 1], [1, 0]] } else { &[[0, 1]] };
-                    for order in orders {
+                    for order in orders.iter().filter(fits) {
                         let mut goals = goals.clone();
-                        for (i, arg) in o.args.iter().enumerate().rev() {
-                            let at = if o.commutes && i < 2 { order[i] } else { i };
-                            goals.push((arg, eg.find(node.args[at])));
-                        }
+                        goals.extend(o.args.iter().enumerate().rev().map(|(i, arg)| (arg, operand(i, order))));
                         search(eg, goals, next.clone(), most, out);
                     }
                 }
                 return;
             }
         }
+    }
+}
+
+/// Whether `term` can match at `class`, as far as the class alone says.
+fn may_match(eg: &Egraph, term: &Term, class: Id) -> bool {
+    match term {
+        Term::Number(v) => is_number(eg, class, *v),
+        Term::Var(_, Need::Any) => true,
+        Term::Var(_, Need::Constant | Need::Uniform) => eg[class].data.constant.is_some(),
+        Term::Op(o) => o
+            .name
+            .is_none_or(|name| eg[class].nodes.iter().any(|n| matches!(n.head, Head::Op(found, _) if found == name))),
     }
 }
 

@@ -79,11 +79,9 @@ fn optimize_by_rules(graph: &Graph, settings: &Settings) -> Result<Optimized, Pa
     let internal = |message: String| PassError::Internal { pass: "egraph".into(), message };
     let imported = import::import(graph)?;
     let mut eg = imported.eg;
-    let all = rules::all();
-    let allowed: Vec<rules::Rule> = all.iter().filter(|r| r.class.allowed(settings.math)).copied().collect();
-    let ready = rules::read(&allowed).map_err(|e| internal(e.to_string()))?;
+    let ready = rules::ready(settings.math).map_err(|e| internal(e.to_string()))?;
     let before = eg.total_size();
-    let saturation = saturate::saturate(&mut eg, &ready, &Limits::for_graph(before)).map_err(internal)?;
+    let saturation = saturate::saturate(&mut eg, ready, &Limits::for_graph(before)).map_err(internal)?;
     let space = Space::new(&eg, &imported.roots);
     let cover = Cover::new(&space, Cost::new(&settings.target).rounding_factors(settings.rounds_factors()));
     let mut problem = cover.problem();
@@ -96,7 +94,7 @@ fn optimize_by_rules(graph: &Graph, settings: &Settings) -> Result<Optimized, Pa
     };
     let emitted = emit::emit(&space, &choice, graph, &imported.roots).map_err(internal)?;
     let decisions = Decisions::new(&decisions::Run {
-        rules: &ready,
+        rules: ready,
         saturation: &saturation,
         space: &space,
         cover: &cover,

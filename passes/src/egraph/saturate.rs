@@ -70,6 +70,9 @@ pub fn saturate(eg: &mut Egraph, rules: &[Ready], limits: &Limits) -> Result<Sat
     let most = eg.total_size() + limits.nodes;
     let names: Vec<Rc<_>> = rules.iter().map(|r| Rc::new(r.pattern.names.clone())).collect();
     let mut done: BTreeSet<(usize, Vec<Id>)> = BTreeSet::new();
+    // How often the e-graph changed, and up to where each rule has seen that.
+    let mut changes = 0usize;
+    let mut seen: Vec<Option<usize>> = vec![None; rules.len()];
     loop {
         if out.rounds == limits.rounds {
             out.hit(format!("{} rounds", limits.rounds));
@@ -78,6 +81,11 @@ pub fn saturate(eg: &mut Egraph, rules: &[Ready], limits: &Limits) -> Result<Sat
         out.rounds += 1;
         let mut changed = false;
         for (r, rule) in rules.iter().enumerate() {
+            // It would find what it found, all of which is done.
+            if seen[r] == Some(changes) {
+                continue;
+            }
+            let (before, mut all) = (changes, true);
             let found = search(eg, rule, &names[r], limits);
             let mut applied = 0;
             let (nodes, mut told) = (eg.nodes().len(), false);
@@ -89,6 +97,7 @@ pub fn saturate(eg: &mut Egraph, rules: &[Ready], limits: &Limits) -> Result<Sat
                 }
                 if applied == limits.rule {
                     out.hit(format!("{} applications of rule `{}` in a round", limits.rule, rule.rule.name));
+                    all = false;
                     break;
                 }
                 let m = m.canonical(eg);
@@ -106,7 +115,9 @@ pub fn saturate(eg: &mut Egraph, rules: &[Ready], limits: &Limits) -> Result<Sat
             // Rules of a round see what those before them made. A rebuild walks through all classes, so most rules go without.
             if told || eg.nodes().len() > nodes {
                 eg.rebuild();
+                changes += 1;
             }
+            seen[r] = all.then_some(before);
         }
         if !changed {
             return Ok(out);

@@ -161,8 +161,17 @@ pub(super) fn matmul(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let data = w.data.to_i64();
     let sums: Option<Vec<i32>> = data
         .chunks(matrix.max(1))
-        .flat_map(|m| (0..n).map(move |i| -zero * (0..k).map(|j| m[j * sk + i * sn]).sum::<i64>()))
-        .map(|s| i32::try_from(s).ok())
+        .flat_map(|m| {
+            // In the order of memory.
+            let mut sums = vec![0i64; n];
+            let mut add = |i: usize, j: usize| sums[i] += m[j * sk + i * sn];
+            match sn < sk {
+                true => (0..k).for_each(|j| (0..n).for_each(|i| add(i, j))),
+                false => (0..n).for_each(|i| (0..k).for_each(|j| add(i, j))),
+            }
+            sums
+        })
+        .map(|s| i32::try_from(-zero * s).ok())
         .collect();
     let q = beside(cx, a.q, &w.data)?;
     let w = cx.graph.add_weight("", w.data);

@@ -21,6 +21,7 @@ mod transpose;
 mod unroll;
 mod vectorize;
 
+use crate::effort::{Effort, Price};
 use crate::tuning::{Considered, Tuning};
 pub(crate) use link::rename_buffers;
 use pack::Pack;
@@ -43,14 +44,16 @@ pub struct ScheduleCx<'a> {
     pub reassociate: bool,
     /// Whether factors of products of `f32` may be rounded to `bf16`, and the machine multiplies those.
     pub bf16: bool,
+    /// What code costs to be made.
+    pub price: Price,
     /// Tiles that are known to be better than what the estimate says.
     pub tuning: &'a Tuning,
 }
 
 impl<'a> ScheduleCx<'a> {
-    /// For `target`, with nothing measured.
+    /// For `target`, with nothing measured, where a run is all that counts.
     pub fn new(target: &'a Target, reassociate: bool) -> ScheduleCx<'a> {
-        ScheduleCx { target, reassociate, bf16: false, tuning: Tuning::NONE }
+        ScheduleCx { target, reassociate, bf16: false, price: Effort::Full.price(), tuning: Tuning::NONE }
     }
 
     /// Whether what is subnormal may be zero: see [`Program::flush_to_zero`].
@@ -82,6 +85,8 @@ impl std::error::Error for ScheduleError {}
 pub(crate) struct Unit {
     /// The kernel.
     pub(crate) kernel: Kernel,
+    /// Calls of it in a program.
+    pub(crate) calls: usize,
     /// For each parameter: whether every call gives it a constant.
     pub(crate) constant: Vec<bool>,
     /// For each of these parameters that holds constant integers: the largest magnitude that any call gives it.
@@ -101,6 +106,7 @@ impl Unit {
     fn new(kernel: Kernel, constant: Vec<bool>) -> Unit {
         Unit {
             kernel,
+            calls: 1,
             constant,
             largest: vec![],
             packs: vec![],
@@ -217,9 +223,10 @@ fn split_by_constants(program: &mut Program, kernels: &[Kernel]) -> Vec<Unit> {
             }
             variants[old] += 1;
             let largest = vec![Some(0); constant.len()];
-            units.push(Unit { largest, ..Unit::new(kernel, constant) });
+            units.push(Unit { largest, calls: 0, ..Unit::new(kernel, constant) });
             units.len() - 1
         });
+        units[call.kernel].calls += 1;
         for (l, id) in units[call.kernel].largest.iter_mut().zip(&call.args) {
             *l = l.zip(largest[id.0 as usize]).map(|(a, b)| a.max(b));
         }

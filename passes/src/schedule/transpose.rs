@@ -7,6 +7,7 @@
 use super::lanes::Lanes;
 use super::scope::{Block, for_loop};
 use super::{ScheduleCx, Unit};
+use crate::effort::Price;
 use std::collections::BTreeMap;
 use tenon_kernel::{Affine, Buf, Expr, Kernel, Stmt, Type, Var};
 use tenon_target::Target;
@@ -17,20 +18,26 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
         return;
     }
     let body = std::mem::take(&mut unit.kernel.body);
-    unit.kernel.body = block(body, &mut unit.kernel, cx.target);
+    let calls = unit.calls;
+    unit.kernel.body = block(body, &mut unit.kernel, calls, cx);
 }
 
-fn block(body: Vec<Stmt>, kernel: &mut Kernel, target: &Target) -> Vec<Stmt> {
-    let each = |s: Stmt| match Nest::of(&s, kernel, target) {
+/// `body`, which runs so many `times`.
+fn block(body: Vec<Stmt>, kernel: &mut Kernel, times: usize, cx: &ScheduleCx<'_>) -> Vec<Stmt> {
+    let each = |s: Stmt| match Nest::of(&s, kernel, cx.target).filter(|nest| nest.pays(times, &cx.price)) {
         Some(nest) => nest.transposed(kernel),
         None => vec![match s {
             Stmt::For { var, lo, hi, step, parallel, body } => {
-                Stmt::For { var, lo, hi, step, parallel, body: block(body, kernel, target) }
+                let trips = lo.as_int().zip(hi.as_int()).map_or(1, |(lo, hi)| hi.saturating_sub(lo) / step.max(1));
+                let times = times.saturating_mul(usize::try_from(trips).unwrap_or(1).max(1));
+                Stmt::For { var, lo, hi, step, parallel, body: block(body, kernel, times, cx) }
             }
-            Stmt::If { cond, then, otherwise } => {
-                Stmt::If { cond, then: block(then, kernel, target), otherwise: block(otherwise, kernel, target) }
-            }
-            Stmt::While { cond, body } => Stmt::While { cond, body: block(body, kernel, target) },
+            Stmt::If { cond, then, otherwise } => Stmt::If {
+                cond,
+                then: block(then, kernel, times, cx),
+                otherwise: block(otherwise, kernel, times, cx),
+            },
+            Stmt::While { cond, body } => Stmt::While { cond, body: block(body, kernel, times, cx) },
             s => s,
         }],
     };
@@ -94,6 +101,17 @@ impl Nest {
             index,
             value,
         })
+    }
+
+    /// Whether the code of all squares costs less than what they save in so many `times`.
+    fn pays(&self, times: usize, price: &Price) -> bool {
+        // Cycles that a word takes longer on its own.
+        const SAVED: f64 = 1.5;
+        // A row is loaded, goes through each round of the network, and is stored.
+        let square = self.size * (2 + i64::from(self.size.ilog2()));
+        let squares = self.squares(self.loaded).len() * self.squares(self.stored).len();
+        let words = self.loops.iter().fold(times as f64, |n, l| n * l.2 as f64);
+        (square as usize * squares) as f64 * price.instruction <= SAVED * words
     }
 
     /// The squares along loop `v`: whole ones, and what is left.

@@ -19,7 +19,12 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
         return;
     }
     let body = std::mem::take(&mut unit.kernel.body);
-    let mut v = Vectorizer { kernel: &mut unit.kernel, target: cx.target, reassociate: cx.reassociate };
+    let mut v = Vectorizer {
+        kernel: &mut unit.kernel,
+        target: cx.target,
+        reassociate: cx.reassociate,
+        most: cx.price.registers,
+    };
     let body = v.block(body);
     unit.kernel.body = body;
 }
@@ -28,6 +33,8 @@ struct Vectorizer<'k> {
     kernel: &'k mut Kernel,
     target: &'k Target,
     reassociate: bool,
+    /// The most registers of one virtual vector by what code costs.
+    most: usize,
 }
 
 /// The most bytes of one virtual vector, in registers: independent chains hide latencies.
@@ -121,16 +128,17 @@ impl Vectorizer<'_> {
         let bytes = self.target.vector_bytes;
         let one = (bytes / shape.most_bytes).max(1);
         // The narrowest elements fill a register; if they are all of one size, a few registers.
-        let full = (bytes / shape.least_bytes).min(one * REGISTERS);
+        let most = REGISTERS.min(self.most);
+        let full = (bytes / shape.least_bytes).min(one * most);
         let mut lanes = full.max(
             one * if shape.size > 40 {
                 1
             } else if shape.size > 12 || shape.nested && halving {
-                2
+                most.min(2)
             } else if shape.nested {
-                self.side_by_side(shape, n.div_ceil(one))
+                self.side_by_side(shape, n.div_ceil(one)).min(self.most)
             } else {
-                REGISTERS
+                most
             },
         );
         // Where elements differ in width, what is alive at once is to fit the registers.

@@ -4,7 +4,7 @@ use crate::failure::{Failure, Outcome};
 use crate::model;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use tenon::{Math, Options, Precision, Target, Tensor};
+use tenon::{Effort, Math, Options, Precision, Target, Tensor};
 
 /// What is known of the inputs, and what to compile for.
 #[derive(Clone, Debug, clap::Args)]
@@ -33,6 +33,10 @@ pub(crate) struct CompileArgs {
     /// used where the target has the instruction and gains by it (x86 with AVX512_BF16), and `tenon compile` says how often.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: PrecisionArg,
+    /// What is to be short: a run of the compiled model, or all until its first result, compiling included [default: quick for `tenon run`
+    /// of one sample and for what `tenon bench` calls the first result, full for everything else].
+    #[arg(long, value_enum)]
+    pub(crate) effort: Option<EffortArg>,
     /// Threads that a run may use: large kernels are divided for as many. Results do not depend on it.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) threads: u16,
@@ -77,6 +81,23 @@ pub(crate) enum MathArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum EffortArg {
+    /// The first result: code that one run does not earn back is not made.
+    Quick,
+    /// A run, however long compiling takes.
+    Full,
+}
+
+impl From<EffortArg> for Effort {
+    fn from(e: EffortArg) -> Effort {
+        match e {
+            EffortArg::Quick => Effort::Quick,
+            EffortArg::Full => Effort::Full,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum PrecisionArg {
     /// Factors stay as they are.
     F32,
@@ -85,6 +106,11 @@ pub(crate) enum PrecisionArg {
 }
 
 impl CompileArgs {
+    /// The same, for the first result unless the command line says otherwise.
+    pub(crate) fn for_the_first_result(&self) -> CompileArgs {
+        CompileArgs { effort: self.effort.or(Some(EffortArg::Quick)), ..self.clone() }
+    }
+
     /// The compiler's options for the model in `path`.
     pub(crate) fn options(&self, path: &Path) -> Outcome<Options> {
         let mut options = self.machine_options()?;
@@ -113,6 +139,7 @@ impl CompileArgs {
             PrecisionArg::F32 => Precision::F32,
             PrecisionArg::Bf16 => Precision::Bf16,
         };
+        options.effort = self.effort.map_or(Effort::Full, Effort::from);
         Ok(options)
     }
 

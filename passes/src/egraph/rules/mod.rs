@@ -4,10 +4,12 @@
 //! know whether it pays; it must only be true. How to write one: `docs/how-to/rule.md`.
 
 use super::matching::{Cx, Match};
+use crate::pipeline::Math;
 use crate::rule::Class;
 use crate::rule::pattern::{Pattern, PatternError};
 use egg::Id;
 use std::fmt;
+use std::sync::OnceLock;
 
 mod activation;
 mod algebra;
@@ -132,6 +134,16 @@ pub struct Ready {
     pub pattern: Pattern,
     /// What it makes, where that is text.
     pub result: Option<Pattern>,
+}
+
+/// The rules that `math` allows, read once in a process.
+///
+/// # Errors
+/// As [`read`].
+pub fn ready(math: Math) -> Result<&'static [Ready], &'static PatternError> {
+    static READY: [OnceLock<Result<Vec<Ready>, PatternError>>; 3] = [const { OnceLock::new() }; 3];
+    let of = || read(&all().into_iter().filter(|r| r.class.allowed(math)).collect::<Vec<Rule>>());
+    READY[math as usize].get_or_init(of).as_deref()
 }
 
 /// Reads the text of `rules`.

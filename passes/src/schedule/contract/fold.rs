@@ -36,6 +36,8 @@ struct Fold {
     dtype: DType,
     /// Whether the code generator takes vectors that fill a part of a register only.
     partial: bool,
+    /// The most products of an unrolled loop body.
+    unrolled: usize,
 }
 
 /// Loops for `c`, if it is of this kind.
@@ -49,7 +51,7 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Optio
         None => body.append(&mut f.rows(c, None, 1, kernel)),
         Some(m) => {
             let mut from = 0;
-            for r in split(m.extent, ROWS) {
+            for r in split(m.extent, ROWS.min(f.unrolled / 4)) {
                 let to = from + r.mr * r.count;
                 let one = f.rows(c, Some(&Expr::Var(m.var)), r.mr, kernel);
                 let (lo, hi) = (from.into(), to.into());
@@ -109,7 +111,8 @@ fn plan(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>) -> Option<Fold> {
         u.extent *= d.extent;
     }
     let m = rows_of(c, [&a, &b]);
-    Some(Fold { a, b, u, reduce, m, lanes, dtype, partial: cx.target.vector_bytes > 16 })
+    let (partial, unrolled) = (cx.target.vector_bytes > 16, cx.price.unrolled.min(UNROLLED));
+    Some(Fold { a, b, u, reduce, m, lanes, dtype, partial, unrolled })
 }
 
 /// Of the loops that share one factor, that whose results lie closest together of those with enough of them, so that lines of
@@ -160,7 +163,7 @@ impl Fold {
             }
         };
         let body = block.nested(|block| {
-            if main / self.lanes * mr <= UNROLLED {
+            if main / self.lanes * mr <= self.unrolled {
                 for at in (0..main).step_by(self.lanes) {
                     products(at.into(), width, &sums, block);
                 }

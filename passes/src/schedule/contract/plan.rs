@@ -119,6 +119,9 @@ const MOST_OTHERS: usize = 11;
 /// Bytes of a column's panel from which on its sum is divided, however large the second cache is: the next panel is on its way there, too.
 const LONGEST: usize = 256 << 10;
 
+/// Instructions of a mathematical function, about.
+const MATH: usize = 20;
+
 /// Multiplications for which a pass over a factor to pack it is worth while.
 const REUSE: usize = 4;
 /// The same where the factor could be multiplied as it lies.
@@ -184,8 +187,9 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
     let mut order = if both { Order::ColumnsInside } else { of_product(rows, columns, written, &cx.target.caches) };
     order = asked.map_or(order, |t| t.order);
     let points = others.iter().map(|d| d.extent).product();
-    let shaper =
-        Shaper { budget: Budget::of(cx.target), lanes, v: &v, reduce: &reduce, points, both, order, asked, cx };
+    let budget = Budget::of(cx.target, cx.price, nodes(&c.value));
+    let times = around.iter().map(|(_, n)| *n).fold(unit.calls, usize::saturating_mul);
+    let shaper = Shaper { budget, times, lanes, v: &v, reduce: &reduce, points, both, order, asked, cx };
     let (m, cover) = shaper.rows(&others, [&a, &b]);
     if let (true, Some(m), None) = (both, &m, asked) {
         let middle: usize = others.iter().filter(|d| d.var != m.var).map(|d| d.extent).product();
@@ -259,6 +263,13 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
     Some(plan)
 }
 
+/// Operations of `e`.
+fn nodes(e: &Expr) -> usize {
+    let mut n = 0;
+    e.visit(&mut |e| n += if matches!(e, Expr::Math(..)) { MATH } else { 1 });
+    n
+}
+
 /// The text of `c` that tiles are known by: see [`Considered::shape`].
 fn shape_of(c: &Contract, dtype: DType, v: &ContractDim, both: bool) -> String {
     let extents = |dims: &[ContractDim]| dims.iter().map(|d| d.extent.to_string()).collect::<Vec<_>>().join(".");
@@ -300,6 +311,8 @@ struct Shaper<'a> {
     reduce: &'a [ContractDim],
     /// Points of all other loops of the result.
     points: usize,
+    /// How often the contraction is computed in a run of the model.
+    times: usize,
     both: bool,
     order: Order,
     /// The tile that was measured to be best, if any was.
@@ -366,6 +379,7 @@ impl Shaper<'_> {
             registers: self.v.extent.div_ceil(self.lanes),
             whole: self.v.extent.is_multiple_of(self.lanes),
             times: self.points / m.max(1),
+            runs: self.times,
         };
         let steps: usize = self.reduce.iter().map(|d| d.extent).product();
         if !self.both {

@@ -4,6 +4,7 @@
 //! done four cycles later. So a step of a tile takes as long as its products, its loads, or the eight products in
 //! flight that an accumulator waits for, whichever is most.
 
+use crate::effort::Price;
 use tenon_target::{Arch, Target};
 
 /// What limits a register tile.
@@ -17,7 +18,17 @@ pub(super) struct Budget {
     near: usize,
     /// Lines in a register.
     line: f64,
+    /// The most operations of an unrolled loop body.
+    pub(super) unrolled: usize,
+    /// What an instruction costs to be made.
+    instruction: f64,
+    /// Instructions for one register of results, behind its sum.
+    epilogue: usize,
 }
+
+/// The most operations of an unrolled loop body: four steps of a tile of seven rows by three registers, but not a window of nine taps for as many
+/// rows as registers hold, whose loop over lines costs next to nothing, while its code would be three times as long.
+const UNROLLED: usize = 124;
 
 /// Products that start while a line comes from the second cache: some 28 bytes a cycle. Tiles of few rows ask for more.
 const LINE: f64 = 4.5;
@@ -51,8 +62,9 @@ pub(super) struct Area {
     pub(super) registers: usize,
     /// Whether the last register is full. If not, its column is a loop of its own.
     pub(super) whole: bool,
-    /// Times that it is computed.
+    /// Times that it is computed by its kernel, and how often that is called in a run of the model.
     pub(super) times: usize,
+    pub(super) runs: usize,
 }
 
 /// How a matrix of rows by registers is covered: columns of tiles `nv` registers wide, and what is left over.
@@ -76,8 +88,8 @@ pub(super) fn split(m: usize, most: usize) -> Vec<Rows> {
 }
 
 impl Budget {
-    /// Of `target`.
-    pub(super) fn of(target: &Target) -> Budget {
+    /// Of `target`, for results that are `epilogue` operations on their sums, of which code costs `price` in as many runs of it.
+    pub(super) fn of(target: &Target, price: Price, epilogue: usize) -> Budget {
         let registers = target.vector_registers();
         let accumulators = match target.arch {
             // Cranelift spills in tiles of more; wider vectors have a code generator of their own.
@@ -87,7 +99,9 @@ impl Budget {
         };
         let near = target.caches.l1d * 2 / 3 / target.vector_bytes.max(1);
         let line = target.vector_bytes as f64 / target.caches.line.max(1) as f64;
-        Budget { registers, accumulators, near, line }
+        // Two products start in a cycle.
+        let (unrolled, instruction) = (price.unrolled.min(UNROLLED), 2.0 * price.instruction);
+        Budget { registers, accumulators, near, line, unrolled, instruction, epilogue }
     }
 
     /// Rows of a tile of `nv` registers at most: accumulators, what the rows share, and one scalar at a time.
@@ -98,7 +112,8 @@ impl Budget {
 
     /// Independent sums that each accumulator of a tile of `products` is split into, where sums may be reordered.
     pub(super) fn chains(&self, products: usize) -> usize {
-        (IN_FLIGHT / products.max(1)).clamp(1, 4).min(self.accumulators / products.max(1)).max(1)
+        let most = self.accumulators.min(self.unrolled) / products.max(1);
+        (IN_FLIGHT / products.max(1)).clamp(1, 4).min(most).max(1)
     }
 
     /// A step of the sum of `k` steps in a tile of `mr` by `nv`.
@@ -117,12 +132,24 @@ impl Budget {
         sum * (1.0 + ENDS * (rows.len() as f64 - 1.0))
     }
 
+    /// What the code of tiles costs, in products of one run: loops of `rows` by `nv` registers, of sums of `k` terms.
+    fn code(&self, rows: &[Rows], nv: usize, k: usize, times: usize) -> f64 {
+        let one = |r: &Rows| {
+            let (products, loads) = (r.mr * nv, r.mr + nv);
+            let steps = (self.unrolled / (products + loads)).clamp(1, k.max(1));
+            steps * (products + loads) + products * (2 + self.epilogue)
+        };
+        rows.iter().map(one).sum::<usize>() as f64 * self.instruction / times.max(1) as f64
+    }
+
     /// The cheapest tiles of one column of `nv` registers: `m` rows, `k` steps, `times` times.
-    fn best_column(&self, m: usize, nv: usize, k: usize, reassociate: bool, times: usize) -> Vec<Rows> {
+    fn best_column(&self, area: Area, nv: usize, k: usize, reassociate: bool) -> Vec<Rows> {
+        let Area { m, times, runs, .. } = area;
         let all = (1..=self.rows(nv).min(m)).rev().map(|mr| split(m, mr));
         let priced = all.map(|rows| {
             let cost = copied(self.column(&rows, nv, k, reassociate), rows.len(), times);
-            (rows, cost)
+            let code = self.code(&rows, nv, k, times.saturating_mul(runs));
+            (rows, cost + code)
         });
         cheapest(priced, |(_, cost)| *cost).map(|(rows, _)| rows).unwrap_or_default()
     }
@@ -130,11 +157,12 @@ impl Budget {
     /// All covers of `area` for sums of `k` terms. With `alike`, the last column has the rows of the others. Of equals the first is best: the
     /// widest, which reads the rows' side less often.
     pub(super) fn covers(&self, area: Area, k: usize, alike: bool, reassociate: bool) -> Vec<Cover> {
-        let Area { m, registers, times, .. } = area;
+        let Area { m, registers, times, runs, .. } = area;
+        let runs = times.saturating_mul(runs);
         let mut all: Vec<Cover> = vec![];
         for nv in (1..=registers.min(self.accumulators)).rev() {
             let left = registers % nv;
-            let own = if left > 0 { self.best_column(m, left, k, reassociate, times) } else { vec![] };
+            let own = if left > 0 { self.best_column(area, left, k, reassociate) } else { vec![] };
             for mr in (1..=self.rows(nv).min(m)).rev() {
                 let full = split(m, mr);
                 if all.last().is_some_and(|c| c.nv == nv && c.full == full) {
@@ -146,7 +174,9 @@ impl Budget {
                     rest = if alike { full.clone() } else { own.clone() };
                     cost = (cost + self.column(&rest, left, k, reassociate)) * (1.0 + ENDS);
                 }
-                let cost = copied(cost, full.len() * (1 + usize::from(area.parts(nv))) + rest.len(), times);
+                let again = 1 + usize::from(area.parts(nv));
+                let code = self.code(&full, nv, k, runs) * again as f64 + self.code(&rest, left, k, runs);
+                let cost = copied(cost, full.len() * again + rest.len(), times) + code;
                 all.push(Cover { nv, full, rest, cost });
             }
         }
@@ -156,7 +186,8 @@ impl Budget {
     /// All covers where both factors are vectors: `taps` products in a line that share their operands between rows, whose
     /// places differ by `stride` where those of taps differ by one; `lines` of them.
     pub(super) fn windows(&self, area: Area, taps: usize, lines: usize, stride: usize) -> Vec<Cover> {
-        let Area { m, registers, times, .. } = area;
+        let Area { m, registers, times, runs, .. } = area;
+        let runs = times.saturating_mul(runs);
         let mut all: Vec<Cover> = vec![];
         for nv in 1..=registers.min(4) {
             let fits = (self.registers / nv).saturating_sub(taps.min(self.registers / nv / 2) + 1);
@@ -175,7 +206,12 @@ impl Budget {
                 let columns = registers as f64 / nv as f64;
                 let copies = rows.len() * (1 + usize::from(area.parts(nv) || !registers.is_multiple_of(nv)));
                 let sum = rows.iter().map(one).sum::<f64>() * columns * (1.0 + 2.0 * ENDS * (rows.len() - 1) as f64);
-                let cost = copied(sum, copies, times);
+                let code = |r: &Rows| {
+                    let line = nv * (2 * r.mr * taps + taps);
+                    (self.unrolled / line).clamp(1, lines.max(1)) * line + r.mr * nv * (2 + self.epilogue)
+                };
+                let code = rows.iter().map(code).sum::<usize>() * (copies / rows.len());
+                let cost = copied(sum, copies, times) + code as f64 * self.instruction / runs.max(1) as f64;
                 all.push(Cover { nv, rest: rows.clone(), full: rows, cost });
             }
         }
@@ -219,9 +255,10 @@ impl Cover {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::effort::Effort;
 
     fn budget(target: &str) -> Budget {
-        Budget::of(&Target::parse(target).expect("a target"))
+        Budget::of(&Target::parse(target).expect("a target"), Effort::Full.price(), 1)
     }
 
     #[test]
@@ -236,7 +273,7 @@ mod tests {
     #[test]
     fn a_second_size_of_tiles_has_to_pay() {
         let cover = |target: &str, m, registers, k, times| {
-            let all = budget(target).covers(Area { m, registers, whole: true, times }, k, false, true);
+            let all = budget(target).covers(Area { m, registers, whole: true, runs: 1, times }, k, false, true);
             Cover::choose(&all, None, m)
         };
         // Sums are short, and the code comes once: not six rows by four registers and five, but fourteen by two.
@@ -246,12 +283,12 @@ mod tests {
             // A long product is not slower for its code.
             let long = cover(target, 196, 40, 4608, 1);
             let best = |all: Vec<Cover>| all.into_iter().map(|c| c.cost).fold(f64::INFINITY, f64::min);
-            let area = Area { m: 196, registers: 40, whole: true, times: usize::MAX };
+            let area = Area { m: 196, registers: 40, whole: true, runs: 1, times: usize::MAX };
             let free = best(budget(target).covers(area, 4608, false, true));
             assert!(long.cost <= 1.001 * free, "{target}: {} {free}", long.cost);
         }
         // A last register that is not full is a loop of its own, unless the only column holds it.
-        let part = Area { m: 8, registers: 4, whole: false, times: 1 };
+        let part = Area { m: 8, registers: 4, whole: false, runs: 1, times: 1 };
         assert_eq!([1, 2, 3, 4].map(|nv| part.parts(nv)), [true, true, false, false]);
     }
 
@@ -261,7 +298,7 @@ mod tests {
             let b = budget(target);
             for m in [1, 2, 3, 7, 49, 196, 3136] {
                 for registers in [1, 2, 3, 5, 8, 12, 40] {
-                    let all = b.covers(Area { m, registers, whole: true, times: 1 }, 64, false, true);
+                    let all = b.covers(Area { m, registers, whole: true, runs: 1, times: 1 }, 64, false, true);
                     let c = Cover::choose(&all, None, m);
                     let asked = all.last().expect("there is one").size();
                     assert_eq!(Cover::choose(&all, Some(asked), m).size(), asked);

@@ -39,10 +39,6 @@ pub(super) enum Part {
     Last(i64),
 }
 
-/// The most operations of an unrolled loop body: four steps of a tile of seven rows by three registers, but not a window of nine taps for as many
-/// rows as registers hold, whose loop over lines costs next to nothing, while its code would be three times as long.
-const UNROLLED: usize = 124;
-
 /// The statements of a tile.
 pub(super) fn tile(c: &Contract, p: &Plan, t: &Tile, kernel: &mut Kernel) -> Vec<Stmt> {
     let dtype = kernel.var(c.acc).ty.elem;
@@ -263,22 +259,23 @@ impl Generator<'_, '_> {
             true => self.t.mr * self.t.nv,
             false => self.t.mr * self.t.nv + self.t.mr + self.t.nv,
         };
+        let most = self.p.budget.unrolled;
         let mut whole = 1;
         let mut loops: Vec<ContractDim> = self.p.reduce.clone();
         let mut unrolled = vec![];
         while let Some(d) = loops.last()
-            && (d.extent * whole * step <= UNROLLED || self.p.window && unrolled.is_empty())
+            && (d.extent * whole * step <= most || self.p.window && unrolled.is_empty())
         {
             whole *= d.extent;
             unrolled.insert(0, d.clone());
             loops.pop();
         }
         let Some(d) = loops.pop() else { return self.body(&unrolled, &[]) };
-        let fits = |u: &usize| u * whole * step <= UNROLLED && d.extent >= 2 * u;
+        let fits = |u: &usize| u * whole * step <= most && d.extent >= 2 * u;
         // Without a rest if possible.
         let even = [4, 3, 5, 2].into_iter().find(|u| fits(u) && d.extent.is_multiple_of(*u));
-        let most = [4, 2].into_iter().find(fits).unwrap_or(1);
-        let by = even.filter(|u| 2 * u > most).unwrap_or(most);
+        let longest = [4, 2].into_iter().find(fits).unwrap_or(1);
+        let by = even.filter(|u| 2 * u > longest).unwrap_or(longest);
         let main = d.extent / by * by;
         // Steps beside each other, or of as many stretches of the sum.
         let (length, step, apart) = if self.streams(&d, by) { (main / by, 1, main / by) } else { (main, by, 1) };

@@ -63,7 +63,9 @@ struct Data {
 pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let case = Case::find(&args.model)?;
     let data = find_data(args, &case)?;
-    let mut options = args.compile.options(&case.model)?;
+    // Many samples are many runs.
+    let compile = if data.labels.is_some() { args.compile.clone() } else { args.compile.for_the_first_result() };
+    let mut options = compile.options(&case.model)?;
     // The data pin dimensions and the values of shape inputs; with labels the first axis is the samples, not the model's.
     if data.labels.is_none() {
         options.data.clone_from(&data.tensors);

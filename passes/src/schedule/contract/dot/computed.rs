@@ -4,13 +4,12 @@
 //! bits: where lanes are neighbours in memory a pair is two vectors, one of them shifted. Runs of odd length get rows with room for one more
 //! element, which is zero: what follows a row in memory need not be a number.
 
-use super::super::super::Unit;
+use super::super::super::{ScheduleCx, Unit};
 use super::plan::{Plan, roles, rounded};
 use super::{Source, Widened, tiles};
 use crate::schedule::scope::{Block, for_loop};
 use tenon_base::{DType, Scalar};
 use tenon_kernel::{Access, Affine, BinOp, Buf, Contract, ContractDim, Expr, Kernel, Stmt, Tiles, Type, Var};
-use tenon_target::Target;
 
 /// Rows below which packing takes longer than what it saves.
 const MIN_ROWS: usize = 48;
@@ -39,9 +38,10 @@ pub(super) fn plan(
     c: &Contract,
     factors: (Source, Source),
     unit: &mut Unit,
-    target: &Target,
+    cx: &ScheduleCx<'_>,
     widened: &mut Widened,
 ) -> Option<Plan> {
+    let target = cx.target;
     let (v, (x, x_index, _), (w, w_index, _)) = roles(c, factors)?;
     let [run] = &c.reduce[..] else { return None };
     let constant = |b: Buf| unit.constant.get(b.0 as usize) == Some(&true);
@@ -103,6 +103,7 @@ pub(super) fn plan(
         lanes: target.lanes(DType::F32),
         nv: 1,
         mr: 1,
+        unrolled: usize::MAX,
         tiled: Some(m),
         fill: Some(fill),
         even_rows,

@@ -77,7 +77,7 @@ pub(super) fn lower(c: &Contract, unit: &mut Unit, cx: &ScheduleCx<'_>, widened:
         return None;
     }
     let factors = (factor(&c.a, unit)?, factor(&c.b, unit)?);
-    if let Some(p) = plan::plan(c, factors, unit, cx.target, widened) {
+    if let Some(p) = plan::plan(c, factors, unit, cx, widened) {
         return Some(p.lower(c, &mut unit.kernel, cx.target));
     }
     exact::lower(c, unit, cx, widened)
@@ -99,9 +99,9 @@ pub(super) fn lower_rounded(
         (dtype == DType::F32).then_some((*buf, Affine::of(index)?, dtype))
     };
     let factors = (float(&c.a)?, float(&c.b)?);
-    let p = match plan::plan(c, factors.clone(), unit, cx.target, widened) {
+    let p = match plan::plan(c, factors.clone(), unit, cx, widened) {
         Some(p) => p,
-        None => computed::plan(c, factors, unit, cx.target, widened)?,
+        None => computed::plan(c, factors, unit, cx, widened)?,
     };
     Some(p.lower(c, &mut unit.kernel, cx.target))
 }

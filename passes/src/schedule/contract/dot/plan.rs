@@ -1,6 +1,6 @@
 //! How a contraction of narrow elements is tiled.
 
-use super::super::super::Unit;
+use super::super::super::{ScheduleCx, Unit};
 use super::computed::{EvenRows, Fill};
 use super::{Source, Widened, tile, tiles};
 use crate::schedule::pack::{Arrangement, Groups, Pack};
@@ -51,6 +51,8 @@ pub(super) struct Plan {
     pub(super) nv: usize,
     /// Rows along `m`.
     pub(super) mr: usize,
+    /// The most operations of an unrolled loop body.
+    pub(super) unrolled: usize,
     /// Products are those of tiles, whose rows are iterations of this loop.
     pub(super) tiled: Option<ContractDim>,
     /// `w` is packed by this kernel, of this.
@@ -107,9 +109,10 @@ pub(super) fn plan(
     c: &Contract,
     factors: (Source, Source),
     unit: &mut Unit,
-    target: &Target,
+    cx: &ScheduleCx<'_>,
     widened: &mut Widened,
 ) -> Option<Plan> {
+    let target = cx.target;
     let (v, (x, x_index, x_dtype), (w, w_index, w_dtype)) = roles(c, factors)?;
     if unit.constant.get(w.0 as usize) != Some(&true) {
         return None;
@@ -141,6 +144,8 @@ pub(super) fn plan(
         (None, true) => shape_of_pairs(lanes, v.extent, rows),
         (None, false) => shape(target, lanes, v.extent, rows, group),
     };
+    let unrolled = cx.price.unrolled.min(UNROLLED);
+    let mr = mr.min(rows_within(unrolled, nv));
     // The packed constant.
     let width = nv * lanes;
     let strides = |dims: &[ContractDim]| dims.iter().map(|d| (d.extent, w_index.coefficient(d.var))).collect();
@@ -196,6 +201,7 @@ pub(super) fn plan(
         lanes,
         nv,
         mr,
+        unrolled,
         tiled,
         fill: None,
         even_rows: None,
@@ -284,6 +290,14 @@ fn source(
 
 /// Rows that are many tiles.
 const MANY_ROWS: usize = 32;
+
+/// The most operations of an unrolled loop body.
+const UNROLLED: usize = 128;
+
+/// Rows of a tile of `nv` registers of which one step is at most `unrolled` operations: products, and what they load.
+fn rows_within(unrolled: usize, nv: usize) -> usize {
+    (unrolled.saturating_sub(nv) / (nv + 1)).max(1)
+}
 
 /// Registers along `v` and rows along `m`, for products of `group` neighbours.
 fn shape(target: &Target, lanes: usize, v: usize, m: usize, group: usize) -> (usize, usize) {

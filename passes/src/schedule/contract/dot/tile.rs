@@ -6,9 +6,6 @@ use crate::schedule::scope::{Block, for_loop};
 use tenon_base::{DType, Scalar};
 use tenon_kernel::{Access, BinOp, Contract, Expr, Kernel, Stmt, Var};
 
-/// The most operations of an unrolled loop body.
-const UNROLLED: usize = 128;
-
 /// Where a tile is and how large.
 #[derive(Clone, Debug)]
 struct Tile {
@@ -244,8 +241,8 @@ impl Generator<'_, '_> {
         let nv = self.t.nv * self.t.lanes / self.p.lanes;
         let step = self.t.mr * nv + self.t.mr + nv;
         let (run, n) = (self.p.run, self.p.groups - usize::from(self.p.odd));
-        let whole = n * step <= UNROLLED;
-        let by = [4, 2].into_iter().find(|u| u * step <= UNROLLED && n >= 2 * u).unwrap_or(1);
+        let whole = n * step <= self.p.unrolled;
+        let by = [4, 2].into_iter().find(|u| u * step <= self.p.unrolled && n >= 2 * u).unwrap_or(1);
         let mut out = vec![];
         if whole {
             for g in 0..n {
