@@ -13,13 +13,16 @@
 //!       … load8 %w[%t * 3072 + %k * 24] …
 //! ```
 //!
+//! Products of tiles ([`tenon_kernel::Tiles`]) hold the loops over a panel themselves, and so what is fetched meanwhile.
+//!
 //! What follows a panel in memory is the next one, and behind the last one nothing is read that was not there. Hardware prefetchers do not
 //! do this: they stop at every page, and see a run of addresses again and again before it goes on.
 
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::codegen::address::is_innermost;
-use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, Type, Var};
+use tenon_base::DType;
+use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Fetch, Kernel, Program, Stmt, Tiles, Type, Var};
 use tenon_target::Target;
 
 /// Bytes of a cache line.
@@ -172,6 +175,12 @@ impl Prefetch<'_> {
                 }
                 Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| self.survey(b)),
                 Stmt::While { body, .. } => self.survey(body),
+                Stmt::Tiles(t) => {
+                    if let Some((place, again)) = self.panel_of(t) {
+                        let tiles = self.tiles_of(&again);
+                        self.add(place, tiles, 0, BTreeSet::new());
+                    }
+                }
                 _ => {}
             }
         }
@@ -201,8 +210,65 @@ impl Prefetch<'_> {
                 Stmt::If { cond, then: self.block(then), otherwise: self.block(otherwise) }
             }
             Stmt::While { cond, body } => Stmt::While { cond, body: self.block(body) },
+            Stmt::Tiles(mut t) => {
+                t.fetch = self.fetch(&t);
+                Stmt::Tiles(t)
+            }
             s => s,
         }
+    }
+
+    /// The panel that `t` reads from its beginning to its end, and the loops around that do so again.
+    fn panel_of(&self, t: &Tiles) -> Option<(Place, Vec<usize>)> {
+        let (buf, index) = Tiles::source(&t.w)?;
+        let mut index = Affine::of(index).filter(|_| (self.constant)(buf))?;
+        let mut run = (t.groups * Tiles::LANES * Tiles::group_beside(self.dtype(&t.x)?, self.dtype(&t.w)?)?) as i64;
+        for d in t.reduce.iter().rev() {
+            if index.terms.remove(&d.var) != Some(run) {
+                return None;
+            }
+            run = run.checked_mul(d.extent as i64)?;
+        }
+        if t.panels > 1 && run != t.beside as i64 {
+            return None;
+        }
+        let moves = |l: &Loop| l.trips.is_none() || index.coefficient(l.var) != 0;
+        let again: Vec<usize> = (0..self.loops.len()).rev().take_while(|i| !moves(&self.loops[*i])).collect();
+        let around = (self.loops.len() - again.len()).checked_sub(1).map(|i| self.loops[i].number);
+        Some((Place { buf, index, length: run.checked_mul(t.panels as i64)?, around }, again))
+    }
+
+    fn dtype(&self, factor: &Expr) -> Option<DType> {
+        Tiles::source(factor).map(|(buf, _)| self.kernel.buffer(buf).dtype)
+    }
+
+    /// What `t` fetches of the next panel.
+    fn fetch(&mut self, t: &Tiles) -> Option<Fetch> {
+        let (place, again) = self.panel_of(t)?;
+        let size = self.dtype(&t.w)?.size() as i64;
+        let (length, base) = (place.length, place.index.clone());
+        let tiles = self.tiles_of(&again);
+        let (all, done) = self.present(place, tiles)?;
+        let bytes = length.saturating_mul(size);
+        if all > MOST_TILES || bytes < SHORTEST || bytes > self.largest {
+            return None;
+        }
+        // As many lines a step as leave the least to do for each tile.
+        let split = |n: i64, by: i64| (n + by - 1) / by;
+        let of_a_step = split(bytes / LINE, t.steps() as i64);
+        let lines = split(of_a_step, all);
+        let shares = split(of_a_step, lines);
+        if done >= shares {
+            return None;
+        }
+        let share = lines * t.steps() as i64 * LINE / size;
+        let index = Affine { base: base.base + length, terms: base.terms };
+        let index = match again.first() {
+            None => Affine { base: index.base + done * share, terms: index.terms },
+            Some(_) => index.with(self.start(&again, (done, tiles), shares, share), 1),
+        };
+        self.added += 1;
+        Some(Fetch { index: index.to_expr(), lines: lines as usize })
     }
 
     /// What `body`, that of an innermost loop over `var`, reads of constants in runs.
@@ -254,7 +320,7 @@ impl Prefetch<'_> {
                 _ => break,
             }
         }
-        let tiles = again.iter().fold(1_i64, |n, i| n.saturating_mul(self.loops[*i].trips.unwrap_or(1)));
+        let tiles = self.tiles_of(&again);
         let around = self.loops.len() - along.len() - again.len();
         let mut index = run.index.clone();
         for i in &along {
@@ -265,19 +331,35 @@ impl Prefetch<'_> {
         (!again.is_empty()).then_some((place, Reads { length, along, again, tiles }))
     }
 
+    /// Iterations of loops.
+    fn tiles_of(&self, again: &[usize]) -> i64 {
+        again.iter().fold(1, |n, i| n.saturating_mul(self.loops[*i].trips.unwrap_or(1)))
+    }
+
     /// Adds what reads `run` to what is known of its panel.
     fn note(&mut self, run: &Run) {
         let Some((place, reads)) = self.reads(run) else { return };
         let lines = run.piece * self.kernel.buffer(run.buf).dtype.size() as i64 / LINE;
         let steps = reads.along.iter().map(|i| run.index.coefficient(self.loops[*i].var)).collect();
+        self.add(place, reads.tiles, lines, steps);
+    }
+
+    fn add(&mut self, place: Place, tiles: i64, lines: i64, steps: BTreeSet<i64>) {
         match self.panels.iter_mut().find(|p| p.place == place) {
             Some(p) => {
-                p.tiles = p.tiles.saturating_add(reads.tiles);
+                p.tiles = p.tiles.saturating_add(tiles);
                 p.lines = p.lines.min(lines);
-                p.steps.extend::<BTreeSet<i64>>(steps);
+                p.steps.extend(steps);
             }
-            None => self.panels.push(Panel { place, tiles: reads.tiles, done: 0, lines, steps }),
+            None => self.panels.push(Panel { place, tiles, done: 0, lines, steps }),
         }
+    }
+
+    /// All tiles that read the panel at `place`, and how many of them come before the present `tiles`.
+    fn present(&mut self, place: Place, tiles: i64) -> Option<(i64, i64)> {
+        let panel = self.panels.iter_mut().find(|p| p.place == place)?;
+        panel.done += tiles;
+        Some((panel.tiles, panel.done - tiles))
     }
 
     /// Prefetches for the innermost loop that reads `run`, if loops around it read the same again.
@@ -299,7 +381,8 @@ impl Prefetch<'_> {
             index = index.with(var, run.index.coefficient(var) / shares);
         }
         if shares > 1 {
-            index = index.with(self.start(&reads, done, shares), 1);
+            let share = reads.length / shares;
+            index = index.with(self.start(&reads.again, (done, reads.tiles), shares, share), 1);
         }
         self.added += 1;
         let lines = (run.piece / shares * size + LINE - 1) / LINE;
@@ -307,15 +390,16 @@ impl Prefetch<'_> {
         (0..lines).map(|l| Stmt::Prefetch { buf: run.buf, index: at(l) }).collect()
     }
 
-    /// Where the share of the present tile begins: a variable of the innermost of the loops over tiles, of which `done` came before.
-    fn start(&mut self, reads: &Reads, done: i64, shares: i64) -> Var {
+    /// Where the share of the present tile begins, one of `share` elements each: a variable of the innermost of the loops over `tiles`, of
+    /// which `done` came before.
+    fn start(&mut self, again: &[usize], (done, tiles): (i64, i64), shares: i64, share: i64) -> Var {
         let nth = |i: &usize| {
             let l = &self.loops[*i];
             let from = Expr::Var(l.var);
             let from = if l.lo.as_int() == Some(0) { from } else { from - l.lo.clone() };
             if l.step == 1 { from } else { from / l.step }
         };
-        let mut outside_in = reads.again.iter().rev();
+        let mut outside_in = again.iter().rev();
         let mut number = outside_in.next().map_or(Expr::int(0), nth);
         for i in outside_in {
             number = number * self.loops[*i].trips.unwrap_or(1) + nth(i);
@@ -324,11 +408,11 @@ impl Prefetch<'_> {
             number = number + done;
         }
         // Those that come later fetch the last share once more, which costs nothing.
-        if shares < done + reads.tiles {
+        if shares < done + tiles {
             number = number.binary(BinOp::Min, Expr::int(shares - 1));
         }
         let var = self.kernel.new_var("ahead", Type::INDEX);
-        self.loops[reads.again[0]].first.push(Stmt::Let { var, value: number * (reads.length / shares) });
+        self.loops[again[0]].first.push(Stmt::Let { var, value: number * share });
         var
     }
 }

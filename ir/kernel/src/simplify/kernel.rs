@@ -3,7 +3,7 @@
 use super::{Simplifier, bool_const};
 use crate::interval::Interval;
 use crate::stmt::set_in;
-use crate::{Contract, Expr, Facts, Kernel, Stmt, Var};
+use crate::{Contract, Expr, Facts, Fetch, Kernel, Stmt, Var};
 use std::collections::BTreeSet;
 
 /// Simplifies statements, with what is known at each.
@@ -113,6 +113,7 @@ impl<'k> Walker<'k> {
             Stmt::Contract(c) => Stmt::Contract(Box::new(self.contract(*c))),
             Stmt::Tiles(mut t) => {
                 t.out_index = self.expr(t.out_index);
+                t.fetch = t.fetch.map(|f| Fetch { index: self.expr(f.index), ..f });
                 let mark = self.facts.enter();
                 for d in &t.reduce {
                     self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);

@@ -227,6 +227,9 @@ impl Checker<'_> {
             }
         }
         self.expect(&t.out_index, Type::INDEX, "the index");
+        if let Some(f) = &t.fetch {
+            self.expect(&f.index, Type::INDEX, "the index");
+        }
         self.loops(&t.reduce, "the tiles'");
         let mut factor = |e: &Expr| {
             match Tiles::source(e) {

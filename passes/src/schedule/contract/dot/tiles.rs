@@ -264,6 +264,7 @@ impl Generator<'_, '_> {
             below: if rows.blocks == 1 { 0 } else { below },
             w: Expr::load(p.w, w_index),
             beside: usize::try_from(p.w_tile).unwrap_or(0),
+            fetch: None,
         };
         Stmt::Tiles(Box::new(self.with_loops(tiles)))
     }
