@@ -281,7 +281,7 @@ mod tests {
             "kernel k(in %x: {x}[{}], in %w: {w}[{}], out %y: {sums}[192]) {{
                tiles %y[0] = 2 * 3 rows, 2 * 16 columns, 19 groups reduce %r in 0..2 {{
                  load %x[%r * {run}], {run}, {}
-                 load %w[%r * {}], {}
+                 load %w[%r * {}], {} fetch [{run} * 3], 5
                }}
              }}",
             run * 8,

@@ -35,6 +35,13 @@ pub(super) fn round(program: &mut Program, units: &mut [Unit]) {
             fixed[classes.of(id)] = Use::Exact;
         }
     }
+    for (unit, first) in units.iter().zip(&first) {
+        for (b, id) in unit.kernel.buffers.iter().zip(first) {
+            if let Some(id) = id.filter(|_| b.dtype != DType::F32) {
+                fixed[classes.of(id)] = Use::Exact;
+            }
+        }
+    }
     let mut made = vec![false; program.buffers.len()];
     for (unit, first) in units.iter().zip(&first).zip(&multiplies).filter(|(_, m)| **m).map(|(u, _)| u) {
         visit_stmts(&unit.kernel.body, &mut |s| {

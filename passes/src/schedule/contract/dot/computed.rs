@@ -106,6 +106,7 @@ pub(super) fn plan(
         tiled: Some(m),
         fill: Some(fill),
         even_rows,
+        planes: None,
     })
 }
 
