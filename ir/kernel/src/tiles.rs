@@ -23,7 +23,7 @@ use tenon_base::{DType, Scalar};
 /// }
 /// ```
 ///
-/// Behind the last number may follow `fetch [%ahead], 4`: lines of `w` that are asked for meanwhile ([`Fetch`]).
+/// Behind the last number may follow `fetch load %w[%ahead], 4`: lines that are asked for meanwhile ([`Fetch`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tiles {
     /// Where the sums go: a buffer of `i32` or `f32`.
@@ -57,8 +57,8 @@ pub struct Tiles {
 /// Lines of memory that a product of tiles asks for while it multiplies. Changes no value, and no index is out of bounds.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fetch {
-    /// The first element, of the buffer of `w`.
-    pub index: Expr,
+    /// A load of the first element.
+    pub first: Expr,
     /// Lines of 64 bytes for every step of [`Tiles::STEP`] groups, each step's behind those of the one before.
     pub lines: usize,
 }
@@ -281,7 +281,7 @@ mod tests {
             "kernel k(in %x: {x}[{}], in %w: {w}[{}], out %y: {sums}[192]) {{
                tiles %y[0] = 2 * 3 rows, 2 * 16 columns, 19 groups reduce %r in 0..2 {{
                  load %x[%r * {run}], {run}, {}
-                 load %w[%r * {}], {} fetch [{run} * 3], 5
+                 load %w[%r * {}], {} fetch load %w[{run} * 3], 5
                }}
              }}",
             run * 8,

@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::codegen::address::is_innermost;
 use tenon_base::DType;
-use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Fetch, Kernel, Program, Stmt, Tiles, Type, Var};
+use tenon_kernel::{Access, Affine, BinOp, Buf, BufferKind, Expr, Fetch, Kernel, Program, Stmt, Tiles, Type, Var};
 use tenon_target::Target;
 
 /// Bytes of a cache line.
@@ -176,7 +176,7 @@ impl Prefetch<'_> {
                 Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| self.survey(b)),
                 Stmt::While { body, .. } => self.survey(body),
                 Stmt::Tiles(t) => {
-                    if let Some((place, again)) = self.panel_of(t) {
+                    if let Some((place, again)) = self.panel_of(t).or_else(|| self.rows_of(t)) {
                         let tiles = self.tiles_of(&again);
                         self.add(place, tiles, 0, BTreeSet::new());
                     }
@@ -187,10 +187,12 @@ impl Prefetch<'_> {
     }
 
     fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
-        body.into_iter().map(|s| self.statement(s)).collect()
+        let tiles = body.iter().any(|s| matches!(s, Stmt::Tiles(_)));
+        body.into_iter().map(|s| self.statement(s, tiles)).collect()
     }
 
-    fn statement(&mut self, s: Stmt) -> Stmt {
+    /// `s` with what it fetches; it may go over rows of `tiles` beside it.
+    fn statement(&mut self, s: Stmt, tiles: bool) -> Stmt {
         match s {
             Stmt::For { var, lo, hi, step, parallel, body } => {
                 let innermost = is_innermost(&body);
@@ -199,6 +201,9 @@ impl Prefetch<'_> {
                 if innermost {
                     let mut ahead: Vec<Stmt> =
                         self.runs(&body, var, step).iter().flat_map(|r| self.ahead(r)).collect();
+                    if tiles {
+                        ahead.extend(self.rows_ahead(&body));
+                    }
                     ahead.append(&mut body);
                     body = ahead;
                 }
@@ -222,7 +227,8 @@ impl Prefetch<'_> {
     fn panel_of(&self, t: &Tiles) -> Option<(Place, Vec<usize>)> {
         let (buf, index) = Tiles::source(&t.w)?;
         let mut index = Affine::of(index).filter(|_| (self.constant)(buf))?;
-        let mut run = (t.groups * Tiles::LANES * Tiles::group_beside(self.dtype(&t.x)?, self.dtype(&t.w)?)?) as i64;
+        let group = Tiles::group_beside(self.dtype(&t.x)?, self.dtype(&t.w)?)?;
+        let mut run = (t.groups * Tiles::LANES * group) as i64;
         for d in t.reduce.iter().rev() {
             if index.terms.remove(&d.var) != Some(run) {
                 return None;
@@ -232,21 +238,48 @@ impl Prefetch<'_> {
         if t.panels > 1 && run != t.beside as i64 {
             return None;
         }
-        let moves = |l: &Loop| l.trips.is_none() || index.coefficient(l.var) != 0;
-        let again: Vec<usize> = (0..self.loops.len()).rev().take_while(|i| !moves(&self.loops[*i])).collect();
-        let around = (self.loops.len() - again.len()).checked_sub(1).map(|i| self.loops[i].number);
-        Some((Place { buf, index, length: run.checked_mul(t.panels as i64)?, around }, again))
+        self.place(buf, index, run.checked_mul(t.panels as i64)?)
+    }
+
+    /// The same for the rows that `t` reads, if they lie beside each other.
+    fn rows_of(&self, t: &Tiles) -> Option<(Place, Vec<usize>)> {
+        let (buf, index) = Tiles::source(&t.x)?;
+        let index = Affine::of(index)?;
+        let run = t.groups * Tiles::group(self.dtype(&t.x)?)?;
+        let dense = t.reduce.is_empty() && t.row == run && (t.blocks == 1 || t.below == t.rows * run);
+        if !dense || !self.is_long(buf) {
+            return None;
+        }
+        self.place(buf, index, (t.height() * run) as i64)
+    }
+
+    /// What lies at `index`, `length` elements, and the loops around that do not move it.
+    fn place(&self, buf: Buf, index: Affine, length: i64) -> Option<(Place, Vec<usize>)> {
+        let moves = |i: &usize| self.loops[*i].trips.is_none() || index.coefficient(self.loops[*i].var) != 0;
+        let again: Vec<usize> = (0..self.loops.len()).rev().take_while(|i| !moves(i)).collect();
+        let outside = self.loops.len() - again.len();
+        let around = outside.checked_sub(1)?;
+        // Read once, then all of it again: it is shorter than a cache, or else the loops would be in another order.
+        let in_turns = again.is_empty() && !(0..outside).all(|i| moves(&i));
+        let around = Some(self.loops[around].number);
+        (!in_turns).then_some((Place { buf, index, length, around }, again))
     }
 
     fn dtype(&self, factor: &Expr) -> Option<DType> {
         Tiles::source(factor).map(|(buf, _)| self.kernel.buffer(buf).dtype)
     }
 
-    /// What `t` fetches of the next panel.
+    /// Whether `buf`, which is made anew in every run, hardly stays in the second cache until it is read.
+    fn is_long(&self, buf: Buf) -> bool {
+        let decl = self.kernel.buffer(buf);
+        (decl.len * decl.dtype.size()) as i64 >= self.largest / 2
+    }
+
+    /// What `t` fetches while it multiplies: of the next panel, or of the next rows.
     fn fetch(&mut self, t: &Tiles) -> Option<Fetch> {
-        let (place, again) = self.panel_of(t)?;
-        let size = self.dtype(&t.w)?.size() as i64;
-        let (length, base) = (place.length, place.index.clone());
+        let (place, again) = self.panel_of(t).or_else(|| self.rows_of(t))?;
+        let size = self.kernel.buffer(place.buf).dtype.size() as i64;
+        let (buf, length, base) = (place.buf, place.length, place.index.clone());
         let tiles = self.tiles_of(&again);
         let (all, done) = self.present(place, tiles)?;
         let bytes = length.saturating_mul(size);
@@ -268,7 +301,43 @@ impl Prefetch<'_> {
             Some(_) => index.with(self.start(&again, (done, tiles), shares, share), 1),
         };
         self.added += 1;
-        Some(Fetch { index: index.to_expr(), lines: lines as usize })
+        Some(Fetch { first: Expr::load(buf, index.to_expr()), lines: lines as usize })
+    }
+
+    /// Prefetches for the innermost loop of `body`, which goes over the rows of a product of tiles: the places that the next tiles' rows are read
+    /// from and stored to. Lines come one here and one there, and the machine does not see where it goes on.
+    fn rows_ahead(&mut self, body: &[Stmt]) -> Vec<Stmt> {
+        let mut places: Vec<(Buf, Affine)> = vec![];
+        let mut note = |buf: Buf, index: &Expr| {
+            let long = self.kernel.buffer(buf).access != Access::Scratch && self.is_long(buf);
+            let Some(index) = Affine::of(index).filter(|_| long && !(self.constant)(buf)) else { return };
+            let size = self.kernel.buffer(buf).dtype.size() as i64;
+            let Some((_, around)) = self.loops.split_last() else { return };
+            let by = |l: &Loop| index.coefficient(l.var).saturating_mul(l.step);
+            let next = around.iter().rev().map(by).find(|by| by.saturating_mul(size) > 2 * LINE);
+            let Some(next) = next else { return };
+            let index = Affine { base: index.base + next, terms: index.terms };
+            let same_line = |(b, i): &(Buf, Affine)| {
+                *b == buf && i.terms == index.terms && (index.base - i.base).saturating_mul(size).unsigned_abs() < LINE as u64
+            };
+            if !places.iter().any(same_line) {
+                places.push((buf, index));
+            }
+        };
+        for s in body {
+            s.exprs(&mut |e| {
+                e.visit(&mut |e| {
+                    if let Expr::Load { buf, index, .. } = e {
+                        note(*buf, index);
+                    }
+                });
+            });
+            if let Stmt::Store { buf, index, .. } = s {
+                note(*buf, index);
+            }
+        }
+        self.added += places.len();
+        places.into_iter().map(|(buf, index)| Stmt::Prefetch { buf, index: index.to_expr() }).collect()
     }
 
     /// What `body`, that of an innermost loop over `var`, reads of constants in runs.

@@ -136,9 +136,10 @@ impl Select<'_> {
             loops.push((d.extent as i64, [x, w, fetched]));
         }
         t.reduce.iter().for_each(|d| self.addresses.define_constant(d.var, 0));
-        let [x, w] = [(x, x_index), (w, w_index)].map(|(buf, index)| (buf, self.pointer(buf, index)));
-        let ahead = t.fetch.as_ref().map_or(w.1, |f| self.pointer(w.0, &f.index));
-        let first = [x.1, w.1, ahead];
+        let [x, w] = [(x, x_index), (w, w_index)].map(|(buf, index)| self.pointer(buf, index));
+        let fetched_from = t.fetch.as_ref().and_then(|f| Tiles::source(&f.first));
+        let ahead = fetched_from.map_or(w, |(buf, index)| self.pointer(buf, index));
+        let first = [x, w, ahead];
         t.reduce.iter().for_each(|d| self.addresses.define_opaque(d.var));
         let shape = Shape::of(t);
         if self.tile_shape != Some(shape) {

@@ -113,7 +113,6 @@ impl<'k> Walker<'k> {
             Stmt::Contract(c) => Stmt::Contract(Box::new(self.contract(*c))),
             Stmt::Tiles(mut t) => {
                 t.out_index = self.expr(t.out_index);
-                t.fetch = t.fetch.map(|f| Fetch { index: self.expr(f.index), ..f });
                 let mark = self.facts.enter();
                 for d in &t.reduce {
                     self.facts.iterate(d.var, &Expr::int(0), &Expr::from(d.extent), 1);
@@ -123,6 +122,8 @@ impl<'k> Walker<'k> {
                     *e = std::mem::replace(e, Expr::int(0)).map_children(&mut |i| self.expr(i));
                 }
                 self.facts.leave(mark);
+                let inside = |e: Expr| e.map_children(&mut |i| self.expr(i));
+                t.fetch = t.fetch.map(|f| Fetch { first: inside(f.first), ..f });
                 Stmt::Tiles(t)
             }
         });

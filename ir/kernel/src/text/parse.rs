@@ -304,11 +304,9 @@ impl KernelParser<'_, '_> {
 
     /// What follows `fetch`.
     fn fetch(&mut self) -> Result<Fetch, ParseError> {
-        self.lex.expect("[")?;
-        let index = self.expr()?;
-        self.lex.expect("]")?;
+        let first = self.operand()?;
         self.lex.expect(",")?;
-        Ok(Fetch { index, lines: count(self.lex)? })
+        Ok(Fetch { first, lines: count(self.lex)? })
     }
 
     fn step(&mut self) -> Result<i64, ParseError> {
