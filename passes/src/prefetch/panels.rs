@@ -13,16 +13,17 @@
 //!       … load8 %w[%t * 3072 + %k * 24] …
 //! ```
 //!
-//! Products of tiles ([`tenon_kernel::Tiles`]) hold the loops over a panel themselves, and so what is fetched meanwhile.
+//! Products of tiles are fetched for in the same way ([`tiles`]).
 //!
 //! What follows a panel in memory is the next one, and behind the last one nothing is read that was not there. Hardware prefetchers do not
 //! do this: they stop at every page, and see a run of addresses again and again before it goes on.
 
+mod tiles;
+
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::codegen::address::is_innermost;
-use tenon_base::DType;
-use tenon_kernel::{Access, Affine, BinOp, Buf, BufferKind, Expr, Fetch, Kernel, Program, Stmt, Tiles, Type, Var};
+use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, Type, Var};
 use tenon_target::Target;
 
 /// Bytes of a cache line.
@@ -176,7 +177,7 @@ impl Prefetch<'_> {
                 Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| self.survey(b)),
                 Stmt::While { body, .. } => self.survey(body),
                 Stmt::Tiles(t) => {
-                    if let Some((place, again)) = self.panel_of(t).or_else(|| self.rows_of(t)) {
+                    if let Some((place, again)) = self.read_by(t) {
                         let tiles = self.tiles_of(&again);
                         self.add(place, tiles, 0, BTreeSet::new());
                     }
@@ -221,123 +222,6 @@ impl Prefetch<'_> {
             }
             s => s,
         }
-    }
-
-    /// The panel that `t` reads from its beginning to its end, and the loops around that do so again.
-    fn panel_of(&self, t: &Tiles) -> Option<(Place, Vec<usize>)> {
-        let (buf, index) = Tiles::source(&t.w)?;
-        let mut index = Affine::of(index).filter(|_| (self.constant)(buf))?;
-        let group = Tiles::group_beside(self.dtype(&t.x)?, self.dtype(&t.w)?)?;
-        let mut run = (t.groups * Tiles::LANES * group) as i64;
-        for d in t.reduce.iter().rev() {
-            if index.terms.remove(&d.var) != Some(run) {
-                return None;
-            }
-            run = run.checked_mul(d.extent as i64)?;
-        }
-        if t.panels > 1 && run != t.beside as i64 {
-            return None;
-        }
-        self.place(buf, index, run.checked_mul(t.panels as i64)?)
-    }
-
-    /// The same for the rows that `t` reads, if they lie beside each other.
-    fn rows_of(&self, t: &Tiles) -> Option<(Place, Vec<usize>)> {
-        let (buf, index) = Tiles::source(&t.x)?;
-        let index = Affine::of(index)?;
-        let run = t.groups * Tiles::group(self.dtype(&t.x)?)?;
-        let dense = t.reduce.is_empty() && t.row == run && (t.blocks == 1 || t.below == t.rows * run);
-        if !dense || !self.is_long(buf) {
-            return None;
-        }
-        self.place(buf, index, (t.height() * run) as i64)
-    }
-
-    /// What lies at `index`, `length` elements, and the loops around that do not move it.
-    fn place(&self, buf: Buf, index: Affine, length: i64) -> Option<(Place, Vec<usize>)> {
-        let moves = |i: &usize| self.loops[*i].trips.is_none() || index.coefficient(self.loops[*i].var) != 0;
-        let again: Vec<usize> = (0..self.loops.len()).rev().take_while(|i| !moves(i)).collect();
-        let outside = self.loops.len() - again.len();
-        let around = outside.checked_sub(1)?;
-        // Read once, then all of it again: it is shorter than a cache, or else the loops would be in another order.
-        let in_turns = again.is_empty() && !(0..outside).all(|i| moves(&i));
-        let around = Some(self.loops[around].number);
-        (!in_turns).then_some((Place { buf, index, length, around }, again))
-    }
-
-    fn dtype(&self, factor: &Expr) -> Option<DType> {
-        Tiles::source(factor).map(|(buf, _)| self.kernel.buffer(buf).dtype)
-    }
-
-    /// Whether `buf`, which is made anew in every run, hardly stays in the second cache until it is read.
-    fn is_long(&self, buf: Buf) -> bool {
-        let decl = self.kernel.buffer(buf);
-        (decl.len * decl.dtype.size()) as i64 >= self.largest / 2
-    }
-
-    /// What `t` fetches while it multiplies: of the next panel, or of the next rows.
-    fn fetch(&mut self, t: &Tiles) -> Option<Fetch> {
-        let (place, again) = self.panel_of(t).or_else(|| self.rows_of(t))?;
-        let size = self.kernel.buffer(place.buf).dtype.size() as i64;
-        let (buf, length, base) = (place.buf, place.length, place.index.clone());
-        let tiles = self.tiles_of(&again);
-        let (all, done) = self.present(place, tiles)?;
-        let bytes = length.saturating_mul(size);
-        if all > MOST_TILES || bytes < SHORTEST || bytes > self.largest {
-            return None;
-        }
-        // As many lines a step as leave the least to do for each tile.
-        let split = |n: i64, by: i64| (n + by - 1) / by;
-        let of_a_step = split(bytes / LINE, t.steps() as i64);
-        let lines = split(of_a_step, all);
-        let shares = split(of_a_step, lines);
-        if done >= shares {
-            return None;
-        }
-        let share = lines * t.steps() as i64 * LINE / size;
-        let index = Affine { base: base.base + length, terms: base.terms };
-        let index = match again.first() {
-            None => Affine { base: index.base + done * share, terms: index.terms },
-            Some(_) => index.with(self.start(&again, (done, tiles), shares, share), 1),
-        };
-        self.added += 1;
-        Some(Fetch { first: Expr::load(buf, index.to_expr()), lines: lines as usize })
-    }
-
-    /// Prefetches for the innermost loop of `body`, which goes over the rows of a product of tiles: the places that the next tiles' rows are read
-    /// from and stored to. Lines come one here and one there, and the machine does not see where it goes on.
-    fn rows_ahead(&mut self, body: &[Stmt]) -> Vec<Stmt> {
-        let mut places: Vec<(Buf, Affine)> = vec![];
-        let mut note = |buf: Buf, index: &Expr| {
-            let long = self.kernel.buffer(buf).access != Access::Scratch && self.is_long(buf);
-            let Some(index) = Affine::of(index).filter(|_| long && !(self.constant)(buf)) else { return };
-            let size = self.kernel.buffer(buf).dtype.size() as i64;
-            let Some((_, around)) = self.loops.split_last() else { return };
-            let by = |l: &Loop| index.coefficient(l.var).saturating_mul(l.step);
-            let next = around.iter().rev().map(by).find(|by| by.saturating_mul(size) > 2 * LINE);
-            let Some(next) = next else { return };
-            let index = Affine { base: index.base + next, terms: index.terms };
-            let same_line = |(b, i): &(Buf, Affine)| {
-                *b == buf && i.terms == index.terms && (index.base - i.base).saturating_mul(size).unsigned_abs() < LINE as u64
-            };
-            if !places.iter().any(same_line) {
-                places.push((buf, index));
-            }
-        };
-        for s in body {
-            s.exprs(&mut |e| {
-                e.visit(&mut |e| {
-                    if let Expr::Load { buf, index, .. } = e {
-                        note(*buf, index);
-                    }
-                });
-            });
-            if let Stmt::Store { buf, index, .. } = s {
-                note(*buf, index);
-            }
-        }
-        self.added += places.len();
-        places.into_iter().map(|(buf, index)| Stmt::Prefetch { buf, index: index.to_expr() }).collect()
     }
 
     /// What `body`, that of an innermost loop over `var`, reads of constants in runs.
@@ -497,6 +381,7 @@ pub(super) fn trips(lo: &Expr, hi: &Expr, step: i64) -> Option<i64> {
 pub(super) mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use tenon_kernel::Tiles;
 
     /// The elements that `kernel` fetches, in order.
     pub(in super::super) fn fetched(kernel: &Kernel) -> Vec<i64> {
@@ -519,7 +404,7 @@ pub(super) mod tests {
         )
     }
 
-    fn prefetched(text: &str) -> Kernel {
+    pub(super) fn prefetched(text: &str) -> Kernel {
         let mut kernel = Kernel::parse(text).expect("it reads");
         let body = std::mem::take(&mut kernel.body);
         let constant = |b: Buf| b.0 == 0;
@@ -538,12 +423,13 @@ pub(super) mod tests {
         kernel
     }
 
-    /// Calls `f` with the elements that are prefetched, in order, and the value of the outermost loop.
-    fn run(body: &[Stmt], at: &mut BTreeMap<Var, i64>, f: &mut dyn FnMut(i64, i64)) {
+    /// Calls `f` with the value of the outermost loop, and the buffers and elements that are prefetched, in order.
+    pub(super) fn run(body: &[Stmt], at: &mut BTreeMap<Var, i64>, f: &mut dyn FnMut(i64, Buf, i64)) {
         let value = |e: &Expr, at: &BTreeMap<Var, i64>| {
             let e = tenon_kernel::simplify_index(e.clone(), &|v| at.get(&v).map(|v| (*v, *v)));
             e.as_int().expect("all variables have values")
         };
+        let outermost = |at: &BTreeMap<Var, i64>| *at.first_key_value().expect("inside a loop").1;
         for s in body {
             match s {
                 Stmt::For { var, lo, hi, step, body, .. } => {
@@ -558,9 +444,13 @@ pub(super) mod tests {
                 Stmt::Let { var, value: e } => {
                     at.insert(*var, value(e, at));
                 }
-                Stmt::Prefetch { index, .. } => {
-                    let first = *at.first_key_value().expect("inside a loop").1;
-                    f(first, value(index, at));
+                Stmt::Prefetch { buf, index } => f(outermost(at), *buf, value(index, at)),
+                Stmt::Tiles(t) => {
+                    if let Some(fetch) = &t.fetch {
+                        let (buf, index) = Tiles::source(&fetch.first).expect("a load");
+                        let first = value(index, at);
+                        (0..(t.steps() * fetch.lines) as i64).for_each(|l| f(outermost(at), buf, first + l * 32));
+                    }
                 }
                 _ => {}
             }
@@ -575,7 +465,7 @@ pub(super) mod tests {
             let kernel = prefetched(&product(5, k, rows));
             let mut lines: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
             let mut count = 0;
-            run(&kernel.body, &mut BTreeMap::new(), &mut |t, e| {
+            run(&kernel.body, &mut BTreeMap::new(), &mut |t, _, e| {
                 lines.entry(t).or_default().insert(e / 16);
                 count += 1;
             });
@@ -611,7 +501,7 @@ pub(super) mod tests {
             tiles("12..17 step 5", 4)
         ));
         let mut lines: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-        run(&kernel.body, &mut BTreeMap::new(), &mut |t, e| lines.entry(t).or_default().push(e / 16));
+        run(&kernel.body, &mut BTreeMap::new(), &mut |t, _, e| lines.entry(t).or_default().push(e / 16));
         for (t, mut lines) in lines {
             // Three tiles fetch a line of three in every iteration, or two of six in half as many.
             let want: Vec<i64> = ((t + 1) * panel / 16..(t + 2) * panel / 16).collect();

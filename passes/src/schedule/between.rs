@@ -109,8 +109,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn uses(kernel: &Kernel, narrow: &dyn Fn(Buf) -> bool) -> Vec<Use> {
-        let mut r =
-            Reader { narrow, buffers: vec![Use::None; kernel.buffers.len()], vars: vec![Use::None; kernel.vars.len()] };
+        let mut r = Reader {
+            narrow,
+            buffers: vec![Use::None; kernel.buffers.len()],
+            vars: vec![Use::None; kernel.vars.len()],
+        };
         // What a variable is used for is known after its uses, some of which are before its definitions in the text.
         loop {
             let before = r.vars.clone();

@@ -329,7 +329,16 @@ mod tests {
     fn groups_of_two_along_a_run_of_three() {
         // W of [3, 3] (n, k): tiles of two columns, groups of two along k.
         let w = Tensor::new::<i8>(&[3, 3], &[1, 2, 3, 11, 12, 13, 21, 22, 23]);
-        let g = Groups { base: 0, outer: vec![], v: (3, 3), width: 2, reduce: vec![], run: vec![(3, 1)], run_width: 3, group: 2 };
+        let g = Groups {
+            base: 0,
+            outer: vec![],
+            v: (3, 3),
+            width: 2,
+            reduce: vec![],
+            run: vec![(3, 1)],
+            run_width: 3,
+            group: 2,
+        };
         assert_eq!(g.applied(&w).to_vec::<i8>(), [1, 2, 11, 12, 3, 0, 13, 0, 21, 22, 0, 0, 23, 0, 0, 0]);
         assert_eq!(g.strides(), (vec![], 8, vec![]));
         assert_eq!(g.sums(&w).to_vec::<i32>(), [6, 36, 66]);

@@ -29,8 +29,9 @@ pub(crate) struct CompileArgs {
     /// approximations too.
     #[arg(long, value_enum, default_value = "default")]
     pub(crate) math: MathArg,
-    /// What factors of f32 products (convolutions, matrix products) may be rounded to; sums stay f32. It is a permission: bf16 is
-    /// used where the target has the instruction and gains by it (x86 with AVX512_BF16), and `tenon compile` says how often.
+    /// What factors of f32 products (convolutions, matrix products) may be rounded to, and values that are only added to sums of them;
+    /// sums stay f32. It is a permission: bf16 is used where the target has the instruction and gains by it (x86 with AVX512_BF16), and
+    /// `tenon compile` says how often.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: PrecisionArg,
     /// Threads that a run may use: large kernels are divided for as many. Results do not depend on it.

@@ -281,7 +281,8 @@ impl Select<'_> {
             }
             self.push(Op::TileDot(run.kind, [sum, f.x[i], f.w[j]]), []);
             for line in run.lines * n / products..run.lines * (n + 1) / products {
-                let m = Mem { base: Base::Reg(at[2]), index: None, disp: (by[2] + line * LINE) as i32, broadcast: false };
+                let m =
+                    Mem { base: Base::Reg(at[2]), index: None, disp: (by[2] + line * LINE) as i32, broadcast: false };
                 self.push(Op::Prefetch, [Arg::Mem(m)]);
             }
         }

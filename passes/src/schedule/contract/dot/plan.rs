@@ -148,7 +148,8 @@ pub(super) fn plan(
     let mut tiled = tiles_along(&x_index, &run);
     let mut planes = None;
     if float && tiled.is_none() && !unit.constant.get(x.0 as usize).is_some_and(|c| *c) {
-        let interleaved = Planes::of(c, x, &x_index).and_then(|p| Some((Run::of(&c.reduce, &p.index, Some(p.width))?, p)));
+        let interleaved =
+            Planes::of(c, x, &x_index).and_then(|p| Some((Run::of(&c.reduce, &p.index, Some(p.width))?, p)));
         if let Some((longer, p)) = interleaved
             && let Some(m) = tiles_along(&p.index, &longer)
         {
