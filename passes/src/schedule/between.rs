@@ -11,7 +11,7 @@
 use super::Unit;
 use tenon_base::{DType, Scalar};
 use tenon_kernel::stmt::visit_stmts;
-use tenon_kernel::{BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, UnOp, Var, bf16};
+use tenon_kernel::{Access, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, UnOp, Var, bf16};
 
 /// Makes such values `bf16`, in `units` and in `program`, whose calls name units.
 pub(super) fn round(program: &mut Program, units: &mut [Unit]) {
@@ -56,9 +56,13 @@ pub(super) fn round(program: &mut Program, units: &mut [Unit]) {
         let (mut uses, mut rounded) = (fixed.clone(), vec![false; program.buffers.len()]);
         for (unit, first) in units.iter().zip(&first) {
             let narrow = |b: Buf| first.get(b.0 as usize).copied().flatten().is_some_and(|id| chosen[classes.of(id)]);
-            for (id, used) in first.iter().zip(Reader::uses(&unit.kernel, &narrow)) {
+            let used = Reader::uses(&unit.kernel, &narrow);
+            for ((id, used), b) in first.iter().zip(used).zip(&unit.kernel.buffers) {
                 if let Some(id) = id {
                     let class = classes.of(*id);
+                    // What a kernel reads and writes may be a sum that is not whole yet.
+                    let own = matches!(b.access, Access::Scratch | Access::InOut);
+                    let used = if own && used == Use::Summand { Use::Exact } else { used };
                     uses[class] = uses[class].max(used);
                     rounded[class] |= used == Use::Rounded;
                 }
