@@ -94,7 +94,7 @@ fn errors_are_those_of_rounding_two_factors() {
         (graph(conv(3, 1, 1), &[1, 28, 28, 64], &[64, 64, 3, 3]), [true, true]),
         // An image of three planes, whose windows are of odd width.
         (graph(planes(7, 2), &[1, 3, 41, 40], &[40, 3, 7, 7]), [true, true]),
-        (graph(planes(3, 1), &[1, 3, 24, 26], &[16, 3, 3, 3]), [false, true]),
+        (graph(planes(3, 1), &[1, 3, 24, 26], &[16, 3, 3, 3]), [true, true]),
         // Both factors of a depthwise convolution differ between lanes.
         (graph(conv(3, 1, 32), &[1, 9, 9, 32], &[32, 1, 3, 3]), [false, false]),
     ] {
@@ -199,7 +199,7 @@ fn block(op: impl Into<Op>) -> Graph {
     let mm = MatMul { trans_a: false, trans_b: false };
     let mut g = Graph::new("block");
     let x = g.add_input("x", Fact::of(DType::F32, &[40, 64]));
-    let mut product = |g: &mut Graph, x, w: &[usize]| {
+    let product = |g: &mut Graph, x, w: &[usize]| {
         let w = g.add_weight("w", weight(w));
         g.add_op(mm.clone(), &[x, w], Loc::new("product")).expect("well typed")[0]
     };
