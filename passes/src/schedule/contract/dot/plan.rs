@@ -1,12 +1,12 @@
 //! How a contraction of narrow elements is tiled.
 
 use super::super::super::Unit;
-use super::computed::{EvenRows, Fill};
+use super::computed::{EvenRows, Fill, rows_of};
 use super::planes::Planes;
 use super::{Source, Widened, tile, tiles};
 use crate::schedule::pack::{Arrangement, Groups, Pack};
 use tenon_base::DType;
-use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Stmt};
+use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Stmt, Type, Var};
 use tenon_target::{Arch, Feature, Target};
 
 /// A tiled contraction: one factor is `x`, the same for all lanes, the other `w`, packed.
@@ -45,7 +45,7 @@ pub(super) struct Plan {
     /// Loops summed over around the run.
     pub(super) reduce: Vec<ContractDim>,
     /// The loop over the groups of a run.
-    pub(super) run: tenon_kernel::Var,
+    pub(super) run: Var,
     /// Lanes of a register.
     pub(super) lanes: usize,
     /// Registers along `v`.
@@ -195,9 +195,9 @@ pub(super) fn plan(
         false => packed(unit, w, w_dtype, layout.len(), Arrangement::Groups(layout.clone())),
     };
     let at = outer.iter().zip(outer_strides).chain(reduce.iter().zip(reduce_strides));
-    let run_var = unit.kernel.new_var("g", tenon_kernel::Type::INDEX);
+    let run_var = unit.kernel.new_var("g", Type::INDEX);
     let packed_index = at.fold(Affine::default(), |i, (d, s)| i.with(d.var, s)).with(run_var, (width * group) as i64);
-    let x_run = run.dims.iter().fold(x_index.clone(), |i, d| i.with(d.var, 0)).with(run_var, group as i64);
+    let mut x_run = run.dims.iter().fold(x_index.clone(), |i, d| i.with(d.var, 0)).with(run_var, group as i64);
     let sums = flip.then(|| {
         let n = outer.iter().map(|d| d.extent).product::<usize>() * v.extent;
         let name = unit.kernel.buffer(w).name.clone();
@@ -207,8 +207,26 @@ pub(super) fn plan(
         (buf, if x_dtype == DType::U8 { 128 } else { -128 })
     });
     let ragged = !length.is_multiple_of(group);
+    let even_rows = tiled.as_ref().filter(|_| float && planes.is_none()).and_then(|along| {
+        // Rows of a window that moves by more than one lie apart.
+        let rows = dense_rows(along, &middle, &outer, &reduce, (x, &x_run), (run_var, length), unit)?;
+        let dense = rows_of(&rows.dims, length).with(run_var, group as i64);
+        let all = reduce.iter().fold(length, |n, d| n.saturating_mul(d.extent));
+        let copied =
+            rows.dims.iter().filter(|d| reduce.iter().any(|r| r.var == d.var)).fold(length, |n, d| n * d.extent);
+        let pays = tiles::dense_rows_pay(along, &middle, [&x_run, &dense], v.extent, (all, copied), &target.caches);
+        pays.then(|| {
+            x_run = dense;
+            rows
+        })
+    });
     let (x, copy) = match (&planes, float) {
         (Some(p), _) => (p.buffer(unit), None),
+        _ if even_rows.is_some() => {
+            let name = format!("{}_rows", unit.kernel.buffer(x).name);
+            let len = even_rows.iter().flat_map(|r| &r.dims).fold(length, |n, d| n * d.extent);
+            (unit.kernel.new_buffer(&name, DType::U16, len, Access::Scratch), None)
+        }
         (None, true) => rounded(unit, x, widened),
         (None, false) => source(unit, x, (x_dtype, x_as), (flip, ragged), group, widened),
     };
@@ -235,9 +253,30 @@ pub(super) fn plan(
         mr,
         tiled,
         fill: None,
-        even_rows: None,
+        even_rows,
         planes,
     })
+}
+
+/// The rows that are read of `x`, one for each point of the loops that its index has, `length` elements along the run; `None` if more than one
+/// of the `outer` loops' points has rows of its own.
+fn dense_rows(
+    along: &ContractDim,
+    middle: &[ContractDim],
+    outer: &[ContractDim],
+    reduce: &[ContractDim],
+    (x, index): (Buf, &Affine),
+    (run, length): (Var, usize),
+    unit: &mut Unit,
+) -> Option<EvenRows> {
+    let uses = |d: &&ContractDim| index.coefficient(d.var) != 0;
+    if outer.iter().any(|d| uses(&d)) {
+        return None;
+    }
+    let dims = middle.iter().filter(uses).chain([along]).chain(reduce.iter().filter(uses)).cloned().collect();
+    let k = ContractDim { var: unit.kernel.new_var("k", Type::INDEX), extent: length };
+    let index = index.clone().with(run, 0).with(k.var, 1);
+    Some(EvenRows { from: x, index, dims, run: k })
 }
 
 /// Whether tiles multiply factors that lie in memory as `dtypes`, and pay.
