@@ -6,7 +6,8 @@
 //!
 //! What others only add to something, as the shortcut of a residual block, is rounded too, if a contraction reads it rounded or made it of
 //! rounded factors: that adds to a sum no more than a factor's rounding adds to a product. What is multiplied, squared or goes through a
-//! function otherwise stays as it is, and so do inputs and outputs of the model.
+//! function otherwise stays as it is, and so do inputs and outputs of the model and what may be a part of a sum: what a kernel adds to itself, or a
+//! loop of the program.
 
 use super::Unit;
 use tenon_base::{DType, Scalar};
@@ -28,18 +29,25 @@ pub(super) fn round(program: &mut Program, units: &mut [Unit]) {
             classes.join(*seen, id.0 as usize);
         }
     }
-    // For each class: how it is used, and whether it was made of rounded factors.
+    // For each class: how it is used, whether it may be a sum that is not whole yet, and whether it was made of rounded factors.
     let mut fixed = vec![Use::None; program.buffers.len()];
     for (id, b) in program.buffers.iter().enumerate() {
         if b.dtype != DType::F32 || !matches!(b.kind, BufferKind::Arena(_)) {
             fixed[classes.of(id)] = Use::Exact;
         }
     }
+    let mut partial = vec![false; program.buffers.len()];
+    let timeline = program.timeline();
+    for uses in timeline.loops.iter().flat_map(|l| &timeline.moments[l.clone()]).map(|m| &m.uses) {
+        uses.iter().for_each(|id| partial[classes.of(id.0 as usize)] = true);
+    }
     for (unit, first) in units.iter().zip(&first) {
         for (b, id) in unit.kernel.buffers.iter().zip(first) {
-            if let Some(id) = id.filter(|_| b.dtype != DType::F32) {
-                fixed[classes.of(id)] = Use::Exact;
+            let Some(class) = id.map(|id| classes.of(id)) else { continue };
+            if b.dtype != DType::F32 {
+                fixed[class] = Use::Exact;
             }
+            partial[class] |= matches!(b.access, Access::Scratch | Access::InOut);
         }
     }
     let mut made = vec![false; program.buffers.len()];
@@ -56,13 +64,9 @@ pub(super) fn round(program: &mut Program, units: &mut [Unit]) {
         let (mut uses, mut rounded) = (fixed.clone(), vec![false; program.buffers.len()]);
         for (unit, first) in units.iter().zip(&first) {
             let narrow = |b: Buf| first.get(b.0 as usize).copied().flatten().is_some_and(|id| chosen[classes.of(id)]);
-            let used = Reader::uses(&unit.kernel, &narrow);
-            for ((id, used), b) in first.iter().zip(used).zip(&unit.kernel.buffers) {
+            for (id, used) in first.iter().zip(Reader::uses(&unit.kernel, &narrow)) {
                 if let Some(id) = id {
                     let class = classes.of(*id);
-                    // What a kernel reads and writes may be a sum that is not whole yet.
-                    let own = matches!(b.access, Access::Scratch | Access::InOut);
-                    let used = if own && used == Use::Summand { Use::Exact } else { used };
                     uses[class] = uses[class].max(used);
                     rounded[class] |= used == Use::Rounded;
                 }
@@ -71,7 +75,7 @@ pub(super) fn round(program: &mut Program, units: &mut [Unit]) {
         let next = (0..chosen.len()).map(|c| match uses[c] {
             Use::None | Use::Exact => false,
             Use::Rounded => true,
-            Use::Summand => rounded[c] || made[c],
+            Use::Summand => !partial[c] && (rounded[c] || made[c]),
         });
         let next: Vec<bool> = next.collect();
         if next == chosen {
