@@ -176,6 +176,17 @@ fn what_all_readers_round_is_rounded_where_it_is_made() {
 }
 
 #[test]
+fn rows_that_lie_apart_are_copied() {
+    // Seven results a row: two rows of them are a block, or all that lie beside each other.
+    let strided = Conv { strides: vec![2; 2], ..conv(3, 1, 1) };
+    let g = graph(strided, &[1, 14, 14, 64], &[128, 64, 3, 3]);
+    let c = compiled(&g, "sapphire-rapids", Precision::Bf16);
+    let buffers = || c.program.kernels.iter().flat_map(|k| &k.buffers);
+    assert!(buffers().any(|b| b.name.ends_with("_rows") && b.len == 49 * 9 * 64), "{}", c.program);
+    check_errors(&g, "sapphire-rapids", true);
+}
+
+#[test]
 fn what_is_no_number_stays_in_its_windows() {
     // Planes are interleaved, with zeros beside them.
     let g = graph(planes(7, 2), &[1, 3, 40, 40], &[32, 3, 7, 7]);

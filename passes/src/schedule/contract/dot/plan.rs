@@ -207,19 +207,22 @@ pub(super) fn plan(
         (buf, if x_dtype == DType::U8 { 128 } else { -128 })
     });
     let ragged = !length.is_multiple_of(group);
-    let even_rows = tiled.as_ref().filter(|_| float && planes.is_none()).and_then(|along| {
-        // Rows of a window that moves by more than one lie apart.
-        let rows = dense_rows(along, &middle, &outer, &reduce, (x, &x_run), (run_var, length), unit)?;
-        let dense = rows_of(&rows.dims, length).with(run_var, group as i64);
-        let all = reduce.iter().fold(length, |n, d| n.saturating_mul(d.extent));
-        let copied =
-            rows.dims.iter().filter(|d| reduce.iter().any(|r| r.var == d.var)).fold(length, |n, d| n * d.extent);
-        let pays = tiles::dense_rows_pay(along, &middle, [&x_run, &dense], v.extent, (all, copied), &target.caches);
-        pays.then(|| {
+    let mut even_rows = None;
+    if let Some(along) = tiled.as_ref().filter(|_| float && planes.is_none())
+        && let Some(dims) = rows_apart(along, &middle, &outer, &reduce, &x_run)
+    {
+        let dense = rows_of(&dims, length).with(run_var, group as i64);
+        let of = |of: &dyn Fn(&ContractDim) -> bool| {
+            reduce.iter().filter(|d| of(d)).fold(length, |n, d| n.saturating_mul(d.extent))
+        };
+        let lengths = (of(&|_| true), of(&|d| uses(&x_run, d)));
+        if tiles::dense_rows_pay(along, &middle, [&x_run, &dense], v.extent, lengths, &target.caches) {
+            let run = ContractDim { var: unit.kernel.new_var("k", Type::INDEX), extent: length };
+            let index = x_run.with(run_var, 0).with(run.var, 1);
+            even_rows = Some(EvenRows { from: x, index, dims, run });
             x_run = dense;
-            rows
-        })
-    });
+        }
+    }
     let (x, copy) = match (&planes, float) {
         (Some(p), _) => (p.buffer(unit), None),
         _ if even_rows.is_some() => {
@@ -258,25 +261,17 @@ pub(super) fn plan(
     })
 }
 
-/// The rows that are read of `x`, one for each point of the loops that its index has, `length` elements along the run; `None` if more than one
-/// of the `outer` loops' points has rows of its own.
-fn dense_rows(
+/// The loops that have rows of `x` of their own, outermost first; `None` if one of those around the tiles has.
+fn rows_apart(
     along: &ContractDim,
     middle: &[ContractDim],
     outer: &[ContractDim],
     reduce: &[ContractDim],
-    (x, index): (Buf, &Affine),
-    (run, length): (Var, usize),
-    unit: &mut Unit,
-) -> Option<EvenRows> {
-    let uses = |d: &&ContractDim| index.coefficient(d.var) != 0;
-    if outer.iter().any(|d| uses(&d)) {
-        return None;
-    }
-    let dims = middle.iter().filter(uses).chain([along]).chain(reduce.iter().filter(uses)).cloned().collect();
-    let k = ContractDim { var: unit.kernel.new_var("k", Type::INDEX), extent: length };
-    let index = index.clone().with(run, 0).with(k.var, 1);
-    Some(EvenRows { from: x, index, dims, run: k })
+    x: &Affine,
+) -> Option<Vec<ContractDim>> {
+    let uses = |d: &&ContractDim| x.coefficient(d.var) != 0;
+    let dims = middle.iter().filter(uses).chain([along]).chain(reduce.iter().filter(uses));
+    (!outer.iter().any(|d| uses(&d))).then(|| dims.cloned().collect())
 }
 
 /// Whether tiles multiply factors that lie in memory as `dtypes`, and pay.
