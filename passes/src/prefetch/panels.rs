@@ -386,7 +386,7 @@ pub(super) mod tests {
     /// The elements that `kernel` fetches, in order.
     pub(in super::super) fn fetched(kernel: &Kernel) -> Vec<i64> {
         let mut all = vec![];
-        run(&kernel.body, &mut BTreeMap::new(), &mut |_, e| all.push(e));
+        run(&kernel.body, &mut BTreeMap::new(), &mut |_, _, e| all.push(e));
         all
     }
 
