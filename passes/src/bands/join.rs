@@ -69,7 +69,10 @@ struct Embedded {
 enum Made {
     Contract(Contract),
     /// What is done for a row, and loops of one iteration around that.
-    Nest { body: Vec<Stmt>, ones: Vec<Var> },
+    Nest {
+        body: Vec<Stmt>,
+        ones: Vec<Var>,
+    },
 }
 
 impl Embedded {
@@ -89,14 +92,7 @@ impl Embedded {
                 Made::Nest { body, ones: ones.iter().map(|v| var(*v)).collect() }
             }
         };
-        Embedded {
-            work,
-            before: all(&s.before),
-            borders: all(&s.borders),
-            border: s.border.cloned(),
-            vars,
-            reads,
-        }
+        Embedded { work, before: all(&s.before), borders: all(&s.borders), border: s.border.cloned(), vars, reads }
     }
 
     fn var(&self, v: Var) -> Var {
@@ -157,7 +153,14 @@ impl Embedded {
     }
 
     /// The rows of the first stage, which makes `whole`, that a block needs, with what is around them.
-    fn first(&self, c: &mut Contract, whole: &Contract, out: &Hand, block: &Block<'_>, kernel: &mut Kernel) -> Vec<Stmt> {
+    fn first(
+        &self,
+        c: &mut Contract,
+        whole: &Contract,
+        out: &Hand,
+        block: &Block<'_>,
+        kernel: &mut Kernel,
+    ) -> Vec<Stmt> {
         let (n, length) = (out.rows(block.rows), out.length);
         let (above, below) = out.around();
         let row = self.var(out.made);

@@ -101,7 +101,8 @@ impl<'k> Nest<'k> {
     fn around(&self) -> Known {
         let mut known = Known::default();
         let loops = self.ones.iter().map(|v| (*v, 1)).chain([(self.row, self.rows)]);
-        known.spans = loops.map(|(v, n)| (v, Span { from: constant(0), to: constant(n), least: 0, end: n })).collect();
+        known.spans =
+            loops.map(|(v, n)| (v, Span { from: constant(0), to: constant(n), least: 0, end: n })).collect();
         known
     }
 }

@@ -19,7 +19,8 @@ pub(super) struct Planes {
     /// The loop over planes, and elements from plane to plane.
     planes: ContractDim,
     apart: i64,
-    /// Elements of a plane, up to the last one that is read.
+    /// The first element that is read, in the present iteration of loops around, and how many of a plane are.
+    first: Affine,
     len: usize,
     /// Where the factor is read in the copy.
     pub(super) index: Affine,
@@ -34,22 +35,20 @@ impl Planes {
         let apart = index.coefficient(outermost.var);
         // All else stays within a plane.
         let others = c.dims.iter().chain(&c.reduce).filter(|d| d.var != outermost.var);
-        let known = index.terms.keys().all(|v| c.dims.iter().chain(&c.reduce).any(|d| d.var == *v));
-        let last = others.clone().try_fold(index.base, |n, d| {
+        let last = others.clone().try_fold(0_i64, |n, d| {
             n.checked_add(index.coefficient(d.var).checked_mul(i64::try_from(d.extent).ok()? - 1)?)
         })?;
-        let forward = index.base >= 0 && others.clone().all(|d| index.coefficient(d.var) >= 0);
-        if !known || !forward || last >= apart || outermost.extent > MOST {
+        let forward = others.clone().all(|d| index.coefficient(d.var) >= 0);
+        if !forward || last >= apart || outermost.extent > MOST {
             return None;
         }
         let width = outermost.extent.next_multiple_of(2);
         let by = width as i64;
-        let scaled = others.fold(Affine { base: index.base * by, ..Affine::default() }, |i, d| {
-            i.with(d.var, index.coefficient(d.var) * by)
-        });
+        let first = others.clone().fold(index.clone().with(outermost.var, 0), |i, d| i.with(d.var, 0));
+        let scaled = others.fold(Affine::default(), |i, d| i.with(d.var, index.coefficient(d.var) * by));
         let (planes, len) = (outermost.clone(), usize::try_from(last + 1).ok()?);
         let index = scaled.with(planes.var, 1);
-        Some(Planes { from: x, planes, apart, len, index, width })
+        Some(Planes { from: x, planes, apart, first, len, index, width })
     }
 
     /// The buffer of the copy.
@@ -63,7 +62,9 @@ impl Planes {
         let i = Block::new(kernel).index("i");
         let store = |c: usize| {
             let value = match c < self.planes.extent {
-                true => Expr::load(self.from, Expr::Var(i) + self.apart * c as i64).rounded_bf16(),
+                true => {
+                    Expr::load(self.from, self.first.to_expr() + Expr::Var(i) + self.apart * c as i64).rounded_bf16()
+                }
                 false => Expr::constant(DType::U16, 0.0),
             };
             Stmt::Store { buf: to, index: Expr::Var(i) * self.width + c, value }
