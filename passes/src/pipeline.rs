@@ -94,7 +94,8 @@ pub enum Precision {
     /// Nothing else.
     #[default]
     F32,
-    /// `bf16`, to nearest even, where the target multiplies it: each factor moves by at most 2⁻⁸ of itself.
+    /// `bf16`, to nearest even, where the target multiplies it: each factor moves by at most 2⁻⁸ of itself, and so does what is kept in
+    /// memory to be added to a sum of products.
     Bf16,
 }
 

@@ -46,6 +46,11 @@ fn conv(kernel: usize, pad: usize, group: usize) -> Conv {
     }
 }
 
+/// A convolution of images that come as planes, padded by half a window.
+fn planes(kernel: usize, stride: usize) -> Conv {
+    Conv { strides: vec![stride; 2], layout: Layout::ChannelsFirst, ..conv(kernel, kernel / 2, 1) }
+}
+
 fn compiled(g: &Graph, target: &str, precision: Precision) -> Compiled {
     Compiler::new(options(target, precision)).compile_graph(g.clone()).expect("it compiles")
 }
@@ -87,6 +92,9 @@ fn errors_are_those_of_rounding_two_factors() {
         (graph(conv(3, 1, 2), &[1, 7, 8, 32], &[64, 16, 3, 3]), [true, true]),
         // Large enough for minimal filtering, which is not taken then.
         (graph(conv(3, 1, 1), &[1, 28, 28, 64], &[64, 64, 3, 3]), [true, true]),
+        // An image of three planes, whose windows are of odd width.
+        (graph(planes(7, 2), &[1, 3, 41, 40], &[40, 3, 7, 7]), [true, true]),
+        (graph(planes(3, 1), &[1, 3, 24, 26], &[16, 3, 3, 3]), [true, true]),
         // Both factors of a depthwise convolution differ between lanes.
         (graph(conv(3, 1, 32), &[1, 9, 9, 32], &[32, 1, 3, 3]), [false, false]),
     ] {
@@ -164,6 +172,75 @@ fn what_all_readers_round_is_rounded_where_it_is_made() {
         let relu = |v: Vec<f64>| v.into_iter().map(|v| v.max(0.0) as f32).collect::<Vec<f32>>();
         let between = Tensor::new(&[40, 96], &relu(run(&first, &x)));
         assert_eq!(relu(run(&second, &[between])), relu(whole), "{target}");
+    }
+}
+
+#[test]
+fn rows_that_lie_apart_are_copied() {
+    // Seven results a row: two rows of them are a block, or all that lie beside each other.
+    let strided = Conv { strides: vec![2; 2], ..conv(3, 1, 1) };
+    let g = graph(strided, &[1, 14, 14, 64], &[128, 64, 3, 3]);
+    let c = compiled(&g, "sapphire-rapids", Precision::Bf16);
+    let buffers = || c.program.kernels.iter().flat_map(|k| &k.buffers);
+    assert!(buffers().any(|b| b.name.ends_with("_rows") && b.len == 49 * 9 * 64), "{}", c.program);
+    check_errors(&g, "sapphire-rapids", true);
+}
+
+#[test]
+fn what_is_no_number_stays_in_its_windows() {
+    // Planes are interleaved, with zeros beside them.
+    let g = graph(planes(7, 2), &[1, 3, 40, 40], &[32, 3, 7, 7]);
+    let c = compiled(&g, "sapphire-rapids", Precision::Bf16);
+    assert!(c.rounded_calls() > 0);
+    for special in [f32::NAN, f32::INFINITY] {
+        let mut x = vec![0.5f32; 3 * 40 * 40];
+        x[1600 + 20 * 40 + 20] = special;
+        let y = run(&c, &[Tensor::new(&[1, 3, 40, 40], &x)]);
+        // Windows begin at 2·i - 3 and are 7 long.
+        let inside = |i: usize| (2 * i).abs_diff(20) <= 3;
+        assert!(
+            y.iter().enumerate().all(|(i, v)| v.is_finite() != (inside(i / 20 % 20) && inside(i % 20))),
+            "{special}"
+        );
+    }
+}
+
+/// `a = x · w`, `b = f(a, a · v)`, and `b · u`.
+fn block(op: impl Into<Op>) -> Graph {
+    let mm = MatMul { trans_a: false, trans_b: false };
+    let mut g = Graph::new("block");
+    let x = g.add_input("x", Fact::of(DType::F32, &[40, 64]));
+    let product = |g: &mut Graph, x, w: &[usize]| {
+        let w = g.add_weight("w", weight(w));
+        g.add_op(mm.clone(), &[x, w], Loc::new("product")).expect("well typed")[0]
+    };
+    let a = product(&mut g, x, &[64, 96]);
+    let more = product(&mut g, a, &[96, 96]);
+    let b = g.add_op(op, &[a, more], Loc::new("both")).expect("well typed")[0];
+    let y = product(&mut g, b, &[96, 32]);
+    g.add_output("y", y);
+    g
+}
+
+#[test]
+fn what_is_added_to_a_sum_is_rounded_as_a_factor_is() {
+    use tenon_ir::ops::binary::Binary;
+    let [add, mul] = ["add", "mul"].map(|n| block(Binary::named(n).expect("a function")));
+    for target in TARGETS {
+        let dtypes = |g: &Graph| -> Vec<DType> {
+            let c = compiled(g, target, Precision::Bf16);
+            c.program.buffers.iter().filter(|b| b.len == 40 * 96).map(|b| b.dtype).collect()
+        };
+        assert!(dtypes(&add).iter().all(|d| *d == DType::U16), "{target}: {:?}", dtypes(&add));
+        // A factor of another kind of product keeps its bits.
+        assert!(dtypes(&mul).contains(&DType::F32), "{target}: {:?}", dtypes(&mul));
+        let c = compiled(&add, target, Precision::Bf16);
+        let x = c.example_inputs(3);
+        let exact = tenon_ir::eval::run(&add, &x).expect("it runs")[0].to_f64();
+        let most = exact.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+        let allowed = 2.0 * UNIT_ROUNDOFF * 3f64.sqrt() * most;
+        let error = run(&c, &x).iter().zip(&exact).map(|(f, e)| (f - e).abs()).fold(0.0, f64::max);
+        assert!(error <= allowed / 2.0, "{target}: {error} of {most}");
     }
 }
 

@@ -49,6 +49,6 @@ pub use simplify::{simplify_index, simplify_kernel};
 pub use step::{If, Loop, Moment, Step, Timeline};
 pub use stmt::{Access, Buffer, Contract, ContractDim, Kernel, Parts, Stmt, VarInfo};
 pub use text::ParseError;
-pub use tiles::Tiles;
+pub use tiles::{Fetch, Tiles};
 pub use verify::{Stage, VerifyError, verify_around, verify_kernel, verify_program};
 pub use work::Work;

@@ -323,7 +323,10 @@ impl Stmt {
             }
             Stmt::Prefetch { index: e, .. } | Stmt::If { cond: e, .. } | Stmt::While { cond: e, .. } => f(e),
             Stmt::Contract(c) => [&c.init, &c.a, &c.b, &c.out_index, &c.value].into_iter().for_each(f),
-            Stmt::Tiles(t) => [&t.out_index, &t.x, &t.w].into_iter().for_each(f),
+            Stmt::Tiles(t) => {
+                let fetched = t.fetch.as_ref().map(|f| &f.first);
+                [&t.out_index, &t.x, &t.w].into_iter().chain(fetched).for_each(f);
+            }
         }
     }
 
@@ -357,7 +360,8 @@ impl Stmt {
                 Stmt::Contract(Box::new(Contract { dims, reduce, acc, init, a, b, out, out_index, value }))
             }
             Stmt::Tiles(mut t) => {
-                for e in [&mut t.out_index, &mut t.x, &mut t.w] {
+                let fetched = t.fetch.as_mut().map(|f| &mut f.first);
+                for e in [&mut t.out_index, &mut t.x, &mut t.w].into_iter().chain(fetched) {
                     *e = f(std::mem::replace(e, Expr::int(0)));
                 }
                 Stmt::Tiles(t)

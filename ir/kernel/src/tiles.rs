@@ -22,6 +22,8 @@ use tenon_base::{DType, Scalar};
 ///   load %w[%kh * 3072], 9216
 /// }
 /// ```
+///
+/// Behind the last number may follow `fetch load %w[%ahead], 4`: lines that are asked for meanwhile ([`Fetch`]).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Tiles {
     /// Where the sums go: a buffer of `i32` or `f32`.
@@ -48,6 +50,17 @@ pub struct Tiles {
     pub w: Expr,
     /// Elements of `w` from one tile of columns to the next.
     pub beside: usize,
+    /// What is to come to a cache meanwhile.
+    pub fetch: Option<Fetch>,
+}
+
+/// Lines of memory that a product of tiles asks for while it multiplies. Changes no value, and no index is out of bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fetch {
+    /// A load of the first element.
+    pub first: Expr,
+    /// Lines of 64 bytes for every step of [`Tiles::STEP`] groups, each step's behind those of the one before.
+    pub lines: usize,
 }
 
 impl Tiles {
@@ -55,6 +68,11 @@ impl Tiles {
     pub const LANES: usize = 16;
     /// The most rows of a tile, and the most groups that one instruction adds up.
     pub const STEP: usize = 16;
+
+    /// Steps of all loops summed over, a last one of fewer groups included.
+    pub fn steps(&self) -> usize {
+        self.reduce.iter().fold(self.groups.div_ceil(Tiles::STEP), |n, d| n.saturating_mul(d.extent))
+    }
 
     /// Rows of the result.
     pub fn height(&self) -> usize {
@@ -263,7 +281,7 @@ mod tests {
             "kernel k(in %x: {x}[{}], in %w: {w}[{}], out %y: {sums}[192]) {{
                tiles %y[0] = 2 * 3 rows, 2 * 16 columns, 19 groups reduce %r in 0..2 {{
                  load %x[%r * {run}], {run}, {}
-                 load %w[%r * {}], {}
+                 load %w[%r * {}], {} fetch load %w[{run} * 3], 5
                }}
              }}",
             run * 8,

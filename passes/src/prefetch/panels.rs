@@ -13,8 +13,12 @@
 //!       … load8 %w[%t * 3072 + %k * 24] …
 //! ```
 //!
+//! Products of tiles are fetched for in the same way ([`tiles`]).
+//!
 //! What follows a panel in memory is the next one, and behind the last one nothing is read that was not there. Hardware prefetchers do not
 //! do this: they stop at every page, and see a run of addresses again and again before it goes on.
+
+mod tiles;
 
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -172,16 +176,24 @@ impl Prefetch<'_> {
                 }
                 Stmt::If { then, otherwise, .. } => [then, otherwise].into_iter().for_each(|b| self.survey(b)),
                 Stmt::While { body, .. } => self.survey(body),
+                Stmt::Tiles(t) => {
+                    if let Some((place, again)) = self.read_by(t) {
+                        let tiles = self.tiles_of(&again);
+                        self.add(place, tiles, 0, BTreeSet::new());
+                    }
+                }
                 _ => {}
             }
         }
     }
 
     fn block(&mut self, body: Vec<Stmt>) -> Vec<Stmt> {
-        body.into_iter().map(|s| self.statement(s)).collect()
+        let tiles = body.iter().any(|s| matches!(s, Stmt::Tiles(_)));
+        body.into_iter().map(|s| self.statement(s, tiles)).collect()
     }
 
-    fn statement(&mut self, s: Stmt) -> Stmt {
+    /// `s` with what it fetches; it may go over rows of `tiles` beside it.
+    fn statement(&mut self, s: Stmt, tiles: bool) -> Stmt {
         match s {
             Stmt::For { var, lo, hi, step, parallel, body } => {
                 let innermost = is_innermost(&body);
@@ -190,6 +202,9 @@ impl Prefetch<'_> {
                 if innermost {
                     let mut ahead: Vec<Stmt> =
                         self.runs(&body, var, step).iter().flat_map(|r| self.ahead(r)).collect();
+                    if tiles {
+                        ahead.extend(self.rows_ahead(&body));
+                    }
                     ahead.append(&mut body);
                     body = ahead;
                 }
@@ -201,6 +216,10 @@ impl Prefetch<'_> {
                 Stmt::If { cond, then: self.block(then), otherwise: self.block(otherwise) }
             }
             Stmt::While { cond, body } => Stmt::While { cond, body: self.block(body) },
+            Stmt::Tiles(mut t) => {
+                t.fetch = self.fetch(&t);
+                Stmt::Tiles(t)
+            }
             s => s,
         }
     }
@@ -254,7 +273,7 @@ impl Prefetch<'_> {
                 _ => break,
             }
         }
-        let tiles = again.iter().fold(1_i64, |n, i| n.saturating_mul(self.loops[*i].trips.unwrap_or(1)));
+        let tiles = self.tiles_of(&again);
         let around = self.loops.len() - along.len() - again.len();
         let mut index = run.index.clone();
         for i in &along {
@@ -265,19 +284,35 @@ impl Prefetch<'_> {
         (!again.is_empty()).then_some((place, Reads { length, along, again, tiles }))
     }
 
+    /// Iterations of loops.
+    fn tiles_of(&self, again: &[usize]) -> i64 {
+        again.iter().fold(1, |n, i| n.saturating_mul(self.loops[*i].trips.unwrap_or(1)))
+    }
+
     /// Adds what reads `run` to what is known of its panel.
     fn note(&mut self, run: &Run) {
         let Some((place, reads)) = self.reads(run) else { return };
         let lines = run.piece * self.kernel.buffer(run.buf).dtype.size() as i64 / LINE;
         let steps = reads.along.iter().map(|i| run.index.coefficient(self.loops[*i].var)).collect();
+        self.add(place, reads.tiles, lines, steps);
+    }
+
+    fn add(&mut self, place: Place, tiles: i64, lines: i64, steps: BTreeSet<i64>) {
         match self.panels.iter_mut().find(|p| p.place == place) {
             Some(p) => {
-                p.tiles = p.tiles.saturating_add(reads.tiles);
+                p.tiles = p.tiles.saturating_add(tiles);
                 p.lines = p.lines.min(lines);
-                p.steps.extend::<BTreeSet<i64>>(steps);
+                p.steps.extend(steps);
             }
-            None => self.panels.push(Panel { place, tiles: reads.tiles, done: 0, lines, steps }),
+            None => self.panels.push(Panel { place, tiles, done: 0, lines, steps }),
         }
+    }
+
+    /// All tiles that read the panel at `place`, and how many of them come before the present `tiles`.
+    fn present(&mut self, place: Place, tiles: i64) -> Option<(i64, i64)> {
+        let panel = self.panels.iter_mut().find(|p| p.place == place)?;
+        panel.done += tiles;
+        Some((panel.tiles, panel.done - tiles))
     }
 
     /// Prefetches for the innermost loop that reads `run`, if loops around it read the same again.
@@ -299,7 +334,8 @@ impl Prefetch<'_> {
             index = index.with(var, run.index.coefficient(var) / shares);
         }
         if shares > 1 {
-            index = index.with(self.start(&reads, done, shares), 1);
+            let share = reads.length / shares;
+            index = index.with(self.start(&reads.again, (done, reads.tiles), shares, share), 1);
         }
         self.added += 1;
         let lines = (run.piece / shares * size + LINE - 1) / LINE;
@@ -307,15 +343,16 @@ impl Prefetch<'_> {
         (0..lines).map(|l| Stmt::Prefetch { buf: run.buf, index: at(l) }).collect()
     }
 
-    /// Where the share of the present tile begins: a variable of the innermost of the loops over tiles, of which `done` came before.
-    fn start(&mut self, reads: &Reads, done: i64, shares: i64) -> Var {
+    /// Where the share of the present tile begins, one of `share` elements each: a variable of the innermost of the loops over `tiles`, of
+    /// which `done` came before.
+    fn start(&mut self, again: &[usize], (done, tiles): (i64, i64), shares: i64, share: i64) -> Var {
         let nth = |i: &usize| {
             let l = &self.loops[*i];
             let from = Expr::Var(l.var);
             let from = if l.lo.as_int() == Some(0) { from } else { from - l.lo.clone() };
             if l.step == 1 { from } else { from / l.step }
         };
-        let mut outside_in = reads.again.iter().rev();
+        let mut outside_in = again.iter().rev();
         let mut number = outside_in.next().map_or(Expr::int(0), nth);
         for i in outside_in {
             number = number * self.loops[*i].trips.unwrap_or(1) + nth(i);
@@ -324,11 +361,11 @@ impl Prefetch<'_> {
             number = number + done;
         }
         // Those that come later fetch the last share once more, which costs nothing.
-        if shares < done + reads.tiles {
+        if shares < done + tiles {
             number = number.binary(BinOp::Min, Expr::int(shares - 1));
         }
         let var = self.kernel.new_var("ahead", Type::INDEX);
-        self.loops[reads.again[0]].first.push(Stmt::Let { var, value: number * (reads.length / shares) });
+        self.loops[again[0]].first.push(Stmt::Let { var, value: number * share });
         var
     }
 }
@@ -344,11 +381,12 @@ pub(super) fn trips(lo: &Expr, hi: &Expr, step: i64) -> Option<i64> {
 pub(super) mod tests {
     use super::*;
     use std::collections::BTreeMap;
+    use tenon_kernel::Tiles;
 
     /// The elements that `kernel` fetches, in order.
     pub(in super::super) fn fetched(kernel: &Kernel) -> Vec<i64> {
         let mut all = vec![];
-        run(&kernel.body, &mut BTreeMap::new(), &mut |_, e| all.push(e));
+        run(&kernel.body, &mut BTreeMap::new(), &mut |_, _, e| all.push(e));
         all
     }
 
@@ -366,7 +404,7 @@ pub(super) mod tests {
         )
     }
 
-    fn prefetched(text: &str) -> Kernel {
+    pub(super) fn prefetched(text: &str) -> Kernel {
         let mut kernel = Kernel::parse(text).expect("it reads");
         let body = std::mem::take(&mut kernel.body);
         let constant = |b: Buf| b.0 == 0;
@@ -385,12 +423,13 @@ pub(super) mod tests {
         kernel
     }
 
-    /// Calls `f` with the elements that are prefetched, in order, and the value of the outermost loop.
-    fn run(body: &[Stmt], at: &mut BTreeMap<Var, i64>, f: &mut dyn FnMut(i64, i64)) {
+    /// Calls `f` with the value of the outermost loop, and the buffers and elements that are prefetched, in order.
+    pub(super) fn run(body: &[Stmt], at: &mut BTreeMap<Var, i64>, f: &mut dyn FnMut(i64, Buf, i64)) {
         let value = |e: &Expr, at: &BTreeMap<Var, i64>| {
             let e = tenon_kernel::simplify_index(e.clone(), &|v| at.get(&v).map(|v| (*v, *v)));
             e.as_int().expect("all variables have values")
         };
+        let outermost = |at: &BTreeMap<Var, i64>| *at.first_key_value().expect("inside a loop").1;
         for s in body {
             match s {
                 Stmt::For { var, lo, hi, step, body, .. } => {
@@ -405,9 +444,13 @@ pub(super) mod tests {
                 Stmt::Let { var, value: e } => {
                     at.insert(*var, value(e, at));
                 }
-                Stmt::Prefetch { index, .. } => {
-                    let first = *at.first_key_value().expect("inside a loop").1;
-                    f(first, value(index, at));
+                Stmt::Prefetch { buf, index } => f(outermost(at), *buf, value(index, at)),
+                Stmt::Tiles(t) => {
+                    if let Some(fetch) = &t.fetch {
+                        let (buf, index) = Tiles::source(&fetch.first).expect("a load");
+                        let first = value(index, at);
+                        (0..(t.steps() * fetch.lines) as i64).for_each(|l| f(outermost(at), buf, first + l * 32));
+                    }
                 }
                 _ => {}
             }
@@ -422,7 +465,7 @@ pub(super) mod tests {
             let kernel = prefetched(&product(5, k, rows));
             let mut lines: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
             let mut count = 0;
-            run(&kernel.body, &mut BTreeMap::new(), &mut |t, e| {
+            run(&kernel.body, &mut BTreeMap::new(), &mut |t, _, e| {
                 lines.entry(t).or_default().insert(e / 16);
                 count += 1;
             });
@@ -458,7 +501,7 @@ pub(super) mod tests {
             tiles("12..17 step 5", 4)
         ));
         let mut lines: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
-        run(&kernel.body, &mut BTreeMap::new(), &mut |t, e| lines.entry(t).or_default().push(e / 16));
+        run(&kernel.body, &mut BTreeMap::new(), &mut |t, _, e| lines.entry(t).or_default().push(e / 16));
         for (t, mut lines) in lines {
             // Three tiles fetch a line of three in every iteration, or two of six in half as many.
             let want: Vec<i64> = ((t + 1) * panel / 16..(t + 2) * panel / 16).collect();

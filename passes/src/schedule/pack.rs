@@ -214,14 +214,16 @@ pub(crate) struct Groups {
     pub(crate) reduce: Vec<(usize, i64)>,
     /// Extents and source strides of the run, outermost first.
     pub(crate) run: Vec<(usize, i64)>,
+    /// Elements that the innermost dim of the run takes; zeros are behind the last.
+    pub(crate) run_width: usize,
     /// Elements of the run in a group.
     pub(crate) group: usize,
 }
 
 impl Groups {
-    /// Elements of the run.
+    /// Elements of the run, with padding.
     fn length(&self) -> usize {
-        self.run.iter().map(|d| d.0).product()
+        self.run.iter().rev().skip(1).fold(self.run_width, |n, d| n * d.0)
     }
 
     /// Elements of one point of the dims outside the run, with padding.
@@ -272,6 +274,7 @@ impl Arrange for Groups {
     fn arrange<const SIZE: usize>(&self, from: &[[u8; SIZE]], to: &mut [[u8; SIZE]]) {
         let (outer, reduce, run) =
             (Groups::offsets(&self.outer), Groups::offsets(&self.reduce), Groups::offsets(&self.run));
+        let innermost = self.run.last().map_or(1, |d| d.0);
         let tiles = self.v.0.div_ceil(self.width);
         let tile_len = reduce.len() * self.run_len();
         to.par_chunks_mut(tile_len.max(1)).enumerate().for_each(|(n, tile)| {
@@ -279,6 +282,7 @@ impl Arrange for Groups {
             let first = n % tiles * self.width;
             for (r, part) in reduce.iter().zip(tile.chunks_exact_mut(self.run_len())) {
                 for (k, at) in run.iter().enumerate() {
+                    let k = k / innermost * self.run_width + k % innermost;
                     let row = k / self.group * self.width * self.group + k % self.group;
                     let source = base + r + at + first as i64 * self.v.1;
                     let to = part[row..].iter_mut().step_by(self.group).take(self.width.min(self.v.0 - first));
@@ -325,7 +329,16 @@ mod tests {
     fn groups_of_two_along_a_run_of_three() {
         // W of [3, 3] (n, k): tiles of two columns, groups of two along k.
         let w = Tensor::new::<i8>(&[3, 3], &[1, 2, 3, 11, 12, 13, 21, 22, 23]);
-        let g = Groups { base: 0, outer: vec![], v: (3, 3), width: 2, reduce: vec![], run: vec![(3, 1)], group: 2 };
+        let g = Groups {
+            base: 0,
+            outer: vec![],
+            v: (3, 3),
+            width: 2,
+            reduce: vec![],
+            run: vec![(3, 1)],
+            run_width: 3,
+            group: 2,
+        };
         assert_eq!(g.applied(&w).to_vec::<i8>(), [1, 2, 11, 12, 3, 0, 13, 0, 21, 22, 0, 0, 23, 0, 0, 0]);
         assert_eq!(g.strides(), (vec![], 8, vec![]));
         assert_eq!(g.sums(&w).to_vec::<i32>(), [6, 36, 66]);

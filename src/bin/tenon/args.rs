@@ -29,8 +29,9 @@ pub(crate) struct CompileArgs {
     /// approximations too.
     #[arg(long, value_enum, default_value = "default")]
     pub(crate) math: MathArg,
-    /// What factors of f32 products (convolutions, matrix products) may be rounded to; sums stay f32. It is a permission: bf16 is
-    /// used where the target has the instruction and gains by it (x86 with AVX512_BF16), and `tenon compile` says how often.
+    /// What factors of f32 products (convolutions, matrix products) may be rounded to, and values that are only added to sums of them;
+    /// sums stay f32. It is a permission: bf16 is used where the target has the instruction and gains by it (x86 with AVX512_BF16), and
+    /// `tenon compile` says how often.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) precision: PrecisionArg,
     /// What is to be short: a run of the compiled model, or all until its first result, compiling included [default: quick for `tenon run`

@@ -2,7 +2,7 @@
 //!
 //! Sums stay in tiles 0 to 3, two below each other by two beside each other, while one loop after the other runs around the steps along a
 //! row: an instruction adds up [`Tiles::STEP`] groups. What is left of a row in the end has tiles of its own, because the sizes of tiles are
-//! set for all of them at once ([`Shape`]), which takes as long as ten products.
+//! set for all of them at once ([`Shape`]), which takes as long as ten products. What is fetched meanwhile is asked for between the products.
 
 use super::Select;
 use crate::lir::{Alu, Arg, Base, Cond, Mem, Op, TileDot};
@@ -14,6 +14,8 @@ use tenon_kernel::{Expr, Kernel, Stmt, Tiles};
 
 /// Bytes of a group, of a sum, and of a step of the sums' columns.
 const GROUP: usize = 4;
+/// Bytes of a line of the caches.
+const LINE: usize = 64;
 /// Bytes of a row of a tile.
 const ROW: usize = 64;
 /// Steps along a row that are not made a loop of.
@@ -92,7 +94,12 @@ struct Run {
     /// Bytes from one tile of `x` to that below, and of `w` to that beside it.
     below: usize,
     beside: usize,
+    /// The lines that each step asks for.
+    lines: usize,
 }
+
+/// Pointers into `x`, `w` and what is fetched, which is the latter where nothing is.
+type Pointers = [VReg; 3];
 
 impl Select<'_> {
     /// Sets the sizes of all tiles.
@@ -113,7 +120,9 @@ impl Select<'_> {
             return self.unsupported(format!("tiles of {} and {}", dtypes[0], dtypes[1]));
         };
         // How far a step of each loop goes, in bytes.
-        let mut loops: Vec<(i64, [i64; 2])> = vec![];
+        let lines = t.fetch.as_ref().map_or(0, |f| f.lines);
+        let mut fetched = (t.steps() * lines * LINE) as i64;
+        let mut loops: Vec<(i64, [i64; 3])> = vec![];
         for d in &t.reduce {
             let steps = [(x_index, dtypes[0]), (w_index, dtypes[1])].map(|(index, dtype)| {
                 let linear = self.addresses.linear(index);
@@ -123,10 +132,14 @@ impl Select<'_> {
                 (!hidden).then(|| coefficient.wrapping_mul(dtype.size() as i64))
             });
             let [Some(x), Some(w)] = steps else { return self.unsupported("an index of tiles that is not affine") };
-            loops.push((d.extent as i64, [x, w]));
+            fetched /= d.extent as i64;
+            loops.push((d.extent as i64, [x, w, fetched]));
         }
         t.reduce.iter().for_each(|d| self.addresses.define_constant(d.var, 0));
-        let first = [(x, x_index), (w, w_index)].map(|(buf, index)| self.pointer(buf, index));
+        let [x, w] = [(x, x_index), (w, w_index)].map(|(buf, index)| self.pointer(buf, index));
+        let fetched_from = t.fetch.as_ref().and_then(|f| Tiles::source(&f.first));
+        let ahead = fetched_from.map_or(w, |(buf, index)| self.pointer(buf, index));
+        let first = [x, w, ahead];
         t.reduce.iter().for_each(|d| self.addresses.define_opaque(d.var));
         let shape = Shape::of(t);
         if self.tile_shape != Some(shape) {
@@ -142,6 +155,7 @@ impl Select<'_> {
             shape,
             rows: [row, ROW].map(|bytes| self.imm(bytes as i64)),
             below: t.below.saturating_mul(dtypes[0].size()),
+            lines,
         };
         for (sum, ..) in run.sums() {
             self.push(Op::TileZero(sum), []);
@@ -176,7 +190,7 @@ impl Select<'_> {
     }
 
     /// The loops around a run, whose factors begin at `first`; an iteration goes on by the bytes given.
-    fn tile_loops(&mut self, run: &Run, loops: &[(i64, [i64; 2])], first: [VReg; 2]) {
+    fn tile_loops(&mut self, run: &Run, loops: &[(i64, [i64; 3])], first: Pointers) {
         let Some(((extent, steps), inside)) = loops.split_first() else { return self.tile_run(run, first) };
         if *extent == 1 {
             return self.tile_loops(run, inside, first);
@@ -184,40 +198,45 @@ impl Select<'_> {
         self.count_down(*extent, first, *steps, &mut |s, at| s.tile_loops(run, inside, at));
     }
 
-    /// `body` `extent` times, with two pointers that go on by `steps` bytes each time.
+    /// `body` `extent` times, with pointers that go on by `steps` bytes each time.
     fn count_down(
         &mut self,
         extent: i64,
-        first: [VReg; 2],
-        steps: [i64; 2],
-        body: &mut dyn FnMut(&mut Self, [VReg; 2]),
+        first: Pointers,
+        steps: [i64; 3],
+        body: &mut dyn FnMut(&mut Self, Pointers),
     ) {
+        // One that stays where it is, such as that of lines nobody wants, needs no register of its own.
+        let in_order = |all: Pointers, left: VReg| -> Vec<VReg> {
+            all.into_iter().zip(steps).filter(|(_, by)| *by != 0).map(|(v, _)| v).chain([left]).collect()
+        };
         let left = self.imm(extent);
         let head = self.new_block();
-        self.jump(head, vec![first[0], first[1], left]);
+        self.jump(head, in_order(first, left));
         self.place(head);
-        let [x, w, left] = [(); 3].map(|()| self.gen_reg());
-        self.block_data(head).params.extend([x, w, left]);
+        let at = [0, 1, 2].map(|i| if steps[i] == 0 { first[i] } else { self.gen_reg() });
+        let left = self.gen_reg();
+        self.block_data(head).params.extend(in_order(at, left));
         // What is computed in here is not there before the first iteration.
         self.depth += 1;
         self.addresses.enter();
-        body(self, [x, w]);
+        body(self, at);
         self.addresses.leave();
         self.depth -= 1;
-        let next = [(x, steps[0]), (w, steps[1])].map(|(v, by)| self.alu_imm(Alu::Add, 8, v, by));
+        let next = [0, 1, 2].map(|i| if steps[i] == 0 { at[i] } else { self.alu_imm(Alu::Add, 8, at[i], steps[i]) });
         let left = self.alu_imm(Alu::Add, 8, left, -1);
         let (back, end) = (self.new_block(), self.new_block());
         self.branch(Cond::G, 8, (left, Arg::Imm(0)), back, end);
         self.place(back);
-        self.jump(head, vec![next[0], next[1], left]);
+        self.jump(head, in_order(next, left));
         self.place(end);
     }
 
     /// The steps along one row.
-    fn tile_run(&mut self, run: &Run, at: [VReg; 2]) {
+    fn tile_run(&mut self, run: &Run, at: Pointers) {
         let (step, rest) = run.shape.steps;
         let full = run.groups / step;
-        let bytes = [step * GROUP, step * ROW];
+        let bytes = [step * GROUP, step * ROW, run.lines * LINE];
         let mut tail = (at, full);
         if full <= UNROLLED {
             (0..full).for_each(|n| self.tile_step(run, at, bytes.map(|b| n * b), false));
@@ -227,7 +246,10 @@ impl Select<'_> {
                 (0..2).for_each(|n| s.tile_step(run, at, bytes.map(|b| n * b), false));
             });
             let done = full / 2 * 2;
-            let on = [0, 1].map(|i| self.alu_imm(Alu::Add, 8, at[i], (done * bytes[i]) as i64));
+            let on = [0, 1, 2].map(|i| match bytes[i] {
+                0 => at[i],
+                by => self.alu_imm(Alu::Add, 8, at[i], (done * by) as i64),
+            });
             tail = (on, full - done);
             (0..tail.1).for_each(|n| self.tile_step(run, on, bytes.map(|b| n * b), false));
         }
@@ -237,7 +259,7 @@ impl Select<'_> {
     }
 
     /// The products of one step, `by` bytes behind `at`.
-    fn tile_step(&mut self, run: &Run, at: [VReg; 2], by: [usize; 2], last: bool) {
+    fn tile_step(&mut self, run: &Run, at: Pointers, by: [usize; 3], last: bool) {
         let f = run.shape.factors(last);
         let mut held = [None; 8];
         let mut order: Vec<(u8, usize, usize)> = run.sums().collect();
@@ -247,7 +269,8 @@ impl Select<'_> {
         {
             std::mem::swap(a, b);
         }
-        for (sum, i, j) in order {
+        let products = order.len();
+        for (n, (sum, i, j)) in order.into_iter().enumerate() {
             for (tile, which) in [(f.x[i], (0, i)), (f.w[j], (1, j))] {
                 if held[usize::from(tile)] != Some(which) {
                     held[usize::from(tile)] = Some(which);
@@ -257,6 +280,11 @@ impl Select<'_> {
                 }
             }
             self.push(Op::TileDot(run.kind, [sum, f.x[i], f.w[j]]), []);
+            for line in run.lines * n / products..run.lines * (n + 1) / products {
+                let m =
+                    Mem { base: Base::Reg(at[2]), index: None, disp: (by[2] + line * LINE) as i32, broadcast: false };
+                self.push(Op::Prefetch, [Arg::Mem(m)]);
+            }
         }
     }
 }

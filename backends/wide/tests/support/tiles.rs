@@ -3,7 +3,8 @@
 use tenon_base::DType;
 use tenon_kernel::{Kernel, Stage, verify_kernel};
 
-/// Tiles of every shape: signs and `bf16`, one tile and several each way, tails of every kind, loops around.
+/// Tiles of every shape: signs and `bf16`, one tile and several each way, tails of every kind, loops around; some fetch lines meanwhile, beyond
+/// their buffers' ends, too.
 pub(crate) fn kernels() -> Vec<Kernel> {
     let mut all = vec![];
     let bytes = [DType::U8, DType::I8];
@@ -57,6 +58,10 @@ fn kernel(
         at.1 += &format!(" + %r{i} * {}", inner * beside * panels);
     }
     let reduce = if dims.is_empty() { String::new() } else { format!(" reduce {}", dims.join(", ")) };
+    let fetch = match rows % 4 {
+        0 => String::new(),
+        n => format!(" fetch load %w[{beside} + %i], {}", 7 * n),
+    };
     let columns = 16 * panels;
     let height = blocks * rows;
     let text = format!(
@@ -64,7 +69,7 @@ fn kernel(
            for %i in 0..2 {{
              tiles %y[%i * {}] = {blocks} * {rows} rows, {panels} * 16 columns, {groups} groups{reduce} {{
                load %x[{} - %i], {row}, {below}
-               load %w[{} - %i], {beside}
+               load %w[{} - %i], {beside}{fetch}
              }}
            }}
          }}",

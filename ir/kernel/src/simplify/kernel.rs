@@ -3,7 +3,7 @@
 use super::{Simplifier, bool_const};
 use crate::interval::Interval;
 use crate::stmt::set_in;
-use crate::{Contract, Expr, Facts, Kernel, Stmt, Var};
+use crate::{Contract, Expr, Facts, Fetch, Kernel, Stmt, Var};
 use std::collections::BTreeSet;
 
 /// Simplifies statements, with what is known at each.
@@ -122,6 +122,8 @@ impl<'k> Walker<'k> {
                     *e = std::mem::replace(e, Expr::int(0)).map_children(&mut |i| self.expr(i));
                 }
                 self.facts.leave(mark);
+                let inside = |e: Expr| e.map_children(&mut |i| self.expr(i));
+                t.fetch = t.fetch.map(|f| Fetch { first: inside(f.first), ..f });
                 Stmt::Tiles(t)
             }
         });

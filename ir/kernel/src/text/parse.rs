@@ -1,7 +1,7 @@
 //! Parsing kernels.
 
 use super::parse_expr::{KernelParser, dtype, ty};
-use crate::{Access, Buf, Contract, ContractDim, Kernel, Parts, Program, Stmt, Tiles, Type, Var};
+use crate::{Access, Buf, Contract, ContractDim, Fetch, Kernel, Parts, Program, Stmt, Tiles, Type, Var};
 use std::collections::BTreeMap;
 use tenon_base::DType;
 use tenon_base::text::{Lexer, ParseError, Token};
@@ -296,9 +296,17 @@ impl KernelParser<'_, '_> {
         let w = self.operand()?;
         self.lex.expect(",")?;
         let beside = count(self.lex)?;
+        let fetch = if self.lex.eat_word("fetch")? { Some(self.fetch()?) } else { None };
         self.lex.expect("}")?;
-        let t = Tiles { out, out_index, blocks, rows, panels, groups, reduce, x, row, below, w, beside };
+        let t = Tiles { out, out_index, blocks, rows, panels, groups, reduce, x, row, below, w, beside, fetch };
         Ok(Stmt::Tiles(Box::new(t)))
+    }
+
+    /// What follows `fetch`.
+    fn fetch(&mut self) -> Result<Fetch, ParseError> {
+        let first = self.operand()?;
+        self.lex.expect(",")?;
+        Ok(Fetch { first, lines: count(self.lex)? })
     }
 
     fn step(&mut self) -> Result<i64, ParseError> {

@@ -272,6 +272,11 @@ impl Printer {
         self.begin();
         e.expr(&mut self.out, &t.w, PRIMARY);
         let _ = write!(self.out, ", {}", t.beside);
+        if let Some(f) = &t.fetch {
+            self.out.push_str(" fetch ");
+            e.expr(&mut self.out, &f.first, PRIMARY);
+            let _ = write!(self.out, ", {}", f.lines);
+        }
         self.end();
         self.close();
     }

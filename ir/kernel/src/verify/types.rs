@@ -227,6 +227,12 @@ impl Checker<'_> {
             }
         }
         self.expect(&t.out_index, Type::INDEX, "the index");
+        if let Some(f) = &t.fetch {
+            self.expr(&f.first);
+            if Tiles::source(&f.first).is_none() {
+                self.error("what tiles fetch is not a load of one element");
+            }
+        }
         self.loops(&t.reduce, "the tiles'");
         let mut factor = |e: &Expr| {
             match Tiles::source(e) {

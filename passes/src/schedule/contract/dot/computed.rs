@@ -23,14 +23,14 @@ pub(super) struct Fill {
     run: ContractDim,
 }
 
-/// The factor in the rows, copied to rows of even length.
+/// The factor in the rows, copied to rows of even length that lie beside each other.
 #[derive(Clone, Debug)]
 pub(super) struct EvenRows {
-    from: Buf,
-    index: Affine,
+    pub(super) from: Buf,
+    pub(super) index: Affine,
     /// The loops over rows, outermost first, and along them.
-    dims: Vec<ContractDim>,
-    run: ContractDim,
+    pub(super) dims: Vec<ContractDim>,
+    pub(super) run: ContractDim,
 }
 
 /// The plan for `c`; `None` if it does not have this form, or does not pay.
@@ -107,11 +107,12 @@ pub(super) fn plan(
         tiled: Some(m),
         fill: Some(fill),
         even_rows,
+        planes: None,
     })
 }
 
 /// The first element of a row of `len` elements, one for each point of `dims`.
-fn rows_of(dims: &[ContractDim], len: usize) -> Affine {
+pub(super) fn rows_of(dims: &[ContractDim], len: usize) -> Affine {
     let (index, _) = dims
         .iter()
         .rev()

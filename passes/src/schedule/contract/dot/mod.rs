@@ -13,12 +13,15 @@
 //!
 //! On such machines products of two computed values are rounded, too ([`computed`]).
 //!
+//! There, the planes of an image are interleaved first if a run of one is too short or odd ([`planes`]).
+//!
 //! Where both factors differ between lanes (depthwise convolutions), the sum is computed in `f32`: integers up to 2²⁴ are exact
 //! there, and every machine multiplies and adds floats at full speed ([`exact`]).
 
 mod computed;
 mod exact;
 mod plan;
+mod planes;
 mod tile;
 mod tiles;
 

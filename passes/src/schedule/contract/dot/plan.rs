@@ -1,11 +1,12 @@
 //! How a contraction of narrow elements is tiled.
 
 use super::super::super::{ScheduleCx, Unit};
-use super::computed::{EvenRows, Fill};
+use super::computed::{EvenRows, Fill, rows_of};
+use super::planes::Planes;
 use super::{Source, Widened, tile, tiles};
 use crate::schedule::pack::{Arrangement, Groups, Pack};
 use tenon_base::DType;
-use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Stmt};
+use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Stmt, Type, Var};
 use tenon_target::{Arch, Feature, Target};
 
 /// A tiled contraction: one factor is `x`, the same for all lanes, the other `w`, packed.
@@ -44,7 +45,7 @@ pub(super) struct Plan {
     /// Loops summed over around the run.
     pub(super) reduce: Vec<ContractDim>,
     /// The loop over the groups of a run.
-    pub(super) run: tenon_kernel::Var,
+    pub(super) run: Var,
     /// Lanes of a register.
     pub(super) lanes: usize,
     /// Registers along `v`.
@@ -59,6 +60,39 @@ pub(super) struct Plan {
     pub(super) fill: Option<Fill>,
     /// `x` is a copy of this.
     pub(super) even_rows: Option<EvenRows>,
+    /// `x` holds these.
+    pub(super) planes: Option<Planes>,
+}
+
+/// A run of neighbours of `x`.
+struct Run {
+    /// The dims along it, outermost first, and the other dims that are summed over.
+    dims: Vec<ContractDim>,
+    rest: Vec<ContractDim>,
+    /// Elements that the innermost dim takes, zeros behind the last included.
+    width: usize,
+}
+
+impl Run {
+    /// The innermost run along which `x` is consecutive, where an iteration of the dim before the last moves by `width` elements if that is given.
+    fn of(reduce: &[ContractDim], x: &Affine, width: Option<usize>) -> Option<Run> {
+        let mut run = Run { dims: vec![], rest: reduce.to_vec(), width: 0 };
+        while let Some(i) =
+            run.rest.iter().position(|d| u64::try_from(x.coefficient(d.var)) == Ok(run.length().max(1) as u64))
+        {
+            let d = run.rest.remove(i);
+            if run.dims.is_empty() {
+                run.width = width.unwrap_or(d.extent);
+            }
+            run.dims.insert(0, d);
+        }
+        (!run.dims.is_empty()).then_some(run)
+    }
+
+    /// Elements, with zeros.
+    fn length(&self) -> usize {
+        self.dims.iter().rev().skip(1).fold(self.width, |n, d| n.saturating_mul(d.extent))
+    }
 }
 
 /// What the machine multiplies: the dtypes of `x` and `w` in the product, the group, and whether the sign of `x` is flipped.
@@ -83,19 +117,6 @@ fn product(target: &Target, x: DType, w: DType) -> (DType, DType, usize, bool) {
     }
 }
 
-/// The dims of the innermost run along which `x` is consecutive, outermost first, and the other dims.
-fn run_of(reduce: &[ContractDim], x: &Affine) -> Option<(Vec<ContractDim>, Vec<ContractDim>)> {
-    let mut rest = reduce.to_vec();
-    let mut run: Vec<ContractDim> = vec![];
-    let mut length = 1;
-    while let Some(i) = rest.iter().position(|d| x.coefficient(d.var) == length) {
-        let d = rest.remove(i);
-        length = length.checked_mul(i64::try_from(d.extent).ok()?)?;
-        run.insert(0, d);
-    }
-    (!run.is_empty()).then_some((run, rest))
-}
-
 /// The loop that becomes lanes, the factor that is the same in all of them, and the one that differs; `None` where both do or neither does.
 pub(super) fn roles(c: &Contract, (a, b): (Source, Source)) -> Option<(ContractDim, Source, Source)> {
     let out = Affine::of(&c.out_index)?;
@@ -113,19 +134,33 @@ pub(super) fn plan(
     widened: &mut Widened,
 ) -> Option<Plan> {
     let target = cx.target;
-    let (v, (x, x_index, x_dtype), (w, w_index, w_dtype)) = roles(c, factors)?;
+    let (v, (x, mut x_index, x_dtype), (w, w_index, w_dtype)) = roles(c, factors)?;
     if unit.constant.get(w.0 as usize) != Some(&true) {
         return None;
     }
-    let (run, reduce) = run_of(&c.reduce, &x_index)?;
-    let length: usize = run.iter().map(|d| d.extent).product();
+    let mut run = Run::of(&c.reduce, &x_index, None)?;
     let others: Vec<ContractDim> = c.dims.iter().filter(|d| d.var != v.var).cloned().collect();
     let uses = |i: &Affine, d: &ContractDim| i.coefficient(d.var) != 0;
     let m = others.iter().filter(|d| uses(&x_index, d) && !uses(&w_index, d)).max_by_key(|d| d.extent).cloned();
     let rest = others.iter().filter(|d| m.as_ref().is_none_or(|m| m.var != d.var)).cloned();
     let (outer, middle): (Vec<_>, Vec<_>) = rest.partition(|d| uses(&w_index, d));
     let float = x_dtype == DType::F32;
-    let tiled = m.clone().filter(|m| can_tile(m, &x_index, (x_dtype, w_dtype), v.extent, length, target));
+    let tiles_along = |x: &Affine, run: &Run| {
+        m.clone().filter(|m| can_tile(m, x, (x_dtype, w_dtype), v.extent, run.length(), target))
+    };
+    let mut tiled = tiles_along(&x_index, &run);
+    let mut planes = None;
+    if float && tiled.is_none() && !unit.constant.get(x.0 as usize).is_some_and(|c| *c) {
+        let interleaved =
+            Planes::of(c, x, &x_index).and_then(|p| Some((Run::of(&c.reduce, &p.index, Some(p.width))?, p)));
+        if let Some((longer, p)) = interleaved
+            && let Some(m) = tiles_along(&p.index, &longer)
+        {
+            (run, tiled, x_index) = (longer, Some(m), p.index.clone());
+            planes = Some(p);
+        }
+    }
+    let (length, reduce) = (run.length(), run.rest);
     if float && tiled.is_none() && !pairs(m.is_none(), 4 * unit.kernel.buffer(w).len, target) {
         return None;
     }
@@ -155,7 +190,8 @@ pub(super) fn plan(
         v: (v.extent, w_index.coefficient(v.var)),
         width,
         reduce: strides(&reduce),
-        run: strides(&run),
+        run: strides(&run.dims),
+        run_width: run.width,
         group,
     };
     let (outer_strides, w_tile, reduce_strides) = layout.strides();
@@ -164,9 +200,9 @@ pub(super) fn plan(
         false => packed(unit, w, w_dtype, layout.len(), Arrangement::Groups(layout.clone())),
     };
     let at = outer.iter().zip(outer_strides).chain(reduce.iter().zip(reduce_strides));
-    let run_var = unit.kernel.new_var("g", tenon_kernel::Type::INDEX);
+    let run_var = unit.kernel.new_var("g", Type::INDEX);
     let packed_index = at.fold(Affine::default(), |i, (d, s)| i.with(d.var, s)).with(run_var, (width * group) as i64);
-    let x_run = run.iter().fold(x_index.clone(), |i, d| i.with(d.var, 0)).with(run_var, group as i64);
+    let mut x_run = run.dims.iter().fold(x_index.clone(), |i, d| i.with(d.var, 0)).with(run_var, group as i64);
     let sums = flip.then(|| {
         let n = outer.iter().map(|d| d.extent).product::<usize>() * v.extent;
         let name = unit.kernel.buffer(w).name.clone();
@@ -176,9 +212,31 @@ pub(super) fn plan(
         (buf, if x_dtype == DType::U8 { 128 } else { -128 })
     });
     let ragged = !length.is_multiple_of(group);
-    let (x, copy) = match float {
-        true => rounded(unit, x, widened),
-        false => source(unit, x, (x_dtype, x_as), (flip, ragged), group, widened),
+    let mut even_rows = None;
+    if let Some(along) = tiled.as_ref().filter(|_| float && planes.is_none())
+        && let Some(dims) = rows_apart(along, &middle, &outer, &reduce, &x_run)
+    {
+        let dense = rows_of(&dims, length).with(run_var, group as i64);
+        let of = |of: &dyn Fn(&ContractDim) -> bool| {
+            reduce.iter().filter(|d| of(d)).fold(length, |n, d| n.saturating_mul(d.extent))
+        };
+        let lengths = (of(&|_| true), of(&|d| uses(&x_run, d)));
+        if tiles::dense_rows_pay(along, &middle, [&x_run, &dense], v.extent, lengths, &target.caches) {
+            let run = ContractDim { var: unit.kernel.new_var("k", Type::INDEX), extent: length };
+            let index = x_run.with(run_var, 0).with(run.var, 1);
+            even_rows = Some(EvenRows { from: x, index, dims, run });
+            x_run = dense;
+        }
+    }
+    let (x, copy) = match (&planes, float) {
+        (Some(p), _) => (p.buffer(unit), None),
+        _ if even_rows.is_some() => {
+            let name = format!("{}_rows", unit.kernel.buffer(x).name);
+            let len = even_rows.iter().flat_map(|r| &r.dims).fold(length, |n, d| n * d.extent);
+            (unit.kernel.new_buffer(&name, DType::U16, len, Access::Scratch), None)
+        }
+        (None, true) => rounded(unit, x, widened),
+        (None, false) => source(unit, x, (x_dtype, x_as), (flip, ragged), group, widened),
     };
     Some(Plan {
         x,
@@ -204,8 +262,22 @@ pub(super) fn plan(
         unrolled,
         tiled,
         fill: None,
-        even_rows: None,
+        even_rows,
+        planes,
     })
+}
+
+/// The loops that have rows of `x` of their own, outermost first; `None` if one of those around the tiles has.
+fn rows_apart(
+    along: &ContractDim,
+    middle: &[ContractDim],
+    outer: &[ContractDim],
+    reduce: &[ContractDim],
+    x: &Affine,
+) -> Option<Vec<ContractDim>> {
+    let uses = |d: &&ContractDim| x.coefficient(d.var) != 0;
+    let dims = middle.iter().filter(uses).chain([along]).chain(reduce.iter().filter(uses));
+    (!outer.iter().any(|d| uses(&d))).then(|| dims.cloned().collect())
 }
 
 /// Whether tiles multiply factors that lie in memory as `dtypes`, and pay.
@@ -338,6 +410,9 @@ impl Plan {
         }
         if let Some(rows) = &self.even_rows {
             body.insert(0, rows.copy(self.x, kernel));
+        }
+        if let Some(planes) = &self.planes {
+            body.insert(0, planes.copy(self.x, kernel));
         }
         body
     }

@@ -9,11 +9,36 @@ use super::plan::Plan;
 use crate::schedule::lanes::Lanes;
 use crate::schedule::scope::{Block, for_loop};
 use tenon_base::DType;
-use tenon_kernel::{Access, Buf, Contract, ContractDim, Expr, Kernel, Stmt, Tiles, Type, Var};
+use tenon_kernel::{Access, Affine, Buf, Contract, ContractDim, Expr, Kernel, Stmt, Tiles, Type, Var};
 use tenon_target::Caches;
 
 /// Rows below which products in vectors are as fast: a tile takes as long for few rows as for many.
 const MIN_ROWS: usize = 4;
+
+/// The part of the first cache that sums of all rows may take.
+const SUMS: usize = 2;
+
+/// Cycles of the products of a block along a step, and of copying a line.
+const STEP_CYCLES: usize = 64;
+const LINE_CYCLES: usize = 4;
+
+/// Whether blocks of rows are so few where those of `x` lie beside each other, at `dense`, that copying them pays: for `columns`, with sums of
+/// `length` products of which `copied` elements lie in a row of the copy.
+pub(super) fn dense_rows_pay(
+    along: &ContractDim,
+    middle: &[ContractDim],
+    [x, dense]: [&Affine; 2],
+    columns: usize,
+    (length, copied): (usize, usize),
+    caches: &Caches,
+) -> bool {
+    let [now, then] = [x, dense].map(|x| Rows::of(along, x, middle, caches.l1d / SUMS).passes());
+    let other = middle.iter().filter(|d| x.coefficient(d.var) > 0).map(|d| d.extent).max().unwrap_or(1);
+    let steps = columns.div_ceil(2 * Tiles::LANES) * length.div_ceil(2 * Tiles::STEP);
+    let lines = along.extent * other * copied.div_ceil(2 * Tiles::STEP);
+    let fewer = now.zip(then).map_or(0, |(now, then)| now.saturating_sub(then));
+    fewer * steps * STEP_CYCLES > 2 * lines * LINE_CYCLES
+}
 
 /// Whether tiles pay for `rows` of `x`, runs of `length` in groups of `group`, and `columns`.
 pub(super) fn pay(rows: usize, columns: usize, length: usize, group: usize) -> bool {
@@ -46,9 +71,10 @@ enum Across {
 }
 
 impl Rows {
-    fn of(along: &ContractDim, p: &Plan, room: usize) -> Rows {
-        let step = p.x_index.coefficient(along.var);
-        let others = p.middle.iter().filter(|d| d.extent > 1 && p.x_index.coefficient(d.var) > 0);
+    /// For a factor that lies at `x`, where sums have so much `room`.
+    fn of(along: &ContractDim, x: &Affine, middle: &[ContractDim], room: usize) -> Rows {
+        let step = x.coefficient(along.var);
+        let others = middle.iter().filter(|d| d.extent > 1 && x.coefficient(d.var) > 0);
         let other = others.max_by_key(|d| d.extent);
         // Blocks that a pass over all rows takes.
         let split = match (other, along.extent <= Tiles::STEP) {
@@ -56,7 +82,7 @@ impl Rows {
             (d, _) => d.map_or(1, |d| d.extent) * along.extent.div_ceil(2 * Tiles::STEP),
         };
         let flat = other.and_then(|d| {
-            let coefficient = p.x_index.coefficient(d.var);
+            let coefficient = x.coefficient(d.var);
             let pitch = usize::try_from(coefficient.checked_div(step)?).ok()?;
             let height = (d.extent - 1).checked_mul(pitch)? + along.extent;
             let fits = coefficient % step == 0 && pitch >= along.extent && height * 2 * Tiles::LANES * 4 <= room;
@@ -83,6 +109,15 @@ impl Rows {
         }
     }
 
+    /// Blocks that a pass over two loops of rows takes.
+    fn passes(&self) -> Option<usize> {
+        match &self.across {
+            Across::Nothing => None,
+            Across::Pairs(d) => Some(d.extent.div_ceil(2)),
+            Across::Flat { .. } => Some(self.height().div_ceil(self.blocks * self.rows)),
+        }
+    }
+
     /// The loop that is none of the others around a block.
     fn other(&self) -> Option<&ContractDim> {
         match &self.across {
@@ -94,7 +129,7 @@ impl Rows {
 
 /// Loops for `c`, tiled as `p` says.
 pub(super) fn lower(c: &Contract, p: &Plan, along: &ContractDim, kernel: &mut Kernel, caches: &Caches) -> Vec<Stmt> {
-    let rows = Rows::of(along, p, caches.l1d / 2);
+    let rows = Rows::of(along, &p.x_index, &p.middle, caches.l1d / SUMS);
     let elem = kernel.var(c.acc).ty.elem;
     let columns = p.v.extent.next_multiple_of(Tiles::LANES).min(2 * Tiles::LANES);
     let sums = kernel.new_buffer("tile_sums", elem, rows.height() * columns, Access::Scratch);
@@ -264,6 +299,7 @@ impl Generator<'_, '_> {
             below: if rows.blocks == 1 { 0 } else { below },
             w: Expr::load(p.w, w_index),
             beside: usize::try_from(p.w_tile).unwrap_or(0),
+            fetch: None,
         };
         Stmt::Tiles(Box::new(self.with_loops(tiles)))
     }
