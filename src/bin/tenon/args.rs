@@ -112,6 +112,11 @@ impl CompileArgs {
         CompileArgs { effort: self.effort.or(Some(EffortArg::Quick)), ..self.clone() }
     }
 
+    /// What goes into the code; full unless the command line says otherwise.
+    pub(crate) fn effort(&self) -> Effort {
+        self.effort.map_or(Effort::Full, Effort::from)
+    }
+
     /// The compiler's options for the model in `path`.
     pub(crate) fn options(&self, path: &Path) -> Outcome<Options> {
         let mut options = self.machine_options()?;
@@ -140,7 +145,7 @@ impl CompileArgs {
             PrecisionArg::F32 => Precision::F32,
             PrecisionArg::Bf16 => Precision::Bf16,
         };
-        options.effort = self.effort.map_or(Effort::Full, Effort::from);
+        options.effort = self.effort();
         Ok(options)
     }
 
