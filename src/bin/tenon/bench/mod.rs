@@ -188,7 +188,11 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         say!("  {macs:.1} M multiply-adds: {gflops:.1} GFLOP/s, {part:.0} % of this core's {peak:.0}");
         say!("  weights {}, arena {}", bytes(report.weight_bytes), bytes(report.arena_bytes));
         let effort = args.compile.for_the_first_result().effort();
-        say!("  compiled in {}; with {effort} effort there is a first result after {}", time(compile_time), time(first_time));
+        say!(
+            "  compiled in {}; with {effort} effort there is a first result after {}",
+            time(compile_time),
+            time(first_time)
+        );
         compared.iter().for_each(Against::print);
         if let (2.., Some((peer, ratio))) = (compared.len(), rivals::best(&compared)) {
             say!("the best of them is {}: Tenon takes {ratio:.3} of its time", peer.name());
