@@ -5,6 +5,7 @@
 //! time; memory that the caches cannot hold adds its own. It ranks kernels and catches a budget that is missed by far; where
 //! the target is this machine, a measurement is better.
 
+use rayon::prelude::*;
 use tenon_kernel::{BinOp, Expr, Kernel, Program, Stmt, Tiles, Type, UnOp};
 use tenon_target::Target;
 
@@ -49,7 +50,7 @@ const FROM_MEMORY: f64 = 6.0;
 
 /// The cost of every kernel of `program`, called once with cold constants that exceed the last cache.
 pub fn of_kernels(program: &Program, target: &Target) -> Vec<Cost> {
-    program.kernels.iter().map(|k| of_kernel(k, target)).collect()
+    program.kernels.par_iter().map(|k| of_kernel(k, target)).collect()
 }
 
 /// Cycles to hand parts to other threads and to wait for the last: some 4 µs where they spin.

@@ -354,7 +354,7 @@ pub const PIPELINE: &[Pass] = &[
         name: "prefetch",
         phase: Phase::Scheduled,
         doc: "weights that one tile after the other reads are fetched while the ones before them are used",
-        run: |s, x| Ok(prefetch::run(&mut s.program, &x.target)),
+        run: |s, x| Ok(prefetch::run(&mut s.program, &x.target, x.effort.price())),
     },
     Pass {
         name: "plan",

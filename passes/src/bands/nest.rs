@@ -1,9 +1,9 @@
 //! Loops over the rows of a result that read another's rows: poolings.
 
-use super::stage::Reads;
+use super::stage::{Reads, loads_of};
 use std::collections::BTreeMap;
 use tenon_kernel::stmt::visit_stmts;
-use tenon_kernel::{Affine, BinOp, Buf, Expr, Stmt, Var};
+use tenon_kernel::{Affine, BinOp, Buf, Expr, Facts, Interval, Stmt, Var};
 
 /// A nest of independent loops that fills a result; the outermost of more than one iteration goes over its rows.
 #[derive(Clone, Debug)]
@@ -18,18 +18,18 @@ pub(super) struct Nest<'k> {
     pub(super) body: &'k [Stmt],
 }
 
-/// What the variable of a loop may be: from an index to before another one, within limits.
+/// What the variable of a loop may be, limits aside: from an index to before another one.
 #[derive(Clone, Debug)]
 struct Span {
     from: Affine,
     to: Affine,
-    least: i64,
-    end: i64,
 }
 
 /// What is known of the variables around a load.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 struct Known {
+    /// Limits included.
+    facts: Facts<'static>,
     /// Loops.
     spans: BTreeMap<Var, Span>,
     /// What others were defined as, in terms of loops.
@@ -60,11 +60,7 @@ impl<'k> Nest<'k> {
             }
         });
         let out = out.filter(|_| plain)?;
-        let mut read = false;
-        visit_stmts(body, &mut |s| {
-            s.exprs(&mut |e| e.visit(&mut |e| read |= matches!(e, Expr::Load { buf, .. } if *buf == out)));
-        });
-        (!read).then_some(Nest { out, ones, row, rows, body })
+        (loads_of(body, out) == 0).then_some(Nest { out, ones, row, rows, body })
     }
 
     /// The rows of `length` elements that its one load of `buf` reads. Bounds of loops that keep a window within what it reads are passed over: the
@@ -82,8 +78,8 @@ impl<'k> Nest<'k> {
                 _ => return None,
             };
         }
-        let (first, last) = known.range(&along)?;
-        if first < 0 || last >= length {
+        let places = known.facts.interval(&along.to_expr());
+        if places.lo < 0 || places.hi >= length.into() {
             return None;
         }
         let (least, most) = (known.bound(&across, self.row, false)?, known.bound(&across, self.row, true)?);
@@ -99,11 +95,10 @@ impl<'k> Nest<'k> {
     }
 
     fn around(&self) -> Known {
-        let mut known = Known::default();
-        let loops = self.ones.iter().map(|v| (*v, 1)).chain([(self.row, self.rows)]);
-        known.spans =
-            loops.map(|(v, n)| (v, Span { from: constant(0), to: constant(n), least: 0, end: n })).collect();
-        known
+        let loops = || self.ones.iter().map(|v| (*v, 1)).chain([(self.row, self.rows)]);
+        let spans = loops().map(|(v, n)| (v, Span { from: constant(0), to: constant(n) })).collect();
+        let facts = Facts::of_ranges(loops().map(|(v, n)| (v, Interval::new(0, i128::from(n) - 1))));
+        Known { facts, spans, values: BTreeMap::new() }
     }
 }
 
@@ -141,10 +136,9 @@ impl Known {
             }
             Stmt::For { var, lo, hi, step: 1, .. } => {
                 let (lo, hi) = (self.resolved(lo), self.resolved(hi));
-                let (lo, hi) = (limited(&lo, BinOp::Max), limited(&hi, BinOp::Min));
-                if let (Some((from, least)), Some((to, end))) = (lo, hi) {
-                    let (least, end) = (least.unwrap_or(i64::MIN), end.unwrap_or(i64::MAX));
-                    self.spans.insert(*var, Span { from, to, least, end });
+                self.facts.iterate(*var, &lo, &hi, 1);
+                if let (Some(from), Some(to)) = (unlimited(&lo, BinOp::Max), unlimited(&hi, BinOp::Min)) {
+                    self.spans.insert(*var, Span { from, to });
                 }
             }
             _ => {}
@@ -170,20 +164,6 @@ impl Known {
         None
     }
 
-    /// The least and the largest value of `a`, limits of loops kept.
-    fn range(&self, a: &Affine) -> Option<(i64, i64)> {
-        let (mut least, mut most) = (a.base, a.base);
-        for (v, c) in &a.terms {
-            let span = self.spans.get(v)?;
-            let first = self.range(&span.from)?.0.max(span.least);
-            let last = self.range(&span.to)?.1.min(span.end) - 1;
-            let (x, y) = (first.checked_mul(*c)?, last.checked_mul(*c)?);
-            least = least.checked_add(x.min(y))?;
-            most = most.checked_add(x.max(y))?;
-        }
-        Some((least, most))
-    }
-
     fn loads(&mut self, body: &[Stmt]) -> f64 {
         let mut sum = 0.0;
         for s in body {
@@ -200,15 +180,15 @@ impl Known {
     }
 }
 
-/// A bound, and the limit that `op` sets to it, if any.
-fn limited(e: &Expr, op: BinOp) -> Option<(Affine, Option<i64>)> {
+/// A bound without the limit that `op` sets to it.
+fn unlimited(e: &Expr, op: BinOp) -> Option<Affine> {
     match e {
         Expr::Binary(o, ab) if *o == op => match (ab[0].as_int(), ab[1].as_int()) {
-            (None, Some(n)) => Some((Affine::of(&ab[0])?, Some(n))),
-            (Some(n), None) => Some((Affine::of(&ab[1])?, Some(n))),
+            (None, Some(_)) => Affine::of(&ab[0]),
+            (Some(_), None) => Affine::of(&ab[1]),
             _ => None,
         },
-        e => Some((Affine::of(e)?, None)),
+        e => Affine::of(e),
     }
 }
 

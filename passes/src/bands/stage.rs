@@ -97,25 +97,14 @@ impl<'k> Stage<'k> {
     /// The factor that reads `buf`, if nothing else does.
     fn factor(&self, c: &'k Contract, buf: Buf) -> Option<&'k Expr> {
         let mut factors = [&c.a, &c.b].into_iter();
-        factors.find(|f| loaded(f).is_some_and(|(b, _)| b == buf)).filter(|_| self.loads_of(buf) == 1)
-    }
-
-    /// Places in the kernel that load from `buf`.
-    fn loads_of(&self, buf: Buf) -> usize {
-        let mut loads = 0;
-        visit_stmts(&self.kernel.body, &mut |s| {
-            s.exprs(&mut |e| {
-                e.visit(&mut |e| loads += usize::from(matches!(e, Expr::Load { buf: b, .. } if *b == buf)));
-            });
-        });
-        loads
+        factors.find(|f| loaded(f).is_some_and(|(b, _)| b == buf)).filter(|_| loads_of(&self.kernel.body, buf) == 1)
     }
 
     /// The rows of `length` elements that it reads of `buf`.
     fn reads(&self, buf: Buf, length: i64) -> Option<Reads> {
         let c = match &self.work {
             Work::Contract(c) => *c,
-            Work::Nest(n) => return n.reads(buf, length).filter(|_| self.loads_of(buf) == 1),
+            Work::Nest(n) => return n.reads(buf, length).filter(|_| loads_of(&self.kernel.body, buf) == 1),
         };
         let (_, index) = loaded(self.factor(c, buf)?)?;
         let index = Affine::of(index)?;
@@ -161,17 +150,23 @@ pub(super) fn loaded(factor: &Expr) -> Option<(Buf, &Expr)> {
     }
 }
 
+/// Places in `body` that load from `buf`.
+pub(super) fn loads_of(body: &[Stmt], buf: Buf) -> usize {
+    let mut loads = 0;
+    visit_stmts(body, &mut |s| {
+        s.exprs(&mut |e| e.visit(&mut |e| loads += usize::from(matches!(e, Expr::Load { buf: b, .. } if *b == buf))));
+    });
+    loads
+}
+
 fn extent(dims: &[ContractDim], v: Var) -> Option<i64> {
     dims.iter().find(|d| d.var == v).and_then(|d| i64::try_from(d.extent).ok())
 }
 
 fn touches(s: &Stmt, buf: Buf) -> bool {
-    let mut found = false;
-    visit_stmts(std::slice::from_ref(s), &mut |s| {
-        found |= s.written() == Some(buf);
-        s.exprs(&mut |e| e.visit(&mut |e| found |= matches!(e, Expr::Load { buf: b, .. } if *b == buf)));
-    });
-    found
+    let mut written = false;
+    visit_stmts(std::slice::from_ref(s), &mut |s| written |= s.written() == Some(buf));
+    written || loads_of(std::slice::from_ref(s), buf) > 0
 }
 
 /// The constant that a nest of independent loops stores.

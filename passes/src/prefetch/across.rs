@@ -13,9 +13,12 @@
 //!         …
 //! ```
 
+use super::nth;
 use super::panels::{LINE, trips};
 use crate::cycles;
+use crate::effort::Price;
 use crate::rows::drop_unused;
+use rayon::prelude::*;
 use std::collections::BTreeMap;
 use tenon_base::DType;
 use tenon_kernel::{Access, Affine, BinOp, Buf, BufferId, BufferKind, Expr, Kernel, Program, Step, Stmt, Type, Var};
@@ -35,6 +38,8 @@ const BETWEEN: f64 = 0.9;
 /// Lines that are worth a parameter, and that one iteration may fetch.
 const FEWEST_LINES: i64 = 128;
 const MOST_LINES: i64 = 4;
+/// Instructions that fetch for another kernel.
+const CODE: f64 = 30.0;
 
 /// Lines of a buffer that a call fetches for a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,42 +53,45 @@ struct Gift {
 type Alike = (DType, usize, Gift);
 
 /// Adds prefetches to the kernels of calls; gives how many kernels have some.
-pub(super) fn run(program: &mut Program, target: &Target) -> usize {
-    let once: Vec<Vec<usize>> = program.kernels.iter().map(read_once).collect();
+pub(super) fn run(program: &mut Program, target: &Target, price: Price) -> usize {
+    let most = EARLY * target.caches.l2 as f64 / LINE as f64 * LINE_CYCLES;
+    if most <= price.instruction * CODE {
+        return 0;
+    }
+    let once: Vec<Vec<usize>> = program.kernels.par_iter().map(read_once).collect();
     if once.iter().all(Vec::is_empty) {
         return 0;
     }
     let gifts = plan(program, &once, &cycles::of_kernels(program, target), target);
     // Calls of a kernel that fetch as much share one again.
-    let mut made: BTreeMap<(usize, Vec<Alike>), Option<usize>> = BTreeMap::new();
-    let mut changed = 0;
-    let mut steps = std::mem::take(&mut program.steps);
-    for (i, gifts) in gifts {
-        let Some(Step::Call(call)) = steps.get_mut(i) else { continue };
+    let mut wanted: BTreeMap<(usize, Vec<Alike>), Vec<usize>> = BTreeMap::new();
+    for (i, gifts) in &gifts {
+        let Step::Call(call) = &program.steps[*i] else { continue };
         let alike = |g: &Gift| {
             let b = program.buffer(g.buffer);
             (b.dtype, b.len, Gift { buffer: BufferId(0), ..*g })
         };
-        let key = (call.kernel, gifts.iter().map(alike).collect::<Vec<_>>());
-        let kernel = match made.get(&key) {
-            Some(known) => *known,
-            None => {
-                let new = with_gifts(&program.kernels[call.kernel], &key.1, target).map(|mut k| {
-                    k.name = format!("{}_a{changed}", k.name);
-                    changed += 1;
-                    program.kernels.push(k);
-                    program.kernels.len() - 1
-                });
-                made.insert(key, new);
-                new
-            }
-        };
-        if let Some(kernel) = kernel {
+        wanted.entry((call.kernel, gifts.iter().map(alike).collect())).or_default().push(*i);
+    }
+    // In the order of the first call of each.
+    let mut wanted: Vec<_> = wanted.into_iter().map(|((k, gifts), calls)| (calls, k, gifts)).collect();
+    wanted.sort_unstable_by_key(|(calls, ..)| calls[0]);
+    let kernels = &program.kernels;
+    let made: Vec<Option<Kernel>> =
+        wanted.par_iter().map(|(_, k, gifts)| with_gifts(&kernels[*k], gifts, target)).collect();
+    let mut changed = 0;
+    for ((calls, ..), kernel) in wanted.into_iter().zip(made) {
+        let Some(mut kernel) = kernel else { continue };
+        kernel.name = format!("{}_a{changed}", kernel.name);
+        changed += 1;
+        program.kernels.push(kernel);
+        let kernel = program.kernels.len() - 1;
+        for i in calls {
+            let Step::Call(call) = &mut program.steps[i] else { continue };
             call.kernel = kernel;
-            call.args.extend(gifts.iter().map(|g| g.buffer));
+            call.args.extend(gifts[&i].iter().map(|g| g.buffer));
         }
     }
-    program.steps = steps;
     drop_unused(program);
     changed
 }
@@ -247,9 +255,8 @@ impl Fetch {
     fn insert(&self, body: &mut Vec<Stmt>, path: &[Way], number: Expr) {
         let Some((way, inner)) = path.split_first() else { return };
         let Some(Stmt::For { var, lo, step, body: of, .. }) = body.get_mut(way.at) else { return };
-        let from = if lo.as_int() == Some(0) { Expr::Var(*var) } else { Expr::Var(*var) - lo.clone() };
         if !inner.is_empty() {
-            let nth = if *step == 1 { from } else { from / *step };
+            let nth = nth(*var, lo, *step);
             let number = if number.as_int() == Some(0) { nth } else { number * way.trips + nth };
             return self.insert(of, inner, number);
         }
@@ -263,8 +270,8 @@ impl Fetch {
             None => number.binary(BinOp::Min, Expr::int(last)) * (share * elements) + first * elements,
         };
         let at = match (each * elements) % *step {
-            0 => from * (each * elements / *step),
-            _ => from / *step * (each * elements),
+            0 => nth(*var, lo, 1) * (each * elements / *step),
+            _ => nth(*var, lo, *step) * (each * elements),
         };
         // So do iterations, if there are many more than lines.
         let clamped = each * way.trips > share + share / 4;
@@ -283,6 +290,7 @@ impl Fetch {
 mod tests {
     use super::super::panels::tests::fetched;
     use super::*;
+    use crate::effort::Effort;
     use std::collections::BTreeSet;
     use tenon_kernel::{Stage, verify_kernel};
 
@@ -370,16 +378,21 @@ mod tests {
     #[test]
     fn who_computes_fetches_for_who_waits() {
         let mut p = program("");
-        assert_eq!(run(&mut p, &target()), 1);
+        assert_eq!(run(&mut p, &target(), Effort::Full.price()), 1);
         let (more, lines) = fetches(&p, 0);
         assert!(more == 1 && (2000..16_384).contains(&lines), "{more} parameters, {lines} lines");
         assert_eq!(p.kernels.len(), 2, "the kernel without is not called any more");
     }
 
     #[test]
+    fn code_that_does_not_pay_in_one_run_is_not_made() {
+        assert_eq!(run(&mut program(""), &target(), Effort::Quick.price()), 0);
+    }
+
+    #[test]
     fn the_nearest_fetch_first_and_the_rest_is_fetched_before() {
         let mut p = program("call busy(%a, %b) @ \"second\"");
-        assert_eq!(run(&mut p, &target()), 2);
+        assert_eq!(run(&mut p, &target(), Effort::Full.price()), 2);
         let ((_, before), (_, nearest)) = (fetches(&p, 0), fetches(&p, 1));
         assert!(before > 0 && nearest > 0);
         let all = |i: usize| fetched(&p.kernels[p.calls()[i].kernel]);
@@ -394,6 +407,6 @@ mod tests {
         let mut p = program("");
         let row = p.kernels.iter_mut().find(|k| k.name == "row").expect("the kernel");
         *row = Kernel::parse(&row.to_string().replace("in 0..256", "in 0..1024")).expect("it reads");
-        assert_eq!(run(&mut p, &target()), 0);
+        assert_eq!(run(&mut p, &target(), Effort::Full.price()), 0);
     }
 }

@@ -20,6 +20,7 @@
 
 mod tiles;
 
+use super::nth;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::codegen::address::is_innermost;
@@ -346,16 +347,14 @@ impl Prefetch<'_> {
     /// Where the share of the present tile begins, one of `share` elements each: a variable of the innermost of the loops over `tiles`, of
     /// which `done` came before.
     fn start(&mut self, again: &[usize], (done, tiles): (i64, i64), shares: i64, share: i64) -> Var {
-        let nth = |i: &usize| {
+        let of = |i: &usize| {
             let l = &self.loops[*i];
-            let from = Expr::Var(l.var);
-            let from = if l.lo.as_int() == Some(0) { from } else { from - l.lo.clone() };
-            if l.step == 1 { from } else { from / l.step }
+            nth(l.var, &l.lo, l.step)
         };
         let mut outside_in = again.iter().rev();
-        let mut number = outside_in.next().map_or(Expr::int(0), nth);
+        let mut number = outside_in.next().map_or(Expr::int(0), of);
         for i in outside_in {
-            number = number * self.loops[*i].trips.unwrap_or(1) + nth(i);
+            number = number * self.loops[*i].trips.unwrap_or(1) + of(i);
         }
         if done > 0 {
             number = number + done;
