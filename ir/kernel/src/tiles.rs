@@ -59,7 +59,7 @@ pub struct Tiles {
 pub struct Fetch {
     /// A load of the first element.
     pub first: Expr,
-    /// Lines of 64 bytes for every step of [`Tiles::STEP`] groups, each step's behind those of the one before.
+    /// Lines of 64 bytes for every step of [`Tiles::STEP`] groups: one of each of as many runs, which lie behind each other.
     pub lines: usize,
 }
 

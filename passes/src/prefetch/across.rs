@@ -269,15 +269,17 @@ impl Fetch {
             Some(n) => Expr::int((n * share + first) * elements),
             None => number.binary(BinOp::Min, Expr::int(last)) * (share * elements) + first * elements,
         };
-        let at = match (each * elements) % *step {
-            0 => nth(*var, lo, 1) * (each * elements / *step),
-            _ => nth(*var, lo, *step) * (each * elements),
+        // Each of an iteration's lines is of another run: memory answers places that lie apart sooner than neighbours.
+        let apart = (share + each - 1) / each;
+        let at = match elements % *step {
+            0 => nth(*var, lo, 1) * (elements / *step),
+            _ => nth(*var, lo, *step) * elements,
         };
-        // So do iterations, if there are many more than lines.
-        let clamped = each * way.trips > share + share / 4;
-        let at = if clamped { at.binary(BinOp::Min, Expr::int((share - each) * elements)) } else { at };
+        // Iterations fetch the last line once more, too, if there are many more of them.
+        let clamped = way.trips > apart + apart / 4;
+        let at = if clamped { at.binary(BinOp::Min, Expr::int((apart - 1) * elements)) } else { at };
         let fetches = (0..each).map(|l| {
-            let index = Expr::Var(self.ahead) + at.clone() + l * elements;
+            let index = Expr::Var(self.ahead) + at.clone() + l * apart * elements;
             Stmt::Prefetch { buf: self.buf, index: Affine::of(&index).map_or(index, |a| a.to_expr()) }
         });
         let fetches: Vec<Stmt> = fetches.collect();

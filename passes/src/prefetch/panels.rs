@@ -13,6 +13,7 @@
 //!       … load8 %w[%t * 3072 + %k * 24] …
 //! ```
 //!
+//! Where an iteration fetches several lines, its share is cut into as many runs, and one line of each comes at a time ([`streams`]).
 //! Products of tiles are fetched for in the same way ([`tiles`]).
 //!
 //! What follows a panel in memory is the next one, and behind the last one nothing is read that was not there. Hardware prefetchers do not
@@ -31,6 +32,8 @@ use tenon_target::Target;
 pub(super) const LINE: i64 = 64;
 /// A panel shorter than a page is there before it could be asked for.
 const SHORTEST: i64 = 4096;
+/// Bytes from which on two places are no neighbours.
+const APART: i64 = 1024;
 /// Tiles of rows from which on waiting for the first is nothing.
 const MOST_TILES: i64 = 64;
 
@@ -329,19 +332,24 @@ impl Prefetch<'_> {
         }
         // Tiles behind the last share have nothing to do.
         let Some(shares) = panel.shares().filter(|n| done < *n) else { return vec![] };
+        let lines = (run.piece / shares * size + LINE - 1) / LINE;
+        let by: Vec<i64> = reads.along.iter().map(|i| run.index.coefficient(self.loops[*i].var) / shares).collect();
+        let share = reads.length / shares;
+        let streams = streams(lines, share, &by, size);
         let mut index = Affine { base: run.index.base + reads.length, terms: run.index.terms.clone() };
-        for i in &reads.along {
+        for (i, by) in reads.along.iter().zip(&by) {
             let var = self.loops[*i].var;
-            index = index.with(var, run.index.coefficient(var) / shares);
+            index = index.with(var, by / streams);
         }
         if shares > 1 {
-            let share = reads.length / shares;
             index = index.with(self.start(&reads.again, (done, reads.tiles), shares, share), 1);
         }
         self.added += 1;
-        let lines = (run.piece / shares * size + LINE - 1) / LINE;
-        let at = |l: i64| Affine { base: index.base + l * (LINE / size), terms: index.terms.clone() }.to_expr();
-        (0..lines).map(|l| Stmt::Prefetch { buf: run.buf, index: at(l) }).collect()
+        let at = |l: i64, stream: i64| {
+            let base = index.base + stream * (share / streams) + l * (LINE / size);
+            Stmt::Prefetch { buf: run.buf, index: Affine { base, terms: index.terms.clone() }.to_expr() }
+        };
+        (0..lines / streams).flat_map(|l| (0..streams).map(move |s| (l, s))).map(|(l, s)| at(l, s)).collect()
     }
 
     /// Where the share of the present tile begins, one of `share` elements each: a variable of the innermost of the loops over `tiles`, of
@@ -367,6 +375,16 @@ impl Prefetch<'_> {
         self.loops[again[0]].first.push(Stmt::Let { var, value: number * share });
         var
     }
+}
+
+/// How many runs a share of `share` elements of `size` bytes is cut into, which are fetched side by side: as many as an iteration fetches lines,
+/// if loops that go on by elements `by` can go on by that part of them. Memory answers places that lie apart sooner than neighbours.
+fn streams(lines: i64, share: i64, by: &[i64], size: i64) -> i64 {
+    let whole = |n: &i64| {
+        let apart = share / n * size >= APART;
+        lines % n == 0 && apart && by.iter().chain([&share]).all(|b| b % n == 0)
+    };
+    (1..=lines).rev().find(whole).unwrap_or(1)
 }
 
 /// Iterations of a loop from `lo` to `hi`.

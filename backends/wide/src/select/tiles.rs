@@ -94,8 +94,9 @@ struct Run {
     /// Bytes from one tile of `x` to that below, and of `w` to that beside it.
     below: usize,
     beside: usize,
-    /// The lines that each step asks for.
+    /// The lines that each step asks for, and how far each is from the next: memory answers places that lie apart sooner than neighbours.
     lines: usize,
+    apart: usize,
 }
 
 /// Pointers into `x`, `w` and what is fetched, which is the latter where nothing is.
@@ -121,7 +122,7 @@ impl Select<'_> {
         };
         // How far a step of each loop goes, in bytes.
         let lines = t.fetch.as_ref().map_or(0, |f| f.lines);
-        let mut fetched = (t.steps() * lines * LINE) as i64;
+        let mut fetched = (t.steps() * lines.min(1) * LINE) as i64;
         let mut loops: Vec<(i64, [i64; 3])> = vec![];
         for d in &t.reduce {
             let steps = [(x_index, dtypes[0]), (w_index, dtypes[1])].map(|(index, dtype)| {
@@ -156,6 +157,7 @@ impl Select<'_> {
             rows: [row, ROW].map(|bytes| self.imm(bytes as i64)),
             below: t.below.saturating_mul(dtypes[0].size()),
             lines,
+            apart: t.steps() * LINE,
         };
         for (sum, ..) in run.sums() {
             self.push(Op::TileZero(sum), []);
@@ -236,7 +238,7 @@ impl Select<'_> {
     fn tile_run(&mut self, run: &Run, at: Pointers) {
         let (step, rest) = run.shape.steps;
         let full = run.groups / step;
-        let bytes = [step * GROUP, step * ROW, run.lines * LINE];
+        let bytes = [step * GROUP, step * ROW, run.lines.min(1) * LINE];
         let mut tail = (at, full);
         if full <= UNROLLED {
             (0..full).for_each(|n| self.tile_step(run, at, bytes.map(|b| n * b), false));
@@ -281,8 +283,12 @@ impl Select<'_> {
             }
             self.push(Op::TileDot(run.kind, [sum, f.x[i], f.w[j]]), []);
             for line in run.lines * n / products..run.lines * (n + 1) / products {
-                let m =
-                    Mem { base: Base::Reg(at[2]), index: None, disp: (by[2] + line * LINE) as i32, broadcast: false };
+                let m = Mem {
+                    base: Base::Reg(at[2]),
+                    index: None,
+                    disp: (by[2] + line * run.apart) as i32,
+                    broadcast: false,
+                };
                 self.push(Op::Prefetch, [Arg::Mem(m)]);
             }
         }
