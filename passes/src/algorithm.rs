@@ -210,13 +210,14 @@ impl Conv2 {
         bytes / if self.stay { FROM_L2 } else { FROM_MEMORY }
     }
 
-    /// Cycles to read `bytes` that are used again after `between` bytes of other data, which says where they are then.
+    /// Cycles to read `bytes` that are used again after `between` bytes of other data, which says where they are then. What leaves the second
+    /// cache goes to the third, which has room of its own.
     fn read(bytes: f64, between: f64, target: &Target) -> f64 {
         const FROM_L3: f64 = 12.0;
         let caches = &target.caches;
         let per_cycle = if between * 1.5 < caches.l2 as f64 {
             FROM_L2
-        } else if between * 1.5 < caches.l3 as f64 {
+        } else if between * 1.5 < (caches.l2 + caches.l3) as f64 {
             FROM_L3
         } else {
             FROM_MEMORY
