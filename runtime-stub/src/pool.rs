@@ -101,18 +101,28 @@ unsafe extern "C" fn hook(context: *mut c_void, count: usize, work: Work, data: 
     unsafe { shared.run(count, work, data) };
 }
 
+/// A value on cache lines of its own (two: hardware fetches them in pairs), so that who waits for it hears of nothing else.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Apart<T>(T);
+
+impl<T> core::ops::Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 /// What the threads share.
 #[derive(Debug)]
 struct Shared {
     /// Somebody's job is being done.
     taken: AtomicBool,
-    /// The job's number (32 bits), its parts (16), the part that is to be taken next (16).
-    state: AtomicU64,
-    /// The job's function, as an address, and what it is given: written while no part of a job is left.
-    work: AtomicPtr<c_void>,
-    data: AtomicPtr<c_void>,
+    /// The job.
+    job: Apart<Job>,
     /// Parts that have ended.
-    done: AtomicUsize,
+    done: Apart<AtomicUsize>,
     /// Threads that sleep until there is a job, and whether the caller sleeps until the last part has ended.
     sleepers: AtomicUsize,
     waiting: AtomicBool,
@@ -122,14 +132,26 @@ struct Shared {
     ended: Condvar,
 }
 
+/// What is to be done.
+#[derive(Debug)]
+struct Job {
+    /// Its number (32 bits), its parts (16), the part that is to be taken next (16).
+    state: AtomicU64,
+    /// Its function, as an address, and what it is given: written while no part of a job is left.
+    work: AtomicPtr<c_void>,
+    data: AtomicPtr<c_void>,
+}
+
 impl Default for Shared {
     fn default() -> Shared {
         Shared {
             taken: AtomicBool::new(false),
-            state: AtomicU64::new(0),
-            work: AtomicPtr::new(null_mut()),
-            data: AtomicPtr::new(null_mut()),
-            done: AtomicUsize::new(0),
+            job: Apart(Job {
+                state: AtomicU64::new(0),
+                work: AtomicPtr::new(null_mut()),
+                data: AtomicPtr::new(null_mut()),
+            }),
+            done: Apart(AtomicUsize::new(0)),
             sleepers: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             stop: AtomicBool::new(false),
@@ -162,11 +184,11 @@ impl Shared {
             return;
         }
         // No part of the job before is left, so nobody reads these: see `help`.
-        self.work.store(work as *mut c_void, Relaxed);
-        self.data.store(data, Relaxed);
+        self.job.work.store(work as *mut c_void, Relaxed);
+        self.job.data.store(data, Relaxed);
         self.done.store(0, Relaxed);
-        let number = (self.state.load(Relaxed) >> 32).wrapping_add(1);
-        self.state.store(number << 32 | (count as u64) << 16, SeqCst);
+        let number = (self.job.state.load(Relaxed) >> 32).wrapping_add(1);
+        self.job.state.store(number << 32 | (count as u64) << 16, SeqCst);
         if self.sleepers.load(SeqCst) > 0 {
             drop(self.lock());
             self.wake.notify_all();
@@ -179,13 +201,13 @@ impl Shared {
     /// Takes parts and runs them until none is left.
     fn help(&self) {
         loop {
-            let state = self.state.load(Acquire);
+            let state = self.job.state.load(Acquire);
             let (count, next) = parts(state);
             if next >= count {
                 return;
             }
-            let (work, data) = (self.work.load(Relaxed), self.data.load(Relaxed));
-            if self.state.compare_exchange(state, state + 1, AcqRel, Relaxed).is_err() {
+            let (work, data) = (self.job.work.load(Relaxed), self.job.data.load(Relaxed));
+            if self.job.state.compare_exchange(state, state + 1, AcqRel, Relaxed).is_err() {
                 continue;
             }
             // The exchange shows that this part had not been taken, so its job had not ended, and what was read is the job's.
@@ -223,7 +245,7 @@ impl Shared {
 
     /// Whether there is a part to take, or nothing will come any more.
     fn has_news(&self) -> bool {
-        let (count, next) = parts(self.state.load(SeqCst));
+        let (count, next) = parts(self.job.state.load(SeqCst));
         next < count || self.stop.load(SeqCst)
     }
 
