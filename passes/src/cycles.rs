@@ -53,8 +53,9 @@ pub fn of_kernels(program: &Program, target: &Target) -> Vec<Cost> {
     program.kernels.par_iter().map(|k| of_kernel(k, target)).collect()
 }
 
-/// Cycles to hand parts to other threads and to wait for the last: some 4 µs where they spin.
-pub const FORK_JOIN: f64 = 14_000.0;
+/// Cycles to hand parts to other threads and to wait for the last: some 0.8 µs where they spin. More would be too careful: what stays in one
+/// piece fetches what the others have computed from their caches.
+pub const FORK_JOIN: f64 = 3000.0;
 
 /// The cycles of a core for `body`, a part of `k`.
 pub(crate) fn of_block(k: &Kernel, body: &[Stmt], target: &Target) -> f64 {
