@@ -11,6 +11,7 @@
 
 use crate::PassError;
 use crate::pipeline::{Math, Settings};
+use std::cmp::Ordering::Equal;
 use tenon_base::{DType, Fact};
 use tenon_ir::ops::conv::{Conv, Layout};
 use tenon_ir::ops::winograd_conv::WinogradConv;
@@ -35,6 +36,13 @@ const CODE: f64 = 1000.0;
 
 /// Rows of a register tile of the product.
 const ROWS: usize = 6;
+
+/// Rows that take as long as beginning and ending a register tile.
+const TILE_ROW: f64 = 0.5;
+
+/// How much dearer than the cheapest a block may be whose like threads can share, and how often at most.
+const NEAR: f64 = 1.02;
+const MOST_HALVES: u32 = 3;
 
 /// Output tiles that are tried, by the extent of the kernel along an axis.
 const TILES: &[(usize, &[usize])] = &[(3, &[4, 2]), (5, &[2]), (2, &[4])];
@@ -143,16 +151,19 @@ impl Conv2 {
 
     /// The cheapest form of minimal filtering with tiles that are `exact`, if it is worth while, whose code costs `code` cycles.
     fn best(&self, target: &Target, code: f64, exact: &dyn Fn(&[usize]) -> bool) -> Option<WinogradConv> {
-        let mut best: Option<(f64, Vec<usize>, usize)> = None;
-        for tile in self.tiles().into_iter().filter(|t| exact(t)) {
-            for block in self.blocks(&tile) {
-                let cost = self.filtered(&tile, block, target);
-                if best.as_ref().is_none_or(|(least, ..)| cost < *least) {
-                    best = Some((cost, tile.clone(), block));
-                }
-            }
-        }
-        let (cost, tile, block) = best?;
+        let tiles = self.tiles();
+        let exact = tiles.iter().filter(|t| exact(t));
+        let all: Vec<_> = exact
+            .flat_map(|tile| self.blocks(tile).into_iter().map(move |b| (self.filtered(tile, b, target), tile, b)))
+            .collect();
+        let &(least, tile, _) = all.iter().min_by(|a, b| a.0.total_cmp(&b.0))?;
+        // Of those that cost about the same, one whose blocks threads can share evenly. How many threads there are must not matter: results
+        // are to be the same.
+        let near = all.iter().filter(|c| c.1 == tile && c.0 <= NEAR * least);
+        let &(cost, tile, block) = near.max_by(|a, b| {
+            (self.halves(tile, a.2), b.0).partial_cmp(&(self.halves(tile, b.2), a.0)).unwrap_or(Equal)
+        })?;
+        let tile = tile.clone();
         let (kernel, dilations, pads) = (self.kernel.clone(), self.dilations.clone(), self.pads.clone());
         let op = || WinogradConv { kernel, dilations, tile, pads, fill: self.fill, block };
         let gain = if self.bytes.is_some() { EXACT_GAIN } else { GAIN };
@@ -178,17 +189,24 @@ impl Conv2 {
     }
 
     /// How many tiles may go through all steps together: all of them cut into ever more blocks of nearly equal size, and
-    /// whole register tiles of rows where that does not leave a smaller block at the end.
+    /// whole register tiles of rows where that does not make more of them.
     fn blocks(&self, tile: &[usize]) -> Vec<usize> {
         let count = self.count(tile);
         let mut all = vec![];
         for blocks in 1..=64 {
             let even = count.div_ceil(blocks);
             let rows = even.next_multiple_of(ROWS);
-            all.push(if count.div_ceil(rows) == count.div_ceil(even) { rows.min(count) } else { even });
+            all.push(even);
+            all.extend((count.div_ceil(rows) == count.div_ceil(even)).then_some(rows.min(count)));
         }
         all.dedup();
         all
+    }
+
+    /// How often the blocks of `block` tiles can be halved: never if the last is smaller.
+    fn halves(&self, tile: &[usize], block: usize) -> u32 {
+        let count = self.count(tile);
+        if count.is_multiple_of(block) { (count / block).trailing_zeros().min(MOST_HALVES) } else { 0 }
     }
 
     /// The dtypes of direct weights, of what filtering multiplies, and of sums.
@@ -240,8 +258,13 @@ impl Conv2 {
         const STEPS: f64 = 5.0;
         let (places, count, block) = (self.places(tile) as f64, self.count(tile) as f64, block as f64);
         let blocks = (count / block).ceil();
-        // Few rows in a product leave accumulators idle.
-        let rows = (block / ROWS as f64).ceil() * ROWS as f64 / block;
+        // Few rows in a product leave accumulators idle. Many are cut into tiles of nearly the same height.
+        let rows = ROWS as f64;
+        let rows = if block <= rows {
+            rows / block
+        } else {
+            (1.0 + TILE_ROW * (block / rows).ceil() / block) / (1.0 + TILE_ROW / rows)
+        };
         let weights = places * (self.c * self.o) as f64;
         let product = self.multiply(count * rows * weights, target);
         let [_, factors, sums] = self.dtypes().map(|d| d.size() as f64);
