@@ -76,7 +76,8 @@ def measure(args):
         except (subprocess.TimeoutExpired, ValueError) as e:
             result = {"ok": False, "error": f"{type(e).__name__}"}
         row = {"name": case.name, **result}
-        if result.get("ok") and args.first:
+        # Engines that disagree do not count; the others do.
+        if result.get("first_seconds") and args.first:
             row["first"] = first_results(args, case, result)
         rows.append(row)
         for a in result.get("against", []):

@@ -356,6 +356,7 @@ impl Compiler {
             optimized: state.graph,
             program: state.program,
             target: self.options.target.clone(),
+            effort: self.options.effort,
             warnings,
             info,
             timings,
@@ -381,6 +382,8 @@ pub struct Compiled {
     pub program: Program,
     /// The machine it is compiled for.
     pub target: Target,
+    /// What was to be short.
+    pub effort: Effort,
     /// What was noticed at import.
     pub warnings: Diagnostics,
     /// What the file says of itself, when it came from one.

@@ -8,10 +8,10 @@
 //! ```
 
 use crate::compiler::in_pool;
-use crate::{Compiled, Compiler, Error, Options};
+use crate::{Compiled, Compiler, Effort, Error, Options};
 use std::path::Path;
 use tenon_base::Tensor;
-use tenon_cranelift::{AlignedBuf, Jit};
+use tenon_cranelift::{AlignedBuf, Haste, Jit};
 use tenon_kernel::{Io, Program};
 use tenon_runtime::{Env, Parallel, Pool};
 
@@ -54,7 +54,11 @@ impl Model {
 
     pub(crate) fn new(c: &Compiled) -> Result<Model, Error> {
         crate::engine::runs_here(&c.target)?;
-        let jit = in_pool(|| Jit::new(&c.program, &c.target))?;
+        let haste = match c.effort {
+            Effort::Quick => Haste::Most,
+            Effort::Full => Haste::None,
+        };
+        let jit = in_pool(|| Jit::in_haste(&c.program, &c.target, haste))?;
         // The code holds its own copy of the weights; keep only the signature.
         let program = Program {
             name: c.program.name.clone(),

@@ -3,6 +3,7 @@
 use crate::compile::Kernels;
 use crate::error::BackendError;
 use crate::isa::Isas;
+use crate::options::Haste;
 use rayon::prelude::*;
 use tenon_kernel::{BufferKind, Program, Stage, VerifyError, verify_around, verify_kernel};
 use tenon_target::Target;
@@ -19,9 +20,10 @@ pub(crate) fn compiled(
     target: &Target,
     isas: &Isas,
     separate_weights: bool,
+    haste: Haste,
 ) -> Result<Kernels, BackendError> {
     let (kernels, checked) =
-        rayon::join(|| Kernels::compile(p, target, isas), || program(p, target, separate_weights));
+        rayon::join(|| Kernels::compile(p, target, isas, haste), || program(p, target, separate_weights));
     checked.and(kernels)
 }
 

@@ -2,9 +2,10 @@
 
 use crate::blob::Blob;
 use crate::check;
-use crate::compile::{self, Constants, FunctionSize, Kernels};
+use crate::compile::{self, Code, Constants, Declared, FunctionSize, Kernels};
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
+use crate::options::Haste;
 use crate::weights::Layout;
 use bytes::Bytes;
 use cranelift_jit::{ArenaMemoryProvider, JITBuilder, JITModule};
@@ -67,18 +68,26 @@ impl Jit {
     /// # Errors
     /// As [`crate::compile_object`]; and the target is another architecture or system.
     pub fn new(program: &Program, target: &Target) -> Result<Jit, BackendError> {
-        Jit::compile(program, target, false)
+        Jit::compile(program, target, Haste::None, false)
     }
 
-    /// The same, and every step of the program can be run on its own: see [`Jit::run_steps`].
+    /// The same, with code that is made in `haste`.
+    ///
+    /// # Errors
+    /// As [`Jit::new`].
+    pub fn in_haste(program: &Program, target: &Target, haste: Haste) -> Result<Jit, BackendError> {
+        Jit::compile(program, target, haste, false)
+    }
+
+    /// The same as [`Jit::new`], and every step of the program can be run on its own: see [`Jit::run_steps`].
     ///
     /// # Errors
     /// As [`Jit::new`].
     pub fn with_steps(program: &Program, target: &Target) -> Result<Jit, BackendError> {
-        Jit::compile(program, target, true)
+        Jit::compile(program, target, Haste::None, true)
     }
 
-    fn compile(program: &Program, target: &Target, steps: bool) -> Result<Jit, BackendError> {
+    fn compile(program: &Program, target: &Target, haste: Haste, steps: bool) -> Result<Jit, BackendError> {
         let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
         let same_system = match os {
             "linux" => target.is_elf(),
@@ -94,14 +103,19 @@ impl Jit {
         let isas = Isas::new(target)?;
         let mut layout = Layout::for_this_process(program);
         let mut block = AlignedBuf::new(layout.bytes);
-        let (kernels, ()) = rayon::join(
-            || check::compiled(program, target, &isas, false),
-            || layout.fill(program, block.as_mut_slice()),
-        );
-        let kernels = kernels?;
         let resident = layout.beside(block.as_slice().as_ptr().addr());
+        let (kernels, (entry, ())) = rayon::join(
+            || check::compiled(program, target, &isas, false, haste),
+            || {
+                rayon::join(
+                    || guarded(&program.name, || entry_point(program, target, &isas, &layout)),
+                    || layout.fill(program, block.as_mut_slice()),
+                )
+            },
+        );
+        let code = (kernels?, entry?);
         let weights = Weights { block, _resident: resident };
-        guarded(&program.name, || link(program, isas, &kernels, &layout, weights, steps))
+        guarded(&program.name, || link(program, target, isas, &code, &layout, weights, steps))
     }
 
     /// Runs the model: one slice an input and an output, in the model's order, of exactly its bytes.
@@ -256,41 +270,63 @@ impl AlignedOr {
     }
 }
 
+/// The code of the entry point. What it calls has no code yet, so that is declared in a module that gets none; the one that gets the code
+/// has to know how much there is.
+fn entry_point(program: &Program, target: &Target, isas: &Isas, layout: &Layout) -> Result<Code, BackendError> {
+    let mut module = JITModule::new(JITBuilder::with_isa(isas.as_written.clone(), default_libcall_names()));
+    declare(&mut module, program, target, isas, layout)?.entry(&mut module, program, layout, isas)
+}
+
+/// Declares the functions of `program` and its constant data, which lie beside the code.
+fn declare(
+    module: &mut JITModule,
+    program: &Program,
+    target: &Target,
+    isas: &Isas,
+    layout: &Layout,
+) -> Result<Declared, BackendError> {
+    let constants = |m: &mut JITModule| match layout.bytes {
+        0 => Ok(Constants::Nowhere),
+        _ => Ok(Constants::Here(Blob::Data(m.declare_data(
+            &weights_symbol(program),
+            Linkage::Import,
+            false,
+            false,
+        )?))),
+    };
+    Declared::new(module, program, target, constants, isas)
+}
+
+fn weights_symbol(program: &Program) -> String {
+    format!("{}_weights", program.name)
+}
+
 fn link(
     program: &Program,
+    target: &Target,
     isas: Isas,
-    kernels: &Kernels,
+    (kernels, entry): &(Kernels, Code),
     layout: &Layout,
     weights: Weights,
     steps: bool,
 ) -> Result<Jit, BackendError> {
     let fail = |message: String| BackendError::Internal { kernel: program.name.clone(), message };
     let mut builder = JITBuilder::with_isa(isas.as_written.clone(), default_libcall_names());
-    // One reservation for all code: calls between functions reach. The entry point takes at most some 64 bytes for
-    // each argument.
-    let args: usize = program.timeline().moments.iter().map(|m| m.uses.len() + 2).sum();
-    let entry = 64 * (args + program.inputs.len() + program.outputs.len() + 16);
-    // Steps have the same arguments in functions of their own.
+    // One reservation for all code: calls between functions reach. Steps have the entry point's calls in functions of their own.
     let entries = if steps {
-        2 * entry + (256 + 16 * (program.inputs.len() + program.outputs.len())) * program.steps.len()
+        2 * entry.bytes() + (512 + 16 * (program.inputs.len() + program.outputs.len())) * program.steps.len()
     } else {
-        entry
+        entry.bytes()
     };
     let works: usize = program.kernels.iter().filter(|k| k.parts.is_some()).map(|k| 128 + 32 * k.buffers.len()).sum();
-    // A call of a kernel in parts is written twice.
-    let entries = if works > 0 { 3 * entries } else { entries };
     let reserve = works + kernels.bytes() + 64 * program.kernels.len() + entries + (1 << 16);
     let memory = ArenaMemoryProvider::new_with_size(reserve).map_err(|e| fail(format!("no memory for code: {e}")))?;
     builder.memory_provider(Box::new(memory));
     // The code finds the data by its address, so it is not copied again.
-    let symbol = format!("{}_weights", program.name);
-    builder.symbol(symbol.clone(), weights.block.as_slice().as_ptr());
+    builder.symbol(weights_symbol(program), weights.block.as_slice().as_ptr());
     let mut module = JITModule::new(builder);
-    let constants = |m: &mut JITModule| match layout.bytes {
-        0 => Ok(Constants::Nowhere),
-        _ => Ok(Constants::Here(Blob::Data(m.declare_data(&symbol, Linkage::Import, false, false)?))),
-    };
-    let defined = compile::define(&mut module, program, kernels, constants, layout, &isas)?;
+    let declared = declare(&mut module, program, target, &isas, layout)?;
+    let defined = compile::define(&mut module, program, declared, kernels, entry, &isas)?;
     let steps = match steps {
         true => compile::define_steps(&mut module, program, &defined, layout, &isas)?,
         false => vec![],

@@ -26,5 +26,5 @@ pub use compile::{FunctionSize, prepare};
 pub use error::BackendError;
 pub use jit::Jit;
 pub use object::{Object, archive, compile_object, compile_object_with};
-pub use options::{GOLDEN_TOLERANCE, Golden, ObjectOptions};
+pub use options::{GOLDEN_TOLERANCE, Golden, Haste, ObjectOptions};
 pub use tenon_base::AlignedBuf;

@@ -2,10 +2,10 @@
 
 use crate::blob::Blob;
 use crate::check;
-use crate::compile::{self, Constants, FunctionSize, Kernels};
+use crate::compile::{self, Constants, Declared, FunctionSize, Kernels};
 use crate::error::{BackendError, guarded};
 use crate::isa::Isas;
-use crate::options::ObjectOptions;
+use crate::options::{Haste, ObjectOptions};
 use crate::selftest::Selftest;
 use crate::weights::Layout;
 use ::object::write::SectionId;
@@ -55,7 +55,7 @@ pub fn compile_object_with(
         return Err(BackendError::Program(format!("known result {i} does not have the model's inputs and outputs")));
     }
     let isas = Isas::new(target)?;
-    let kernels = check::compiled(program, target, &isas, options.separate_weights)?;
+    let kernels = check::compiled(program, target, &isas, options.separate_weights, Haste::None)?;
     guarded(&program.name, || emit(program, target, &isas, &kernels, options))
 }
 
@@ -88,7 +88,9 @@ fn emit(
             Ok(Constants::Here(here))
         }
     };
-    let defined = compile::define(&mut module, program, kernels, constants, &layout, isas)?;
+    let declared = Declared::new(&mut module, program, target, constants, isas)?;
+    let entry = declared.entry(&mut module, program, &layout, isas)?;
+    let defined = compile::define(&mut module, program, declared, kernels, &entry, isas)?;
     let mut functions = defined.sizes;
     let selftest = match options.golden.as_slice() {
         [] => None,

@@ -3,6 +3,16 @@
 use tenon_base::Tensor;
 use tenon_kernel::Program;
 
+/// What is to be soon: code, or the end of its runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Haste {
+    /// Code is as fast as it can be made.
+    #[default]
+    None,
+    /// Code is made as fast as it can be: what will run once is not worth to be optimised.
+    Most,
+}
+
 /// What an object holds beside the program's code.
 #[derive(Clone, Debug, Default)]
 pub struct ObjectOptions {

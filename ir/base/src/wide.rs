@@ -3,7 +3,8 @@
 use crate::{DType, Element, Scalar, Tensor};
 use half::f16;
 
-/// What elements are computed in: `f64` holds every float exactly, `i128` every integer and `bool`.
+/// What elements are computed in: `f64` holds every float exactly, `i128` every integer and `bool`; `i64` does so modulo 2⁶⁴, which is all that
+/// sums and conversions of integers need.
 pub trait Wide: Copy + Default + Send + Sync + 'static {
     /// An element of a tensor in this form, as [`Scalar::as_f64`] or [`Scalar::as_int`] have it.
     fn of(x: Scalar) -> Self;
@@ -50,6 +51,25 @@ impl Wide for i128 {
     #[inline]
     fn to_native<T: Native>(self) -> T {
         T::of_i128(self)
+    }
+}
+
+impl Wide for i64 {
+    #[inline]
+    fn of(x: Scalar) -> i64 {
+        x.as_int() as i64
+    }
+    #[inline]
+    fn to(self, dtype: DType) -> Scalar {
+        Scalar::of_int(dtype, self.into())
+    }
+    #[inline]
+    fn of_native<T: Native>(x: T) -> i64 {
+        x.to_i128() as i64
+    }
+    #[inline]
+    fn to_native<T: Native>(self) -> T {
+        T::of_i128(self.into())
     }
 }
 
@@ -196,6 +216,9 @@ mod tests {
                 let (f, i) = (t.to_wide::<f64>(), t.to_wide::<i128>());
                 for (s, (f, i)) in t.scalars().zip(f.into_iter().zip(i)) {
                     assert_eq!((f.to_bits(), i), (s.as_f64().to_bits(), s.as_int()), "{dtype} {s}");
+                }
+                if !dtype.is_float() {
+                    assert_eq!(Tensor::of_wide(dtype, t.shape(), &t.to_wide::<i64>()), t, "{dtype}");
                 }
             }
         }

@@ -104,7 +104,7 @@ impl Operator for Cast {
                 let (lo, hi) = if to.is_stored() { (-128, 127) } else { (lo, hi) };
                 map_broadcast(&out, x, |[v]: [f64; 1]| if v.is_nan() { 0 } else { (v as i128).clamp(lo, hi) })?
             }
-            (false, Some(_)) => map_broadcast(&out, x, |[v]: [i128; 1]| v)?,
+            (false, Some(_)) => map_broadcast(&out, x, |[v]: [i64; 1]| v)?,
             // Integers up to 64 bits round once, directly to the float type.
             (false, None) if to == DType::F32 => map_broadcast(&out, x, |[v]: [i128; 1]| f64::from(v as f32))?,
             (false, None) => map_broadcast(&out, x, |[v]: [i128; 1]| v as f64)?,

@@ -104,11 +104,23 @@ pub fn narrow_difference(x: &Tensor, zero: &Tensor) -> Result<Tensor, String> {
         return Ok(x.clone());
     }
     let fact = Fact::of(DType::I16, x.shape());
-    let wide = super::util::map_broadcast(&fact, [x, zero], |[x, z]: [i128; 2]| x - z)?.to_wide::<i128>();
+    let wide = match (x.dtype(), zero.len()) {
+        // As most weights are: without the way over wider integers.
+        (DType::U8, 1) => {
+            let zero = zero.get(0).as_int() as i16;
+            x.bytes().iter().map(|b| i16::from(*b) - zero).collect()
+        }
+        _ => super::util::map_broadcast(&fact, [x, zero], |[x, z]: [i128; 2]| x - z)?.to_vec::<i16>(),
+    };
     let (lo, hi) = wide.iter().fold((0, 0), |(lo, hi), v| (lo.min(*v), hi.max(*v)));
-    let fits = |d: &DType| d.int_range().is_some_and(|(a, b)| a <= lo && hi <= b);
-    let to = [DType::I8, DType::U8].into_iter().find(fits).unwrap_or(DType::I16);
-    Ok(Tensor::of_wide(to, x.shape(), &wide))
+    let fits = |d: &DType| d.int_range().is_some_and(|(a, b)| a <= lo.into() && i128::from(hi) <= b);
+    match [DType::I8, DType::U8].into_iter().find(fits) {
+        Some(byte) => {
+            let bytes: Vec<u8> = wide.iter().map(|v| *v as u8).collect();
+            Tensor::from_bytes(byte, x.shape(), bytes.into()).map_err(|e| e.to_string())
+        }
+        None => Ok(Tensor::new(x.shape(), &wide)),
+    }
 }
 
 /// Both operands as `i16` where one is.

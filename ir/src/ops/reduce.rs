@@ -72,16 +72,19 @@ impl Reduce {
     /// when compiling.
     fn integer_sums(&self, x: &Tensor, to: &[usize]) -> Tensor {
         let (dims, size) = (x.shape(), x.dtype().size());
-        let mut sums = vec![0i128; to.iter().product()];
+        let mut sums = vec![0i64; to.iter().product()];
         let steps = crate::lower::strides(to);
         let Some((&row, outer)) = dims.split_last() else { return x.clone() };
         let step = if to[outer.len()] == row { 1 } else { 0 };
-        let (mut values, mut at) = (vec![0i128; row], 0);
+        let (mut values, mut at) = (vec![0i64; row], 0);
         for_each_index(if row == 0 { &[0] } else { outer }, |i| {
             tenon_base::wide::read(x.dtype(), &x.bytes()[at * size..][..row * size], &mut values);
             at += row;
             let first: usize = i.iter().zip(&steps).zip(to).map(|((i, s), d)| if *d == 1 { 0 } else { i * s }).sum();
-            values.iter().enumerate().for_each(|(j, v)| sums[first + j * step] += v);
+            match step {
+                0 => sums[first] = values.iter().fold(sums[first], |sum, v| sum.wrapping_add(*v)),
+                _ => sums[first..].iter_mut().zip(&values).for_each(|(sum, v)| *sum = sum.wrapping_add(*v)),
+            }
         });
         Tensor::of_wide(x.dtype(), to, &sums)
     }

@@ -53,6 +53,20 @@ impl Weights {
     }
 }
 
+/// Elements of [`Weights::data`].
+fn integers(data: &Tensor) -> Vec<i16> {
+    match data.dtype() {
+        DType::I8 => data.bytes().iter().map(|b| i16::from(*b as i8)).collect(),
+        DType::U8 => data.bytes().iter().map(|b| i16::from(*b)).collect(),
+        _ => data.to_vec(),
+    }
+}
+
+/// The sum of at most [`MOST_PRODUCTS`] of them.
+fn sum(weights: &[i16]) -> i32 {
+    weights.iter().map(|w| i32::from(*w)).sum()
+}
+
 /// The integers of `x` as an operand beside `w`: both are of 16 bits where the weights are.
 fn beside(cx: &mut Rewrite<'_>, x: ValueId, w: &Tensor) -> Option<ValueId> {
     if w.dtype() == DType::I16 { cx.op(Cast::to(DType::I16), &[x]) } else { Some(x) }
@@ -118,9 +132,9 @@ pub(super) fn conv(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
         })?,
         None => vec![0; channels],
     };
-    let data = w.data.to_i64();
+    let data = integers(&w.data);
     for (b, w) in bias.iter_mut().zip(data.chunks(each.max(1))) {
-        *b -= zero * w.iter().sum::<i64>();
+        *b -= zero * i64::from(sum(w));
     }
     let bias = bias.iter().map(|b| i32::try_from(*b).ok()).collect::<Option<Vec<i32>>>()?;
     let padded = op.pads.iter().any(|p| *p != 0);
@@ -155,23 +169,19 @@ pub(super) fn matmul(cx: &mut Rewrite<'_>, id: NodeId) -> Option<ValueId> {
     let n = dims[n_axis];
     let scales: Vec<f32> = (0..n).map(|i| scale * w.scale(i)).collect();
     // Sums over k, in the shape of the product's last two axes [.., 1, n].
-    let stride = |axis: usize| dims[axis + 1..].iter().product::<usize>();
-    let (sk, sn) = (stride(k_axis), stride(n_axis));
-    let matrix = k * n;
-    let data = w.data.to_i64();
+    let data = integers(&w.data);
     let sums: Option<Vec<i32>> = data
-        .chunks(matrix.max(1))
+        .chunks((k * n).max(1))
         .flat_map(|m| {
             // In the order of memory.
-            let mut sums = vec![0i64; n];
-            let mut add = |i: usize, j: usize| sums[i] += m[j * sk + i * sn];
-            match sn < sk {
-                true => (0..k).for_each(|j| (0..n).for_each(|i| add(i, j))),
-                false => (0..n).for_each(|i| (0..k).for_each(|j| add(i, j))),
+            if op.trans_b {
+                return m.chunks(k).map(sum).collect();
             }
+            let mut sums = vec![0i32; n];
+            m.chunks(n).for_each(|row| sums.iter_mut().zip(row).for_each(|(s, w)| *s += i32::from(*w)));
             sums
         })
-        .map(|s| i32::try_from(-zero * s).ok())
+        .map(|s| i32::try_from(-zero * i64::from(s)).ok())
         .collect();
     let q = beside(cx, a.q, &w.data)?;
     let w = cx.graph.add_weight("", w.data);

@@ -10,13 +10,14 @@
 //! loop of the program.
 
 use super::Unit;
+use rayon::prelude::*;
 use tenon_base::{DType, Scalar};
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::{Access, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, UnOp, Var, bf16};
 
 /// Makes such values `bf16`, in `units` and in `program`, whose calls name units.
 pub(super) fn round(program: &mut Program, units: &mut [Unit]) {
-    let multiplies: Vec<bool> = units.iter().map(|u| bf16::multiplies(&u.kernel)).collect();
+    let multiplies: Vec<bool> = units.par_iter().map(|u| bf16::multiplies(&u.kernel)).collect();
     if !multiplies.contains(&true) {
         return;
     }

@@ -147,10 +147,21 @@ impl Lanes<'_> {
 
     /// Whether `lanes` iterations at once are likely faster than one by one.
     pub(super) fn profitable(&self, cost: Cost, stores: usize) -> bool {
-        let lanes = usize::from(self.lanes);
-        let scalar = lanes * (cost.operations + cost.unit_loads + cost.gathers + stores);
-        let vector = cost.operations + cost.unit_loads + 2 * lanes * cost.gathers + stores;
+        let (scalar, vector) = self.costs(cost, stores);
         // A virtual vector is a few registers; those are cheap.
         vector * 10 < scalar * 8
+    }
+
+    /// About how many operations fewer it is than one by one.
+    pub(super) fn saved(&self, cost: Cost, stores: usize) -> usize {
+        let (scalar, vector) = self.costs(cost, stores);
+        scalar.saturating_sub(vector)
+    }
+
+    /// Operations of `lanes` iterations one by one, and at once.
+    fn costs(&self, cost: Cost, stores: usize) -> (usize, usize) {
+        let lanes = usize::from(self.lanes);
+        let scalar = lanes * (cost.operations + cost.unit_loads + cost.gathers + stores);
+        (scalar, cost.operations + cost.unit_loads + 2 * lanes * cost.gathers + stores)
     }
 }

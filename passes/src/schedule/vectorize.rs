@@ -7,6 +7,7 @@
 
 use super::lanes::{Cost, Lanes};
 use super::{ScheduleCx, Unit};
+use crate::effort::Price;
 use std::collections::BTreeMap;
 use tenon_base::DType;
 use tenon_kernel::stmt::visit_stmts;
@@ -23,7 +24,8 @@ pub(super) fn run(unit: &mut Unit, cx: &ScheduleCx<'_>) {
         kernel: &mut unit.kernel,
         target: cx.target,
         reassociate: cx.reassociate,
-        most: cx.price.registers,
+        price: cx.price,
+        times: unit.calls,
     };
     let body = v.block(body);
     unit.kernel.body = body;
@@ -33,9 +35,14 @@ struct Vectorizer<'k> {
     kernel: &'k mut Kernel,
     target: &'k Target,
     reassociate: bool,
-    /// The most registers of one virtual vector by what code costs.
-    most: usize,
+    /// What code costs.
+    price: Price,
+    /// How often the statement that is looked at runs, loops of the nest it begins not counted.
+    times: usize,
 }
+
+/// Instructions of an element that a lane loads on its own.
+const GATHER: usize = 3;
 
 /// The most bytes of one virtual vector, in registers: independent chains hide latencies.
 const REGISTERS: usize = 4;
@@ -51,7 +58,11 @@ impl Vectorizer<'_> {
                 Some(done) => done,
                 None => {
                     let Stmt::For { var, lo, hi, step, parallel, body } = s else { return vec![s] };
-                    vec![Stmt::For { var, lo, hi, step, parallel, body: self.block(body) }]
+                    let around = self.times;
+                    self.times = around.saturating_mul(trips(&lo, &hi, step));
+                    let body = self.block(body);
+                    self.times = around;
+                    vec![Stmt::For { var, lo, hi, step, parallel, body }]
                 }
             },
             Stmt::If { cond, then, otherwise } => {
@@ -89,7 +100,9 @@ impl Vectorizer<'_> {
             if loops.iter().any(|l| l.1.uses(var) || l.2.uses(var)) {
                 continue;
             }
-            let Some(mut inner) = self.one_loop(var, lo, hi, parallel, body) else { continue };
+            let others = loops.iter().filter(|l| l.0 != var).map(|(_, lo, hi, step, _)| trips(lo, hi, *step));
+            let times = others.fold(self.times, usize::saturating_mul);
+            let Some(mut inner) = self.one_loop(var, lo, hi, times, parallel, body) else { continue };
             for (j, (var, lo, hi, step, parallel)) in loops.iter().cloned().enumerate().rev() {
                 if j != i {
                     inner = vec![Stmt::For { var, lo, hi, step, parallel, body: inner }];
@@ -100,8 +113,16 @@ impl Vectorizer<'_> {
         None
     }
 
-    /// `for var in lo..hi { body }` in vectors and a rest.
-    fn one_loop(&mut self, var: Var, lo: i64, hi: i64, parallel: bool, body: &[Stmt]) -> Option<Vec<Stmt>> {
+    /// `for var in lo..hi { body }`, which runs so many `times`, in vectors and a rest.
+    fn one_loop(
+        &mut self,
+        var: Var,
+        lo: i64,
+        hi: i64,
+        times: usize,
+        parallel: bool,
+        body: &[Stmt],
+    ) -> Option<Vec<Stmt>> {
         let shape = Shape::of(self.kernel, body)?;
         if !parallel && !shape.stores.iter().all(|b| !shape.loads.contains(b)) {
             return None; // an iteration may read what an earlier one wrote
@@ -112,7 +133,7 @@ impl Vectorizer<'_> {
         let halving = shape.halving || !folds.is_empty();
         let mut lanes = self.lanes(&shape, body, n, halving)?;
         loop {
-            if let Some(done) = self.attempt(var, lo, hi, parallel, body, &folds, lanes, halving) {
+            if let Some(done) = self.attempt(var, lo, hi, times, parallel, body, &folds, lanes, halving) {
                 return Some(done);
             }
             // Long vectors of many gathers do not pay; a failure of another kind fails again at once.
@@ -128,7 +149,7 @@ impl Vectorizer<'_> {
         let bytes = self.target.vector_bytes;
         let one = (bytes / shape.most_bytes).max(1);
         // The narrowest elements fill a register; if they are all of one size, a few registers.
-        let most = REGISTERS.min(self.most);
+        let most = REGISTERS.min(self.price.registers);
         let full = (bytes / shape.least_bytes).min(one * most);
         let mut lanes = full.max(
             one * if shape.size > 40 {
@@ -136,7 +157,7 @@ impl Vectorizer<'_> {
             } else if shape.size > 12 || shape.nested && halving {
                 most.min(2)
             } else if shape.nested {
-                self.side_by_side(shape, n.div_ceil(one)).min(self.most)
+                self.side_by_side(shape, n.div_ceil(one)).min(self.price.registers)
             } else {
                 most
             },
@@ -170,6 +191,7 @@ impl Vectorizer<'_> {
         var: Var,
         lo: i64,
         hi: i64,
+        times: usize,
         parallel: bool,
         body: &[Stmt],
         folds: &[Fold],
@@ -212,6 +234,10 @@ impl Vectorizer<'_> {
         }
         let wide = w.block(body);
         let mut pays = w.lanes_of(&[]).profitable(w.cost, w.stores + folds.len());
+        // Elements from all over are written out, each with where it is.
+        let turns = times.saturating_mul((hi - lo) as usize / lanes);
+        let written = (w.cost.gathers * lanes * GATHER) as f64 * self.price.instruction;
+        pays &= written <= (w.lanes_of(&[]).saved(w.cost, w.stores + folds.len()) * turns) as f64;
         let gathers = w.cost.gathers > 0;
         pays &= !(gathers && parallel && self.folds_rows(body));
         let Some(wide) = wide.filter(|_| pays) else {
@@ -226,7 +252,7 @@ impl Vectorizer<'_> {
         out.push(Stmt::For { var, lo, hi: Expr::int(main), step, parallel, body: wide });
         out.append(&mut after);
         if main < hi {
-            out.append(&mut self.rest(var, main, hi, parallel, body, folds, lanes, halving));
+            out.append(&mut self.rest(var, main, hi, times, parallel, body, folds, lanes, halving));
         }
         Some(out)
     }
@@ -250,6 +276,7 @@ impl Vectorizer<'_> {
         var: Var,
         lo: i64,
         hi: i64,
+        times: usize,
         parallel: bool,
         body: &[Stmt],
         folds: &[Fold],
@@ -260,16 +287,22 @@ impl Vectorizer<'_> {
         let next = if halving { lanes / 2 } else { n };
         if n > 1 && next > 1 {
             if next <= n
-                && let Some(done) = self.attempt(var, lo, hi, parallel, body, folds, next, halving)
+                && let Some(done) = self.attempt(var, lo, hi, times, parallel, body, folds, next, halving)
             {
                 return done;
             }
             if halving {
-                return self.rest(var, lo, hi, parallel, body, folds, next, halving);
+                return self.rest(var, lo, hi, times, parallel, body, folds, next, halving);
             }
         }
         vec![Stmt::For { var, lo: Expr::int(lo), hi: Expr::int(hi), step: 1, parallel, body: body.to_vec() }]
     }
+}
+
+/// Iterations of a loop; one where that is not known.
+fn trips(lo: &Expr, hi: &Expr, step: i64) -> usize {
+    let all = lo.as_int().zip(hi.as_int()).map_or(1, |(lo, hi)| hi.saturating_sub(lo) / step.max(1));
+    usize::try_from(all).unwrap_or(0).max(1)
 }
 
 /// What a loop body is made of.

@@ -85,6 +85,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    start_threads();
     let cli = Cli::parse();
     let json = cli.json;
     // A panic is a bug of Tenon: say so instead of leaving a bare backtrace.
@@ -100,6 +101,13 @@ fn main() -> ExitCode {
             f.exit_code()
         }
     }
+}
+
+/// Starts the threads that share a compile's work. This one takes part in it instead of handing it over, and the others begin while there is
+/// nothing to do yet: systems put a thread that begins beside a busy one, where it waits for some milliseconds until it is moved to an idle
+/// core. If it fails, there is a pool once it is asked for.
+fn start_threads() {
+    let _ = rayon::ThreadPoolBuilder::new().use_current_thread().build_global();
 }
 
 fn dispatch(command: Command, json: bool) -> Outcome {
