@@ -166,6 +166,10 @@ fn rows_of_every_number_are_split_into_tiles() {
     check(&graph(conv(3, 2, 1, 1, Some(7)), (U8, &[1, 14, 14, 16]), (I8, &[16, 16, 3, 3]), None));
     check(&graph(conv(3, 1, 1, 2, Some(7)), (U8, &[1, 7, 7, 32]), (I8, &[48, 16, 3, 3]), Some(48)));
     check(&graph(conv(1, 1, 0, 1, None), (U8, &[1, 9, 9, 72]), (I8, &[70, 72, 1, 1]), Some(70)));
+    // All rows of a smaller one, whose number is odd, so that two even tiles would reach beyond the last.
+    for (height, width) in [(3, 5), (5, 3), (3, 6), (4, 4), (3, 9)] {
+        check(&graph(conv(3, 1, 1, 1, Some(7)), (U8, &[1, height, width, 16]), (I8, &[32, 16, 3, 3]), Some(32)));
+    }
 }
 
 #[test]
