@@ -3,6 +3,7 @@
 
 use tenon_base::{DType, Fact, Loc, Scalar, Tensor};
 use tenon_ir::ops::conv::{Conv, Layout};
+use tenon_ir::ops::lookup::Lookup;
 use tenon_ir::ops::matmul::MatMul;
 use tenon_ir::ops::requantize::Requantize;
 use tenon_ir::{Graph, Op, ValueId};
@@ -166,6 +167,27 @@ fn rows_of_every_number_are_split_into_tiles() {
     check(&graph(conv(3, 2, 1, 1, Some(7)), (U8, &[1, 14, 14, 16]), (I8, &[16, 16, 3, 3]), None));
     check(&graph(conv(3, 1, 1, 2, Some(7)), (U8, &[1, 7, 7, 32]), (I8, &[48, 16, 3, 3]), Some(48)));
     check(&graph(conv(1, 1, 0, 1, None), (U8, &[1, 9, 9, 72]), (I8, &[70, 72, 1, 1]), Some(70)));
+    // All rows of a smaller one, whose number is odd, so that two even tiles would reach beyond the last.
+    for (height, width) in [(3, 5), (5, 3), (3, 6), (4, 4), (3, 9)] {
+        check(&graph(conv(3, 1, 1, 1, Some(7)), (U8, &[1, height, width, 16]), (I8, &[32, 16, 3, 3]), Some(32)));
+    }
+}
+
+/// What reads a table's results pads them, so they lie in the middle of a larger buffer.
+#[test]
+fn tables_fill_padded_images_without_a_division_an_element() {
+    let mut g = Graph::new("case");
+    let x = g.add_input("x", Fact::of(DType::U8, &[1, 7, 9, 16]));
+    let table = g.add_weight("table", drawn(DType::U8, &[256], 3));
+    let v = g.add_op(Lookup {}, &[x, table], Loc::new("table")).expect("well typed")[0];
+    let w = g.add_weight("w", drawn(DType::I8, &[24, 16, 3, 3], 5));
+    let y = g.add_op(conv(3, 1, 1, 1, Some(7)), &[v, w], Loc::new("sum")).expect("well typed")[0];
+    g.add_output("y", y);
+    check(&g);
+    let settings = Settings::new(Target::parse("sapphire-rapids").expect("a target"), Math::Default, "case");
+    let state = tenon_passes::run(g, &settings, Phase::Scheduled, &mut |_, _, _| {}).expect("compiles");
+    let kernel = state.program.kernels.iter().find(|k| k.name.starts_with("lookup")).expect("a table").to_string();
+    assert!(!kernel.contains(" / ") && !kernel.contains(" % "), "{kernel}");
 }
 
 #[test]

@@ -149,7 +149,7 @@ fn scores_take_the_place_of_a_block() {
     assert!(state.program.arena_bytes < 1 << 20, "{}", state.program.arena_bytes);
     // Keys and values are packed before the loop over blocks: once a head.
     let text = tenon_kernel::text::print_program(&state.program, &Default::default());
-    let (packed, blocks) = (text.find("store %x1_panels"), text.find("parfor %block"));
+    let (packed, blocks) = (text.find("_panels[%t"), text.find("parfor %block"));
     assert!(packed.is_some() && packed < blocks, "{text}");
 }
 

@@ -1,10 +1,12 @@
 //! Transforms of minimal filtering: `y = Aᵀ[(G g) ⊙ (Bᵀ d)]` computes `m` outputs of a filter of `r` taps with
 //! `α = m + r - 1` products instead of `m · r`.
 //!
-//! The matrices come from the Toom-Cook construction at the points 0, ±1, ±2, … and ∞; for `F(2,3)` and `F(4,3)` they are those of
-//! A. Lavin and S. Gray, *Fast Algorithms for Convolutional Neural Networks* (2016). All entries of `Aᵀ` and `Bᵀ` are small
-//! integers, exact in `f32`; what is divided goes into `G`, which is applied to constants when compiling. For operands that are integers
-//! `G` is multiplied until it is whole ([`Whole`]), and the outputs are multiples that are divided without a remainder.
+//! The matrices come from the Toom-Cook construction at a few points and ∞. With three finite points, which `F(2,3)` takes, these are 0 and
+//! ±1; all more are 0, ±3/4 and ±3/2, whose powers lie around 1. With 0, ±1 and ±2, as A. Lavin and S. Gray have them for `F(4,3)` (*Fast Algorithms
+//! for Convolutional Neural Networks*, 2016), rounding errors of two axes are twice as large, and the largest three times. All entries of `Bᵀ` are
+//! fractions of few bits, exact in `f32`; most of what is divided goes into `G`, which is applied to constants when compiling. For operands that
+//! are integers the points are whole, too, `G` is multiplied until it is ([`Whole`]), and the outputs are multiples that are divided
+//! without a remainder.
 
 use crate::lower::LowerCx;
 use tenon_base::DType;
@@ -13,8 +15,14 @@ use tenon_kernel::{BinOp, Expr, UnOp};
 /// A matrix by rows.
 pub(super) type Matrix = Vec<Vec<f64>>;
 
-/// The finite points, in the order in which they are taken: small ones keep the rounding errors small.
-const POINTS: [f64; 5] = [0.0, 1.0, -1.0, 2.0, -2.0];
+/// The finite points of filters in integers, in the order in which they are taken; for floats the first [`FEW`].
+const WHOLE_POINTS: [f64; 5] = [0.0, 1.0, -1.0, 2.0, -2.0];
+
+/// Those of filters of floats that take more than [`FEW`].
+const POINTS: [f64; 5] = [0.0, 0.75, -0.75, 1.5, -1.5];
+
+/// As many points as have no better ones than 0 and ±1: factors of one are no multiplication.
+const FEW: usize = 3;
 
 /// The most products along one axis that there are points for.
 pub(super) const MAX_ALPHA: usize = POINTS.len() + 1;
@@ -33,8 +41,24 @@ pub(super) struct CookToom {
 impl CookToom {
     /// `F(m, r)`; both at least 1 and `m + r - 1` at most [`MAX_ALPHA`]. `F(1, 1)` is the identity.
     pub(super) fn new(m: usize, r: usize) -> CookToom {
-        let alpha = m + r - 1;
-        let points = &POINTS[..alpha - 1];
+        let count = m + r - 2;
+        if count <= FEW {
+            return CookToom::at(&WHOLE_POINTS[..count], m, r);
+        }
+        let mut filter = CookToom::at(&POINTS[..count], m, r);
+        // The columns of `Aᵀ` are divided by powers of their points, another one for each pair, so that a row of odd powers and one of
+        // even ones have a factor of one, which is no multiplication; the weights are multiplied by them.
+        for (j, p) in POINTS[..count].iter().enumerate().filter(|(_, p)| **p != 0.0) {
+            let by = p.abs().powi(j.div_ceil(2) as i32);
+            filter.output.iter_mut().for_each(|row| row[j] /= by);
+            filter.weight[j].iter_mut().for_each(|w| *w *= by);
+        }
+        filter
+    }
+
+    /// `F(m, r)` from its `m + r - 2` finite points.
+    fn at(points: &[f64], m: usize, r: usize) -> CookToom {
+        let alpha = points.len() + 1;
         let power = |p: f64, e: usize| p.powi(e as i32);
         let others = |j: usize| points.iter().enumerate().filter(move |(l, _)| *l != j).map(|(_, p)| *p);
         let mut output = vec![vec![0.0; alpha]; m];
@@ -75,7 +99,7 @@ impl Whole {
     /// `F(m, r)`, with the extents that [`CookToom::new`] takes. Each row of `G` is multiplied by as large a divisor of the factor as its
     /// width allows, and the column of `Aᵀ` that meets it by what is left.
     pub(super) fn new(m: usize, r: usize) -> Whole {
-        let mut filter = CookToom::new(m, r);
+        let mut filter = CookToom::at(&WHOLE_POINTS[..m + r - 2], m, r);
         let whole = |x: f64| (x - x.round()).abs() < 1e-9;
         // The denominators of a row divide the product of the distances of its point from all others.
         let least = |row: &Vec<f64>| (1..=24i64).find(|d| row.iter().all(|w| whole(w * *d as f64))).unwrap_or(24);
@@ -160,11 +184,20 @@ pub(super) fn emit(cx: &mut LowerCx<'_>, dtype: DType, matrix: &Matrix, x: &[Exp
             out[i] = Some(cx.k.bind("s", sum));
             continue;
         };
+        // Multiplying the whole of one part as it is added is no more than adding it.
+        let first = (0..x.len()).rev().find(|k| !same[*k] && matrix[i][*k] != 0.0).map_or(1.0, |k| matrix[i][k]);
+        let factor = if dtype.is_float() && first.abs() != 1.0 { first } else { 1.0 };
+        let odd: Vec<f64> = matrix[i].iter().map(|c| c / factor).collect();
         let even = sum(dtype, &matrix[i], &x, |k| same[k]);
-        let odd = sum(dtype, &matrix[i], &x, |k| !same[k]);
+        let odd = sum(dtype, &odd, &x, |k| !same[k]);
         let (even, odd) = (cx.k.bind("e", even), cx.k.bind("o", odd));
-        out[i] = Some(cx.k.bind("s", even.clone() + odd.clone()));
-        out[j] = Some(cx.k.bind("s", even - odd));
+        let scaled = |by: f64| match by {
+            1.0 => even.clone() + odd.clone(),
+            -1.0 => even.clone() - odd.clone(),
+            by => Expr::fma(odd.clone(), Expr::constant(dtype, by), even.clone()),
+        };
+        out[i] = Some(cx.k.bind("s", scaled(factor)));
+        out[j] = Some(cx.k.bind("s", scaled(-factor)));
     }
     out.into_iter().flatten().collect()
 }
@@ -253,9 +286,13 @@ fn times(dtype: DType, x: Expr, c: f64) -> Expr {
 mod tests {
     use super::*;
 
+    fn at_whole(m: usize, r: usize) -> CookToom {
+        CookToom::at(&WHOLE_POINTS[..m + r - 2], m, r)
+    }
+
     #[test]
-    fn f_4_3_is_the_published_one() {
-        let t = CookToom::new(4, 3);
+    fn f_4_3_at_whole_points_is_the_published_one() {
+        let t = at_whole(4, 3);
         assert_eq!(t.input[0], [4.0, 0.0, -5.0, 0.0, 1.0, 0.0]);
         assert_eq!(t.input[3], [0.0, -2.0, -1.0, 2.0, 1.0, 0.0]);
         assert_eq!(t.input[5], [0.0, 4.0, 0.0, -5.0, 0.0, 1.0]);
@@ -276,7 +313,7 @@ mod tests {
         assert_eq!(t.filter.weight[5], [0.0, 0.0, 12.0]);
         assert_eq!(t.filter.output[3], [0.0, 1.0, -1.0, 8.0, -8.0, 2.0]);
         for (m, r) in [(1, 1), (2, 3), (4, 3), (2, 5), (4, 2), (3, 3), (5, 2)] {
-            let (t, plain) = (Whole::new(m, r), CookToom::new(m, r));
+            let (t, plain) = (Whole::new(m, r), at_whole(m, r));
             let entries = |m: &Matrix| m.iter().flatten().copied().collect::<Vec<_>>();
             assert!(entries(&t.filter.weight).iter().all(|w| w.fract() == 0.0), "F({m},{r})");
             for k in 0..plain.alpha() {
@@ -287,10 +324,61 @@ mod tests {
                 }
             }
         }
-        let two = |m| vec![CookToom::new(m, 3); 2];
+        let two = |m| vec![at_whole(m, 3); 2];
         assert_eq!(largest_input(&two(2), (0.0, 255.0)), 1020.0);
         assert_eq!(largest_input(&two(4), (0.0, 255.0)), 68.0 * 255.0);
         assert_eq!(largest_input(&two(4), (-128.0, 127.0)), 68.0 * 128.0 + 32.0 * 127.0);
+    }
+
+    #[test]
+    fn few_points_need_no_products_and_more_of_them_few() {
+        for (m, r) in [(1, 1), (2, 3), (4, 3), (2, 5), (4, 2), (3, 3), (5, 2)] {
+            let t = CookToom::new(m, r);
+            let entries = || t.input.iter().chain(&t.output).flatten().copied();
+            let free = entries().all(|x| x.abs() <= 1.0 && x.fract() == 0.0);
+            assert_eq!(free, m + r - 2 <= FEW, "F({m},{r})");
+            assert!(t.input.iter().flatten().all(|x| f64::from(*x as f32) == *x), "F({m},{r})");
+        }
+        let t = CookToom::new(4, 3);
+        assert_eq!((t.output[1][1], t.output[1][2], t.output[2][3], t.output[2][4]), (1.0, -1.0, 1.0, 1.0));
+    }
+
+    /// Sums of many channels filtered in `f32` along two axes, each product once: within a few units of the last place of the largest.
+    #[test]
+    fn rounding_errors_stay_small() {
+        let round = |v: Vec<f64>| v.into_iter().map(|x| f64::from(x as f32)).collect::<Vec<f64>>();
+        let both = |matrix: &Matrix, x: &[f64], n: usize| {
+            let mut dims = [n, n];
+            let rows = round(apply(matrix, 0, x, &mut dims));
+            round(apply(matrix, 1, &rows, &mut dims))
+        };
+        let error = |t: &CookToom, m: usize, r: usize| {
+            let (n, mut seed, mut worst) = (t.alpha(), 1u32, 0.0f64);
+            let mut draw = || {
+                seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f64::from(seed >> 8) / f64::from(1 << 23) - 1.0
+            };
+            for _ in 0..50 {
+                let (mut sums, mut exact) = (vec![0.0; n * n], vec![0.0; m * m]);
+                for _ in 0..16 {
+                    let (d, g) =
+                        (round((0..n * n).map(|_| draw()).collect()), round((0..r * r).map(|_| draw()).collect()));
+                    let (u, v) = (both(&t.weight, &g, r), both(&t.input, &d, n));
+                    sums = round(sums.iter().zip(u.iter().zip(&v)).map(|(s, (a, b))| s + a * b).collect());
+                    for (i, y) in exact.iter_mut().enumerate() {
+                        let taps = (0..r * r).map(|k| d[(i / m + k / r) * n + i % m + k % r] * g[k]);
+                        *y += taps.sum::<f64>();
+                    }
+                }
+                let found = both(&t.output, &sums, n);
+                worst = found.iter().zip(&exact).map(|(a, b)| (a - b).abs()).fold(worst, f64::max);
+            }
+            worst
+        };
+        for (m, r) in [(4, 3), (2, 5)] {
+            let (found, whole) = (error(&CookToom::new(m, r), m, r), error(&at_whole(m, r), m, r));
+            assert!(found < 0.6 * whole, "F({m},{r}): {found:e}, at whole points {whole:e}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Made of any function between two quantised values: 256 operands, so 256 results, the same on every machine.
 
 use super::util::push_elements;
+use crate::lower::flatten;
 use crate::op::{expect_dtype, expect_operands};
 use crate::ops::*;
 use tenon_base::Shape;
@@ -62,15 +63,15 @@ impl Operator for Lookup {
     }
 
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
-        let n: usize = cx.out_dims(0).iter().product();
-        let var = cx.k.fresh("i", tenon_kernel::Type::INDEX);
-        let i = Expr::Var(var);
-        let byte = cx.load_flat(0, i.clone());
+        // A loop an axis, so that a result that lies in a larger buffer takes no division to find its place.
+        let dims = cx.out_dims(0);
+        let vars = cx.nest("i", &dims);
+        let index: Vec<Expr> = vars.iter().map(|v| Expr::Var(*v)).collect();
+        let byte = cx.load(0, &index);
         let byte = if cx.in_dtype(0) == DType::I8 { byte.bitcast(DType::U8) } else { byte };
         let value = cx.load_flat(1, byte.cast(DType::I64));
-        let (buf, index, value) = cx.write(0, i, value);
-        let body = vec![tenon_kernel::Stmt::Store { buf, index, value }];
-        cx.k.push(super::util::loop_over(var, n, true, body));
+        let (buf, index, value) = cx.write(0, flatten(&index, &dims), value);
+        cx.push_nest(&vars, &dims, vec![tenon_kernel::Stmt::Store { buf, index, value }]);
         Ok(())
     }
 

@@ -25,6 +25,36 @@ crate::attributes! {
     }
 }
 
+/// Each of the matrices of `rows` by `columns` in `x` transposed.
+fn transposed(x: &[f64], rows: usize, columns: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(x.len());
+    for x in x.chunks_exact((rows * columns).max(1)) {
+        (0..columns).for_each(|c| out.extend(x[c..].iter().step_by(columns)));
+    }
+    out
+}
+
+/// `row += Σ x(k) · b[k]`, `k` ascending, where the rows of `b` are as long as `row`; several of them at once, because sums that are
+/// written and read again after each take most of the time.
+fn add_rows(row: &mut [f64], x: impl Fn(usize) -> f64, b: &[f64]) {
+    let n = row.len();
+    let mut k = 0;
+    let mut rows = b.chunks_exact((4 * n).max(1));
+    for four in &mut rows {
+        let (b, d) = four.split_at(2 * n);
+        let ((a, b), (c, d)) = (b.split_at(n), d.split_at(n));
+        let [xa, xb, xc, xd] = std::array::from_fn(|i| x(k + i));
+        for ((((r, a), b), c), d) in row.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+            *r = *r + xa * a + xb * b + xc * c + xd * d;
+        }
+        k += 4;
+    }
+    for (i, b) in rows.remainder().chunks_exact(n.max(1)).enumerate() {
+        let x = x(k + i);
+        row.iter_mut().zip(b).for_each(|(r, b)| *r += x * b);
+    }
+}
+
 /// Extents of a product.
 struct Extents {
     batch: Vec<usize>,
@@ -105,26 +135,25 @@ impl Operator for MatMul {
         let e = self.extents(ins[0].shape(), ins[1].shape(), &y);
         let (sa, sb) = (ins[0].shape(), ins[1].shape());
         let (batch_a, batch_b) = (&sa[..sa.len() - 2], &sb[..sb.len() - 2]);
-        let ((am, ak), (bk, bn)) =
-            (if self.trans_a { (1, e.m) } else { (e.k, 1) }, if self.trans_b { (1, e.k) } else { (e.n, 1) });
+        let (am, ak) = if self.trans_a { (1, e.m) } else { (e.k, 1) };
         let mut offsets = vec![];
         for_each_index(&e.batch, |i| {
             offsets.push((broadcast_offset(i, batch_a) * e.m * e.k, broadcast_offset(i, batch_b) * e.k * e.n));
         });
         if out.dtype.is_float() {
             let (a, b) = (ins[0].to_f64(), ins[1].to_f64());
+            let b = if self.trans_b { transposed(&b, e.n, e.k) } else { b };
             let mut v = vec![0f64; y.iter().product()];
             for (out, (oa, ob)) in v.chunks_exact_mut((e.m * e.n).max(1)).zip(offsets) {
-                out.par_chunks_mut(e.n.max(1)).enumerate().for_each(|(m, row)| {
-                    for k in 0..e.k {
-                        let x = a[oa + m * am + k * ak];
-                        row.iter_mut().enumerate().for_each(|(n, r)| *r += x * b[ob + k * bk + n * bn]);
-                    }
-                });
+                let b = &b[ob..][..e.k * e.n];
+                out.par_chunks_mut(e.n.max(1))
+                    .enumerate()
+                    .for_each(|(m, row)| add_rows(row, |k| a[oa + m * am + k * ak], b));
             }
             return Ok(vec![Tensor::from_f64(out.dtype, &y, &v)]);
         }
         let (a, b): (Vec<i128>, Vec<i128>) = (ins[0].to_wide(), ins[1].to_wide());
+        let (bk, bn) = if self.trans_b { (1, e.k) } else { (e.n, 1) };
         let mut v: Vec<i128> = Vec::with_capacity(y.iter().product());
         for (oa, ob) in offsets {
             for m in 0..e.m {

@@ -204,16 +204,21 @@ impl Operator for Reduce {
         let folded: Vec<usize> = self.axes.iter().map(|&a| dims[a]).collect();
         let mut inner = vec![];
         for_each_index(&folded, |i| inner.push(i.iter().zip(&self.axes).map(|(i, &a)| i * s[a]).sum::<usize>()));
-        let (floats, ints): (Vec<f64>, Vec<i128>) =
-            if dtype.is_float() { (x.to_wide(), vec![]) } else { (vec![], x.to_wide()) };
-        let mut out = vec![];
-        for_each_index(&to, |i| {
-            let base: usize = i.iter().zip(&s).map(|(i, s)| i * s).sum();
-            out.push(match dtype.is_float() {
-                true => self.fold(dtype, inner.iter().map(|o| Scalar::Float(dtype, floats[base + o]))),
-                false => self.fold(dtype, inner.iter().map(|o| Scalar::Int(dtype, ints[base + o]))),
+        let base = |i: &[usize]| i.iter().zip(&s).map(|(i, s)| i * s).sum::<usize>();
+        if dtype.is_float() {
+            let x: Vec<f64> = x.to_wide();
+            let (mut values, mut out) = (Vec::with_capacity(inner.len()), vec![]);
+            for_each_index(&to, |i| {
+                let x = &x[base(i)..];
+                values.clear();
+                values.extend(inner.iter().map(|o| x[*o]));
+                out.push(self.fold_floats(dtype, &values));
             });
-        });
+            return Ok(vec![Tensor::of_wide(dtype, &to, &out)]);
+        }
+        let x: Vec<i128> = x.to_wide();
+        let mut out = vec![];
+        for_each_index(&to, |i| out.push(self.fold_ints(dtype, inner.iter().map(|o| x[base(i) + o]))));
         Ok(vec![Tensor::from_scalars(dtype, &to, out)])
     }
 
@@ -310,33 +315,34 @@ impl Operator for Reduce {
 }
 
 impl Reduce {
-    fn fold(&self, dtype: DType, values: impl Iterator<Item = Scalar>) -> Scalar {
-        if dtype.is_float() {
-            let v: Vec<f64> = values.map(Scalar::as_f64).collect();
-            let sum = |f: &dyn Fn(f64) -> f64| v.iter().map(|x| f(*x)).sum::<f64>();
-            let nan_or = |pick: fn(f64, f64) -> f64| {
-                let start = self.identity(dtype).as_f64();
-                if v.iter().any(|x| x.is_nan()) { f64::NAN } else { v.iter().copied().fold(start, pick) }
-            };
-            let y = match self.kind {
-                Kind::Sum => sum(&|x| x),
-                Kind::Mean => sum(&|x| x) / v.len() as f64,
-                Kind::Max => nan_or(f64::max),
-                Kind::Min => nan_or(f64::min),
-                Kind::Prod => v.iter().product(),
-                Kind::L1 => sum(&f64::abs),
-                Kind::L2 => sum(&|x| x * x).sqrt(),
-                Kind::LogSum => sum(&|x| x).ln(),
-                Kind::LogSumExp => {
-                    let max = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let from = if max.is_finite() { max } else { 0.0 };
-                    sum(&|x| (x - from).exp()).ln() + from
-                }
-                Kind::SumSquare => sum(&|x| x * x),
-            };
-            return Scalar::of_f64(dtype, y);
+    /// The result for floats, before it is rounded.
+    fn fold_floats(&self, dtype: DType, v: &[f64]) -> f64 {
+        let sum = |f: fn(f64) -> f64| v.iter().map(|x| f(*x)).sum::<f64>();
+        let nan_or = |pick: fn(f64, f64) -> f64| {
+            let start = self.identity(dtype).as_f64();
+            if v.iter().any(|x| x.is_nan()) { f64::NAN } else { v.iter().copied().fold(start, pick) }
+        };
+        match self.kind {
+            Kind::Sum => sum(|x| x),
+            Kind::Mean => sum(|x| x) / v.len() as f64,
+            Kind::Max => nan_or(f64::max),
+            Kind::Min => nan_or(f64::min),
+            Kind::Prod => v.iter().product(),
+            Kind::L1 => sum(f64::abs),
+            Kind::L2 => sum(|x| x * x).sqrt(),
+            Kind::LogSum => sum(|x| x).ln(),
+            Kind::LogSumExp => {
+                let max = v.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let from = if max.is_finite() { max } else { 0.0 };
+                v.iter().map(|x| (x - from).exp()).sum::<f64>().ln() + from
+            }
+            Kind::SumSquare => sum(|x| x * x),
         }
-        let v: Vec<i128> = values.map(Scalar::as_int).collect();
+    }
+
+    /// The same for integers.
+    fn fold_ints(&self, dtype: DType, values: impl Iterator<Item = i128>) -> Scalar {
+        let v: Vec<i128> = values.collect();
         let start = self.identity(dtype).as_int();
         // Sums wrap to the dtype at the end, products at every step.
         let y = match self.kind {

@@ -8,7 +8,7 @@
 
 use rayon::prelude::*;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 /// One way to make a class.
 #[derive(Clone, Debug, PartialEq)]
@@ -127,10 +127,11 @@ pub fn extract(p: &Problem) -> Option<(Solution, f64)> {
             seeds.push(s);
         }
     };
+    let order = needs_first(p);
     if p.classes.len() <= GREEDY_CLASSES {
-        consider(greedy(p, &users));
+        consider(greedy(p, &users, &order));
     }
-    area_flow(p, &users, &mut consider);
+    area_flow(p, &users, &order, &mut consider);
     let polished: Vec<(Solution, f64)> = seeds.into_par_iter().map(|s| Local::new(p, s).run(&users)).collect();
     // The first of those that cost the same.
     polished.into_iter().reduce(|best, other| if other.1 < best.1 - 1e-9 { other } else { best })
@@ -155,12 +156,18 @@ fn needs_first(p: &Problem) -> Vec<u32> {
     order
 }
 
+/// Where each class is in `order`.
+fn places(order: &[u32]) -> Vec<u32> {
+    let mut place = vec![0; order.len()];
+    order.iter().zip(0..).for_each(|(c, i)| place[*c as usize] = i);
+    place
+}
+
 /// Least tree costs, a child's cost divided by `share`; and the choices that have them. `order` is [`needs_first`]: where nothing goes
 /// round in a circle, every class is looked at once.
 fn tree(p: &Problem, users: &Users, order: &[u32], share: &[f64]) -> (Solution, Vec<f64>) {
     let n = p.classes.len();
-    let mut place = vec![0u32; n];
-    order.iter().zip(0..).for_each(|(c, i)| place[*c as usize] = i);
+    let place = places(order);
     let (mut best, mut choice) = (vec![f64::INFINITY; n], vec![None; n]);
     let mut queue: BinaryHeap<Reverse<u32>> = (0..n as u32).map(Reverse).collect();
     let mut queued = vec![true; n];
@@ -196,20 +203,19 @@ struct Set {
     choice: u32,
 }
 
-fn greedy(p: &Problem, users: &Users) -> Solution {
+/// Each class by the choice that costs least with all it needs, each counted once. As in [`tree`], `order` is [`needs_first`]: a class is
+/// looked at when those below it are as cheap as they get, so that few sets are made more than once.
+fn greedy(p: &Problem, users: &Users, order: &[u32]) -> Solution {
     let mut sets: Vec<Option<Set>> = (0..p.classes.len()).map(|_| None).collect();
-    let mut queue: VecDeque<(u32, u32)> = VecDeque::new();
-    let mut queued: BTreeSet<(u32, u32)> = BTreeSet::new();
+    let place = places(order);
+    // Choices by the places of their classes.
+    let mut queue: BTreeSet<(u32, u32)> = BTreeSet::new();
     for (c, choices) in p.classes.iter().enumerate() {
-        for (i, n) in choices.iter().enumerate() {
-            if n.needs.is_empty() {
-                queue.push_back((c as u32, i as u32));
-            }
-        }
+        let ready = choices.iter().zip(0..).filter(|(n, _)| n.needs.is_empty());
+        queue.extend(ready.map(|(_, i)| (place[c], i)));
     }
-    queued.extend(queue.iter().copied());
-    while let Some((c, i)) = queue.pop_front() {
-        queued.remove(&(c, i));
+    while let Some((at, i)) = queue.pop_first() {
+        let c = order[at as usize];
         let node = &p.classes[c as usize][i as usize];
         let Some(parts) = node.needs.iter().map(|k| sets[*k as usize].as_ref()).collect::<Option<Vec<&Set>>>() else {
             continue;
@@ -232,21 +238,16 @@ fn greedy(p: &Problem, users: &Users) -> Solution {
         let total: f64 = costs.values().sum();
         if total < before - 1e-12 || before.is_infinite() {
             sets[c as usize] = Some(Set { costs, total, choice: i });
-            for user in &users[c as usize] {
-                if queued.insert(*user) {
-                    queue.push_back(*user);
-                }
-            }
+            queue.extend(users[c as usize].iter().map(|(user, i)| (place[*user as usize], *i)));
         }
     }
     sets.into_iter().map(|s| s.map(|s| s.choice)).collect()
 }
 
-fn area_flow(p: &Problem, users: &Users, consider: &mut impl FnMut(Solution)) {
+fn area_flow(p: &Problem, users: &Users, order: &[u32], consider: &mut impl FnMut(Solution)) {
     let mut share = vec![1.0f64; p.classes.len()];
-    let order = needs_first(p);
     for _ in 0..FLOWS {
-        let (s, _) = tree(p, users, &order, &share);
+        let (s, _) = tree(p, users, order, &share);
         if p.cost(&s).is_none() {
             // Sharing made a cycle look cheap: believe less in it.
             share.iter_mut().for_each(|d| *d = d.sqrt());

@@ -94,7 +94,12 @@ impl Rows {
             n => (n.div_ceil(2 * n.div_ceil(2 * Tiles::STEP)), 2),
         };
         let ((rows, blocks), across) = match (flat, other) {
-            (Some((other, pitch, height)), _) => (even(height), Across::Flat { other, pitch }),
+            (Some((other, pitch, height)), _) => {
+                let (rows, blocks) = even(height);
+                // An odd number of rows that one pass would take is a tile twice: behind the last row nothing may be read.
+                let blocks = if rows * blocks > height { 1 } else { blocks };
+                ((rows, blocks), Across::Flat { other, pitch })
+            }
             (None, Some(d)) if along.extent <= Tiles::STEP => ((along.extent, 2), Across::Pairs(d.clone())),
             _ => (even(along.extent), Across::Nothing),
         };
