@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use tenon_kernel::stmt::visit_stmts;
 use tenon_kernel::verify::writes_before_reading;
-use tenon_kernel::{Access, Buf, CmpOp, Expr, Kernel, Stmt, Type, Var};
+use tenon_kernel::{Access, Affine, Buf, CmpOp, Expr, Kernel, Stmt, Type, Var};
 
 /// How deep below a loop that does not divide evenly another one is looked for.
 const MAX_DEPTH: usize = 4;
@@ -15,6 +15,10 @@ const MAX_DEPTH: usize = 4;
 const INNER_GAIN: f64 = 0.98;
 /// How much better a cut must be than leaving a unit in one piece.
 const CUT_GAIN: f64 = 0.995;
+
+/// Bytes a cycle of what another core has computed, and of constants, which come from a cache that all share.
+const FROM_ANOTHER: f64 = 2.0;
+const SHARED: f64 = 8.0;
 
 /// Statements that stay together.
 pub(super) type Unit<'k> = Vec<&'k Stmt>;
@@ -55,6 +59,8 @@ pub(super) struct Divider<'k> {
     pub(super) units: Vec<Unit<'k>>,
     /// Buffers that the kernel writes.
     written: BTreeSet<Buf>,
+    /// Buffers that are constants wherever the kernel is called.
+    constants: &'k BTreeSet<Buf>,
     threads: &'k Threads<'k>,
     costs: RefCell<BTreeMap<*const Stmt, f64>>,
     /// The blocks of loops, by the loop.
@@ -88,12 +94,28 @@ fn loads(e: &Expr, f: &mut dyn FnMut(Buf)) {
 }
 
 impl<'k> Divider<'k> {
-    pub(super) fn new(kernel: &'k Kernel, part: Var, threads: &'k Threads<'k>) -> Divider<'k> {
+    pub(super) fn new(
+        kernel: &'k Kernel,
+        part: Var,
+        constants: &'k BTreeSet<Buf>,
+        threads: &'k Threads<'k>,
+    ) -> Divider<'k> {
         let written = touched(&kernel.body).1;
         let count = threads.count;
         let (costs, blocks, before) = (RefCell::default(), RefCell::default(), RefCell::default());
-        let mut d =
-            Divider { kernel, part, count, prelude: vec![], units: vec![], written, threads, costs, blocks, before };
+        let mut d = Divider {
+            kernel,
+            part,
+            count,
+            prelude: vec![],
+            units: vec![],
+            written,
+            constants,
+            threads,
+            costs,
+            blocks,
+            before,
+        };
         (d.prelude, d.units) = d.units_of(&kernel.body);
         d
     }
@@ -221,13 +243,70 @@ impl<'k> Divider<'k> {
                     }
                 }
                 let inside = Choice::Inside(s, prelude, choices);
-                if most(&inner) < most(&best) * INNER_GAIN && private.iter().all(|b| self.own(&inside, *b, false)) {
+                // Of two cuts, that counts too which lets parts read what is near them.
+                let [here, there] = match choice {
+                    Choice::Cut(..) => [&choice, &inside].map(|c| self.fetching(c)),
+                    _ => [0.0; 2],
+                };
+                let better = most(&inner) + there < (most(&best) + here) * INNER_GAIN;
+                if better && private.iter().all(|b| self.own(&inside, *b, false)) {
                     (best, choice) = (inner, inside);
                 }
             }
         }
         *load = best;
         choice
+    }
+
+    /// Cycles that a part takes to fetch what it reads of buffers beyond its share of them.
+    fn fetching(&self, choice: &Choice<'k>) -> f64 {
+        let mut all = BTreeSet::new();
+        self.read_whole(choice, &mut all);
+        let beyond = 1.0 - 1.0 / self.count as f64;
+        let cycles = |b: &Buf| {
+            let decl = self.kernel.buffer(*b);
+            let rate = if self.constants.contains(b) { SHARED } else { FROM_ANOTHER };
+            beyond * (decl.len * decl.dtype.size()) as f64 / rate
+        };
+        all.iter().filter(|b| self.kernel.buffer(**b).access != Access::Scratch).map(cycles).sum()
+    }
+
+    /// Adds the buffers of which every part reads more than its share: the loop that is cut does not go from their beginning to their end.
+    fn read_whole(&self, choice: &Choice<'k>, all: &mut BTreeSet<Buf>) {
+        match choice {
+            Choice::Whole(..) => {}
+            Choice::Each(unit) => all.append(&mut touched(unit.iter().copied()).0),
+            Choice::Inside(_, _, choices) => choices.iter().for_each(|c| self.read_whole(c, all)),
+            Choice::Cut(s, _) => {
+                let Stmt::For { var, lo, hi, body, .. } = s else { return };
+                let range = lo.as_int().zip(hi.as_int()).map_or(0, |(lo, hi)| hi.saturating_sub(lo));
+                // Variables that the loop's moves: where they are part of an index nobody knows how far it goes.
+                let mut moved = BTreeSet::new();
+                visit_stmts(body, &mut |s| {
+                    if let Stmt::Let { var: v, value } = s
+                        && (value.uses(*var) || moved.iter().any(|m| value.uses(*m)))
+                    {
+                        moved.insert(*v);
+                    }
+                });
+                let shared = |b: Buf, index: &Expr| {
+                    let Some(index) = Affine::of(index) else { return true };
+                    let goes = index.coefficient(*var).unsigned_abs().saturating_mul(range.unsigned_abs());
+                    goes >= self.kernel.buffer(b).len as u64 / 2 || index.terms.keys().any(|v| moved.contains(v))
+                };
+                visit_stmts(body, &mut |s| {
+                    s.exprs(&mut |e| {
+                        e.visit(&mut |e| {
+                            if let Expr::Load { buf, index, .. } = e
+                                && !shared(*buf, index)
+                            {
+                                all.insert(*buf);
+                            }
+                        });
+                    });
+                });
+            }
+        }
     }
 
     /// The units of a block that copy operands into `private` buffers for other units of the block: panels that a loop behind them

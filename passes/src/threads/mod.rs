@@ -22,7 +22,7 @@ use piece::{Piece, Pieces};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::verify::{Stage, verify_kernel};
-use tenon_kernel::{Call, Kernel, Program, Step};
+use tenon_kernel::{Buf, BufferKind, Call, Kernel, Program, Step};
 use tenon_target::Target;
 
 /// Cycles to call a kernel.
@@ -59,7 +59,9 @@ pub fn divide(program: &mut Program, threads: &Threads<'_>) -> usize {
     if threads.count < 2 {
         return 0;
     }
-    let done: Vec<Option<Pieces>> = program.kernels.par_iter().map(|k| divide_kernel(k, threads)).collect();
+    let constants = constants(program);
+    let kernels = program.kernels.par_iter().zip(&constants);
+    let done: Vec<Option<Pieces>> = kernels.map(|(k, constants)| divide_kernel(k, constants, threads)).collect();
     let mut names: BTreeSet<String> = program.kernels.iter().map(|k| k.name.clone()).collect();
     let old = std::mem::take(&mut program.kernels);
     // For each kernel, those that are called in its place, with the arguments they take.
@@ -98,6 +100,17 @@ pub fn divide(program: &mut Program, threads: &Threads<'_>) -> usize {
     program.kernels.iter().filter(|k| k.parts.is_some()).count()
 }
 
+/// The buffers of each kernel that are constants in every call.
+fn constants(program: &Program) -> Vec<BTreeSet<Buf>> {
+    let mut all: Vec<BTreeSet<Buf>> =
+        program.kernels.iter().map(|k| (0..k.buffers.len() as u32).map(Buf).collect()).collect();
+    for call in program.calls() {
+        let is_const = |b: &Buf| matches!(program.buffer(call.args[b.0 as usize]).kind, BufferKind::Const(_));
+        all[call.kernel].retain(is_const);
+    }
+    all
+}
+
 /// `steps` with each call in its pieces.
 fn replaced(steps: Vec<Step>, instead: &[Vec<(usize, Vec<usize>)>]) -> Vec<Step> {
     let mut out = vec![];
@@ -124,14 +137,14 @@ fn replaced(steps: Vec<Step>, instead: &[Vec<(usize, Vec<usize>)>]) -> Vec<Step>
 }
 
 /// The kernels in whose sequence `kernel` is best computed; `None` if that is itself.
-fn divide_kernel(kernel: &Kernel, threads: &Threads<'_>) -> Option<Pieces> {
+fn divide_kernel(kernel: &Kernel, constants: &BTreeSet<Buf>, threads: &Threads<'_>) -> Option<Pieces> {
     if kernel.parts.is_some() {
         return None;
     }
     let mut scratch = kernel.clone();
     let part = scratch.new_var("part", tenon_kernel::Type::INDEX);
     let kernel = &scratch;
-    let divider = Divider::new(kernel, part, threads);
+    let divider = Divider::new(kernel, part, constants, threads);
     let n = divider.units.len();
     let whole: f64 = (0..n).map(|u| divider.cycles(u)).sum();
     if n == 0 || n > MAX_UNITS || whole * (1.0 - 1.0 / threads.count as f64) <= threads.fork_join {

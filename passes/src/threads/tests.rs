@@ -15,7 +15,8 @@ fn target() -> Target {
 fn divided(text: &str, count: usize) -> Vec<Kernel> {
     let kernel = Kernel::parse(text).expect("the kernel reads");
     let target = target();
-    divide_kernel(&kernel, &threads(count, &target)).map_or(vec![], |p| p.into_iter().map(|m| m.kernel).collect())
+    divide_kernel(&kernel, &BTreeSet::new(), &threads(count, &target))
+        .map_or(vec![], |p| p.into_iter().map(|m| m.kernel).collect())
 }
 
 #[test]
@@ -35,6 +36,29 @@ fn columns_and_rows_are_cut() {
         text.contains("parfor %t in 0..3") && text.contains("parfor %i in %part * 15..%part * 15 + 15"),
         "{text}"
     );
+}
+
+#[test]
+fn parts_read_what_is_near_them() {
+    // Rows of `m` elements of 64 times columns of 16: whoever has columns reads all rows, whoever has rows all columns.
+    let product = |m: usize| {
+        let text = format!(
+            "kernel k(in %x: f32[{0}], in %w: f32[4096], out %y: f32[{0}]) {{
+            parfor %t in 0..4 {{ parfor %i in 0..{m} {{
+              var %s = splat8(0.0)
+              for %k in 0..64 {{ %s = fma(splat8(load %x[%i * 64 + %k]), load8 %w[%t * 1024 + %k * 16], %s) }}
+              store %y[%i * 64 + %t * 16] = %s
+            }} }} }}",
+            m * 64
+        );
+        let kernel = Kernel::parse(&text).expect("the kernel reads");
+        let (target, constants) = (target(), BTreeSet::from([Buf(1)]));
+        let made = divide_kernel(&kernel, &constants, &threads(2, &target)).expect("it is divided");
+        tenon_kernel::verify::render(&made[0].kernel, &[])
+    };
+    let (few, many) = (product(2), product(128));
+    assert!(few.contains("parfor %t in %part * 2..%part * 2 + 2"), "{few}");
+    assert!(many.contains("parfor %i in %part * 64..%part * 64 + 64"), "{many}");
 }
 
 #[test]
@@ -84,8 +108,8 @@ fn small_kernels_stay_in_one_piece() {
     let y = k.buffer("y", tenon_base::DType::F32, 64, tenon_kernel::Access::Out);
     k.parfor("i", 64, |k, i| k.store(y, i.clone(), Expr::load(x, i)));
     let kernel = k.finish();
-    assert!(divide_kernel(&kernel, &Threads::new(2, &target)).is_none());
-    assert!(divide_kernel(&kernel, &threads(2, &target)).is_some());
+    assert!(divide_kernel(&kernel, &BTreeSet::new(), &Threads::new(2, &target)).is_none());
+    assert!(divide_kernel(&kernel, &BTreeSet::new(), &threads(2, &target)).is_some());
 }
 
 #[test]
