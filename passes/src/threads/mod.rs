@@ -7,7 +7,8 @@
 //! 1. The statements of the body fall into units that share no variables ([`divide`]).
 //! 2. Every run of units can be a kernel in one piece, or in parts: each unit's loop is cut where the parts come out even, small
 //!    units go to the part with the least to do. Scratch buffers that only one unit's iterations use are private to a part. What fills
-//!    such a buffer for a loop behind it, inside a loop that does not divide evenly, every part does for itself.
+//!    such a buffer for a loop behind it, inside a loop that does not divide evenly, every part does for itself. Of two loops that one unit could be
+//!    cut along, it is that whose parts take less from each other's caches: rows of large images, columns of large matrices of weights.
 //! 3. The cheapest sequence of runs is taken, by the cost model of [`crate::cycles`]; handing parts to threads and waiting for
 //!    them has its price, so small kernels stay in one piece.
 //! 4. The verifier proves that the parts of each kernel touch different memory. What it cannot prove is not done: the search
