@@ -209,9 +209,10 @@ impl Operator for Reduce {
             let x: Vec<f64> = x.to_wide();
             let (mut values, mut out) = (Vec::with_capacity(inner.len()), vec![]);
             for_each_index(&to, |i| {
-                let x = &x[base(i)..];
+                // Where nothing is folded there may be no element at all.
+                let first = base(i);
                 values.clear();
-                values.extend(inner.iter().map(|o| x[*o]));
+                values.extend(inner.iter().map(|o| x[first + o]));
                 out.push(self.fold_floats(dtype, &values));
             });
             return Ok(vec![Tensor::of_wide(dtype, &to, &out)]);
@@ -300,6 +301,8 @@ impl Operator for Reduce {
             Sample::new(r(Kind::Max, &[1]), &[(DType::I8, &[3, 9])]),
             Sample::new(r(Kind::Mean, &[1]), &[(DType::I64, &[3, 4])]),
             Sample::new(r(Kind::Sum, &[1]), &[(DType::F32, &[3, 0])]),
+            Sample::new(r(Kind::Max, &[1]), &[(DType::F32, &[2, 0, 4])]),
+            Sample::new(r(Kind::Sum, &[1]), &[(DType::I32, &[2, 0, 4])]),
             Sample::new(r(Kind::Mean, &[1, 2]), &[(DType::F32, &[2, 7, 7, 20])]),
             Sample::new(r(Kind::Sum, &[1]), &[(DType::F16, &[3, 9])]),
         ];
