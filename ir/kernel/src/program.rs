@@ -1,7 +1,7 @@
 //! A whole compiled model before machine code: kernels, buffers, ordered steps, entry signature, constant data.
 
-use crate::{Access, Kernel, Step};
-use std::collections::BTreeMap;
+use crate::{Access, Buf, Kernel, Step};
+use std::collections::{BTreeMap, BTreeSet};
 use tenon_base::{DType, Fact, Loc, Tensor};
 
 /// A buffer of the program: its position in [`Program::buffers`].
@@ -130,6 +130,17 @@ impl Program {
     /// Bytes of constant data.
     pub fn weight_bytes(&self) -> usize {
         self.buffers.iter().filter(|b| matches!(b.kind, BufferKind::Const(_))).map(ProgramBuffer::bytes).sum()
+    }
+
+    /// The buffers of each kernel that are constants in every call.
+    pub fn constants_of_kernels(&self) -> Vec<BTreeSet<Buf>> {
+        let all = |k: &Kernel| (0..k.buffers.len() as u32).map(Buf).collect();
+        let mut constants: Vec<BTreeSet<Buf>> = self.kernels.iter().map(all).collect();
+        for call in self.calls() {
+            let is_const = |b: &Buf| matches!(self.buffer(call.args[b.0 as usize]).kind, BufferKind::Const(_));
+            constants[call.kernel].retain(is_const);
+        }
+        constants
     }
 
     /// `outputs` with the actual extents of those that have room for more than they hold.

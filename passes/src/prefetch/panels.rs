@@ -25,7 +25,7 @@ use super::nth;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::codegen::address::is_innermost;
-use tenon_kernel::{Affine, BinOp, Buf, BufferKind, Expr, Kernel, Program, Stmt, Type, Var};
+use tenon_kernel::{Affine, BinOp, Buf, Expr, Kernel, Program, Stmt, Type, Var};
 use tenon_target::Target;
 
 /// Bytes of a cache line.
@@ -39,15 +39,10 @@ const MOST_TILES: i64 = 64;
 
 /// Adds prefetches to the kernels of `program`; gives how many kernels have some.
 pub(super) fn run(program: &mut Program, target: &Target) -> usize {
-    let mut other: Vec<BTreeSet<usize>> = vec![BTreeSet::new(); program.kernels.len()];
-    for call in program.calls() {
-        let is_const =
-            |id: &tenon_kernel::BufferId| matches!(program.buffers[id.0 as usize].kind, BufferKind::Const(_));
-        other[call.kernel].extend((0..call.args.len()).filter(|i| !is_const(&call.args[*i])));
-    }
+    let constants = program.constants_of_kernels();
     let largest = (target.caches.l2 / 2) as i64;
-    let run = |(kernel, other): (&mut Kernel, BTreeSet<usize>)| {
-        let constant = |b: Buf| !other.contains(&(b.0 as usize));
+    let run = |(kernel, constants): (&mut Kernel, BTreeSet<Buf>)| {
+        let constant = |b: Buf| constants.contains(&b);
         let body = std::mem::take(&mut kernel.body);
         let mut pass =
             Prefetch { constant: &constant, largest, kernel, loops: vec![], seen: 0, panels: vec![], added: 0 };
@@ -56,7 +51,7 @@ pub(super) fn run(program: &mut Program, target: &Target) -> usize {
         kernel.body = body;
         usize::from(changed)
     };
-    program.kernels.par_iter_mut().zip(other).map(run).sum()
+    program.kernels.par_iter_mut().zip(constants).map(run).sum()
 }
 
 /// A loop around the present statement.

@@ -3,6 +3,12 @@
 use std::collections::BTreeMap;
 use tenon_kernel::{Expr, Kernel, Stmt, Type, Var};
 
+/// Iterations of a loop from `lo` to `hi`; one where that is not known.
+pub(super) fn trips(lo: &Expr, hi: &Expr, step: i64) -> usize {
+    let all = lo.as_int().zip(hi.as_int()).map_or(1, |(lo, hi)| hi.saturating_sub(lo) / step.max(1));
+    usize::try_from(all).unwrap_or(1).max(1)
+}
+
 /// `for var in 0..n step s { body }`
 pub(super) fn for_loop(var: Var, n: usize, step: usize, parallel: bool, body: Vec<Stmt>) -> Stmt {
     Stmt::For { var, lo: Expr::int(0), hi: n.into(), step: step as i64, parallel, body }

@@ -5,7 +5,7 @@
 //! Architectures Optimization Reference Manual*, "Transpose"), and stored row by row. Of the last squares a part is stored.
 
 use super::lanes::Lanes;
-use super::scope::{Block, for_loop};
+use super::scope::{Block, for_loop, trips};
 use super::{ScheduleCx, Unit};
 use crate::effort::Price;
 use std::collections::BTreeMap;
@@ -28,8 +28,7 @@ fn block(body: Vec<Stmt>, kernel: &mut Kernel, times: usize, cx: &ScheduleCx<'_>
         Some(nest) => nest.transposed(kernel),
         None => vec![match s {
             Stmt::For { var, lo, hi, step, parallel, body } => {
-                let trips = lo.as_int().zip(hi.as_int()).map_or(1, |(lo, hi)| hi.saturating_sub(lo) / step.max(1));
-                let times = times.saturating_mul(usize::try_from(trips).unwrap_or(1).max(1));
+                let times = times.saturating_mul(trips(&lo, &hi, step));
                 Stmt::For { var, lo, hi, step, parallel, body: block(body, kernel, times, cx) }
             }
             Stmt::If { cond, then, otherwise } => Stmt::If {

@@ -6,6 +6,7 @@
 //! many lanes and in the end in scalars.
 
 use super::lanes::{Cost, Lanes};
+use super::scope::trips;
 use super::{ScheduleCx, Unit};
 use crate::effort::Price;
 use std::collections::BTreeMap;
@@ -102,7 +103,7 @@ impl Vectorizer<'_> {
             }
             let others = loops.iter().filter(|l| l.0 != var).map(|(_, lo, hi, step, _)| trips(lo, hi, *step));
             let times = others.fold(self.times, usize::saturating_mul);
-            let Some(mut inner) = self.one_loop(var, lo, hi, times, parallel, body) else { continue };
+            let Some(mut inner) = self.one_loop(Iterations { var, lo, hi, times, parallel, body }) else { continue };
             for (j, (var, lo, hi, step, parallel)) in loops.iter().cloned().enumerate().rev() {
                 if j != i {
                     inner = vec![Stmt::For { var, lo, hi, step, parallel, body: inner }];
@@ -113,16 +114,9 @@ impl Vectorizer<'_> {
         None
     }
 
-    /// `for var in lo..hi { body }`, which runs so many `times`, in vectors and a rest.
-    fn one_loop(
-        &mut self,
-        var: Var,
-        lo: i64,
-        hi: i64,
-        times: usize,
-        parallel: bool,
-        body: &[Stmt],
-    ) -> Option<Vec<Stmt>> {
+    /// All iterations of a loop in vectors and a rest.
+    fn one_loop(&mut self, all: Iterations<'_>) -> Option<Vec<Stmt>> {
+        let Iterations { lo, hi, parallel, body, .. } = all;
         let shape = Shape::of(self.kernel, body)?;
         if !parallel && !shape.stores.iter().all(|b| !shape.loads.contains(b)) {
             return None; // an iteration may read what an earlier one wrote
@@ -133,7 +127,7 @@ impl Vectorizer<'_> {
         let halving = shape.halving || !folds.is_empty();
         let mut lanes = self.lanes(&shape, body, n, halving)?;
         loop {
-            if let Some(done) = self.attempt(var, lo, hi, times, parallel, body, &folds, lanes, halving) {
+            if let Some(done) = self.attempt(all, &folds, lanes, halving) {
                 return Some(done);
             }
             // Long vectors of many gathers do not pay; a failure of another kind fails again at once.
@@ -185,19 +179,9 @@ impl Vectorizer<'_> {
         registers.div_ceil(registers.div_ceil(most.max(2)))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
-    fn attempt(
-        &mut self,
-        var: Var,
-        lo: i64,
-        hi: i64,
-        times: usize,
-        parallel: bool,
-        body: &[Stmt],
-        folds: &[Fold],
-        lanes: usize,
-        halving: bool,
-    ) -> Option<Vec<Stmt>> {
+    /// The same, `lanes` at a time if that pays.
+    fn attempt(&mut self, all: Iterations<'_>, folds: &[Fold], lanes: usize, halving: bool) -> Option<Vec<Stmt>> {
+        let Iterations { var, lo, hi, times, parallel, body } = all;
         let vars = self.kernel.vars.len();
         let mut w = Widener {
             kernel: self.kernel,
@@ -252,7 +236,7 @@ impl Vectorizer<'_> {
         out.push(Stmt::For { var, lo, hi: Expr::int(main), step, parallel, body: wide });
         out.append(&mut after);
         if main < hi {
-            out.append(&mut self.rest(var, main, hi, times, parallel, body, folds, lanes, halving));
+            out.append(&mut self.rest(Iterations { lo: main, ..all }, folds, lanes, halving));
         }
         Some(out)
     }
@@ -269,40 +253,35 @@ impl Vectorizer<'_> {
         })
     }
 
-    /// The iterations `lo..hi`, fewer than `lanes`.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one loop")]
-    fn rest(
-        &mut self,
-        var: Var,
-        lo: i64,
-        hi: i64,
-        times: usize,
-        parallel: bool,
-        body: &[Stmt],
-        folds: &[Fold],
-        lanes: usize,
-        halving: bool,
-    ) -> Vec<Stmt> {
+    /// The last iterations, fewer than `lanes`.
+    fn rest(&mut self, last: Iterations<'_>, folds: &[Fold], lanes: usize, halving: bool) -> Vec<Stmt> {
+        let Iterations { var, lo, hi, parallel, body, .. } = last;
         let n = (hi - lo) as usize;
         let next = if halving { lanes / 2 } else { n };
         if n > 1 && next > 1 {
             if next <= n
-                && let Some(done) = self.attempt(var, lo, hi, times, parallel, body, folds, next, halving)
+                && let Some(done) = self.attempt(last, folds, next, halving)
             {
                 return done;
             }
             if halving {
-                return self.rest(var, lo, hi, times, parallel, body, folds, next, halving);
+                return self.rest(last, folds, next, halving);
             }
         }
         vec![Stmt::For { var, lo: Expr::int(lo), hi: Expr::int(hi), step: 1, parallel, body: body.to_vec() }]
     }
 }
 
-/// Iterations of a loop; one where that is not known.
-fn trips(lo: &Expr, hi: &Expr, step: i64) -> usize {
-    let all = lo.as_int().zip(hi.as_int()).map_or(1, |(lo, hi)| hi.saturating_sub(lo) / step.max(1));
-    usize::try_from(all).unwrap_or(0).max(1)
+/// Iterations `lo..hi` of a loop.
+#[derive(Clone, Copy)]
+struct Iterations<'b> {
+    var: Var,
+    lo: i64,
+    hi: i64,
+    /// How often they run.
+    times: usize,
+    parallel: bool,
+    body: &'b [Stmt],
 }
 
 /// What a loop body is made of.

@@ -23,7 +23,7 @@ use piece::{Piece, Pieces};
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 use tenon_kernel::verify::{Stage, verify_kernel};
-use tenon_kernel::{Buf, BufferKind, Call, Kernel, Program, Step};
+use tenon_kernel::{Buf, Call, Kernel, Program, Step};
 use tenon_target::Target;
 
 /// Cycles to call a kernel.
@@ -60,7 +60,7 @@ pub fn divide(program: &mut Program, threads: &Threads<'_>) -> usize {
     if threads.count < 2 {
         return 0;
     }
-    let constants = constants(program);
+    let constants = program.constants_of_kernels();
     let kernels = program.kernels.par_iter().zip(&constants);
     let done: Vec<Option<Pieces>> = kernels.map(|(k, constants)| divide_kernel(k, constants, threads)).collect();
     let mut names: BTreeSet<String> = program.kernels.iter().map(|k| k.name.clone()).collect();
@@ -99,17 +99,6 @@ pub fn divide(program: &mut Program, threads: &Threads<'_>) -> usize {
         program.buffers[id.0 as usize].len = len;
     }
     program.kernels.iter().filter(|k| k.parts.is_some()).count()
-}
-
-/// The buffers of each kernel that are constants in every call.
-fn constants(program: &Program) -> Vec<BTreeSet<Buf>> {
-    let mut all: Vec<BTreeSet<Buf>> =
-        program.kernels.iter().map(|k| (0..k.buffers.len() as u32).map(Buf).collect()).collect();
-    for call in program.calls() {
-        let is_const = |b: &Buf| matches!(program.buffer(call.args[b.0 as usize]).kind, BufferKind::Const(_));
-        all[call.kernel].retain(is_const);
-    }
-    all
 }
 
 /// `steps` with each call in its pieces.

@@ -18,7 +18,7 @@ mod tile;
 mod window;
 
 use super::collapse::collapse_contract;
-use super::scope::rewrite_stmts;
+use super::scope::{rewrite_stmts, trips};
 use super::{ScheduleCx, Unit};
 use std::collections::BTreeSet;
 use tenon_kernel::{Affine, Buf, Contract, Expr, Stmt, Var};
@@ -62,8 +62,7 @@ fn around(body: &[Stmt], loops: &mut Vec<(Var, usize)>, all: &mut Vec<Vec<(Var, 
         match s {
             Stmt::Contract(_) => all.push(loops.clone()),
             Stmt::For { var, lo, hi, step, body, .. } => {
-                let trips = lo.as_int().zip(hi.as_int()).map_or(1, |(lo, hi)| hi.saturating_sub(lo) / (*step).max(1));
-                loops.push((*var, usize::try_from(trips).unwrap_or(1).max(1)));
+                loops.push((*var, trips(lo, hi, *step)));
                 around(body, loops, all);
                 loops.pop();
             }
