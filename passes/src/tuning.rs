@@ -16,11 +16,14 @@ pub enum Order {
     ColumnsInside,
     /// Where both factors are vectors (depthwise convolutions): one column of tiles after the other.
     ColumnsOutside,
+    /// There, too: along the rows, then all columns, then the loops between, which are the lines of an image. What is below each other is
+    /// computed one after the other.
+    LinesInside,
 }
 
 impl Order {
     /// All orders.
-    pub const ALL: [Order; 3] = [Order::RowsInside, Order::ColumnsInside, Order::ColumnsOutside];
+    pub const ALL: [Order; 4] = [Order::RowsInside, Order::ColumnsInside, Order::ColumnsOutside, Order::LinesInside];
 }
 
 /// How a contraction is tiled. Its text is `6x2 rows-inside`.
@@ -40,6 +43,7 @@ impl fmt::Display for Order {
             Order::RowsInside => "rows-inside",
             Order::ColumnsInside => "columns-inside",
             Order::ColumnsOutside => "columns-outside",
+            Order::LinesInside => "lines-inside",
         })
     }
 }

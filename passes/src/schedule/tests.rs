@@ -1,7 +1,7 @@
 //! Every operator's samples, scheduled for several machines, agree with their structured kernels.
 
 use super::*;
-use crate::tuning::{Tile, Tuning};
+use crate::tuning::{Order, Tile, Tuning};
 use tenon_base::{DType, Fact, Loc, Tensor};
 use tenon_ir::lower::LowerCx;
 use tenon_ir::op::{Operator, Sample};
@@ -224,8 +224,7 @@ fn halves_are_converted_before_the_loops() {
 #[test]
 fn depthwise_tiles_follow_the_caches() {
     use tenon_ir::ops::conv::{Conv, Layout};
-    // Whether the outermost loop around the products is that over rows of the result; it may be that over columns of tiles.
-    let rows_outside = |channels: usize, size: usize, window: usize| {
+    let order = |target: &str, channels: usize, size: usize, window: usize| {
         let op = Conv {
             kernel: vec![window; 2],
             strides: vec![1; 2],
@@ -237,19 +236,57 @@ fn depthwise_tiles_follow_the_caches() {
         };
         let f = DType::F32;
         let sample = Sample::new(op, &[(f, &[1, size, size, channels]), (f, &[channels, 1, window, window])]);
-        let (_, done) = scheduled(&sample, "x86_64-linux/zen3");
-        match &done.kernels[0].body[0] {
-            Stmt::For { hi, step, .. } => *step == 1 && *hi == Expr::from(size - window + 1),
-            s => panic!("a loop, found {s:?}"),
-        }
+        let program = program_of(&sample, &[]).expect("a program");
+        let target = Target::parse(target).expect("a target");
+        let cx = ScheduleCx::new(&target, true);
+        let (_, considered) = schedule_program(program.clone(), &program.kernels, &cx).expect("it is scheduled");
+        considered[0].taken.order
     };
+    let zen3 = |channels, size, window| order("x86_64-linux/zen3", channels, size, window);
     // Rows of many places do not stay in the first cache until the next window meets them.
-    assert!(rows_outside(96, 114, 3));
+    assert_eq!(zen3(96, 114, 3), Order::ColumnsInside);
     // Small planes do, and then what is wide need not come again and again, nor all its taps.
-    assert!(!rows_outside(960, 9, 3));
-    assert!(!rows_outside(672, 18, 5));
+    assert_eq!(zen3(960, 9, 3), Order::ColumnsOutside);
+    assert_eq!(zen3(672, 18, 5), Order::ColumnsOutside);
     // Places so many lines apart that they fall into few sets do not.
-    assert!(rows_outside(1024, 9, 3));
+    assert_eq!(zen3(1024, 9, 3), Order::ColumnsInside);
+    // Wide registers multiply faster than the second cache gives the same lines again.
+    assert_eq!(order("x86_64-linux/sapphire-rapids", 240, 84, 5), Order::LinesInside);
+}
+
+#[test]
+fn tiles_below_each_other_compute_the_same() {
+    use tenon_ir::ops::conv::{Conv, Layout};
+    // Lines in one block, in equal ones, and in blocks of which the last is shorter.
+    for (lines, stride) in [(6, 1), (16, 1), (17, 1), (19, 2)] {
+        let op = Conv {
+            kernel: vec![3, 3],
+            strides: vec![stride; 2],
+            dilations: vec![1; 2],
+            pads: vec![0; 4],
+            group: 20,
+            layout: Layout::ChannelsLast,
+            fill: None,
+        };
+        let places = (lines - 1) * stride + 3;
+        let sample = Sample::new(op, &[(DType::F32, &[2, places, 13, 20]), (DType::F32, &[20, 1, 3, 3])]);
+        let inputs = operands(&sample);
+        let program = program_of(&sample, &[]).expect("a program");
+        let expected = tenon_kernel::run_program(&program, &inputs).expect("it runs");
+        for target in ["x86_64-linux/zen3", "x86_64-linux/sapphire-rapids", "aarch64-linux"] {
+            let target = Target::parse(target).expect("a target");
+            let run = |tuning: &Tuning| {
+                let cx = ScheduleCx { tuning, ..ScheduleCx::new(&target, false) };
+                schedule_program(program.clone(), &program.kernels, &cx).expect("it is scheduled")
+            };
+            let (_, considered) = run(Tuning::NONE);
+            let asked = considered.iter().map(|c| (c.shape.clone(), Tile { order: Order::LinesInside, ..c.taken }));
+            let (scheduled, taken) = run(&Tuning { tiles: asked.collect() });
+            assert!(taken.iter().all(|c| c.taken.order == Order::LinesInside));
+            let found = tenon_kernel::run_program(&scheduled, &inputs).expect("it runs");
+            assert_close(&format!("{lines} lines"), &found, &expected);
+        }
+    }
 }
 
 /// A 1x1 convolution with stride 2 of images of shape `x`, channels last, with weights of shape `w`.

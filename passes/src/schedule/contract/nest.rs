@@ -1,5 +1,6 @@
 //! The loops around register tiles.
 
+use super::order::lines_of_block;
 use super::plan::{Along, Factor, Plan};
 use super::shape::Rows;
 use super::tile::{Part, Tile, tile};
@@ -110,6 +111,7 @@ fn tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
                 tile(c, p, &Tile { m0, mr, ..at.clone() }, kernel)
             }))
         }),
+        Order::LinesInside => blocks_of_lines(c, p, kernel),
         Order::ColumnsInside => within(along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
             columns(p, c, kernel, Columns::All, &mut |at, _, kernel| {
                 tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel)
@@ -208,6 +210,41 @@ fn blocks_of_middle(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
         out.append(&mut block((blocks * by).into(), left, kernel));
     }
     out
+}
+
+/// Tiles below each other, one column after the other, in blocks of lines.
+fn blocks_of_lines(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
+    let (line, outside) = match p.middle.split_last() {
+        Some((d, outside)) => (Some(d), outside),
+        None => (None, &[][..]),
+    };
+    let block = |first: Expr, n: usize, kernel: &mut Kernel| {
+        along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
+            columns(p, c, kernel, Columns::All, &mut |at, _, kernel| {
+                let body = tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel);
+                let Some(d) = line else { return body };
+                let (lo, hi) = (first.clone(), first.clone() + n);
+                vec![Stmt::For { var: d.var, lo, hi, step: 1, parallel: true, body }]
+            })
+        })
+    };
+    let lines = line.map_or(1, |d| d.extent);
+    let by = lines_of_block(lines);
+    let (blocks, left) = (lines / by, lines % by);
+    let mut body = if blocks == 1 {
+        block(0.into(), by, kernel)
+    } else {
+        let b = Block::new(kernel).index("block");
+        let body = block(Expr::Var(b) * by, by, kernel);
+        vec![for_loop(b, blocks, 1, true, body)]
+    };
+    if left > 0 {
+        body.append(&mut block((blocks * by).into(), left, kernel));
+    }
+    for d in outside.iter().rev() {
+        body = vec![for_loop(d.var, d.extent, 1, true, body)];
+    }
+    body
 }
 
 /// Which columns of tiles.

@@ -17,8 +17,24 @@ const WAYS: usize = 8;
 const FAR: f64 = 3.0;
 /// Bytes of the second cache above which the third is far away, at the other end of a mesh: rows come from there much faster than pieces.
 const NEAR: usize = 1 << 20;
+/// Bytes a cycle that come from the second cache.
+const SECOND: f64 = 21.0;
+/// Lines of a block whose tiles are computed below each other.
+const LINES: usize = 8;
 /// Products for one point of the loops between that are looked at one by one.
 const MOST: usize = 1 << 14;
+
+/// Lines of a block whose tiles are computed below each other, of `n` in all. Few lines read what is around them more often; many lie in more
+/// pages than the first of the tables of pages has room for, and each column would look for them again.
+pub(super) fn lines_of_block(n: usize) -> usize {
+    let even = |l: &usize| n.is_multiple_of(*l);
+    match n <= LINES {
+        true => n,
+        false => {
+            (LINES / 2 + 1..=LINES).rev().find(even).or_else(|| (LINES + 1..=2 * LINES).find(even)).unwrap_or(LINES)
+        }
+    }
+}
 
 /// The order of a product whose loops over rows read `columns` bytes again, and whose loops over columns read `rows` bytes and write
 /// a part of each row of `written` bytes.
@@ -38,12 +54,17 @@ pub(super) struct Lines<'a> {
     pub(super) m: &'a ContractDim,
     /// The loops summed over.
     pub(super) reduce: &'a [ContractDim],
+    /// The innermost of the other loops, whose lines windows share.
+    pub(super) lines: Option<ContractDim>,
+    /// Rows of a tile.
+    pub(super) rows: usize,
     /// Points of all other loops.
     pub(super) middle: usize,
     /// Tiles that are computed for every column.
     pub(super) tiles: usize,
-    /// Elements along `v` of a tile.
+    /// Elements along `v` of a tile, and of a register.
     pub(super) width: usize,
+    pub(super) lanes: usize,
 }
 
 impl Lines<'_> {
@@ -51,38 +72,62 @@ impl Lines<'_> {
     ///
     /// With the columns inside, memory is read as it lies, but a row comes from the second cache as often as a window meets it, and so
     /// do the taps, if they are too many. With a column at a time, all windows that meet a row may find it in the first cache, if its
-    /// places do not fall into the same few sets; but lines that a tile does not take whole are fetched again for the next column.
+    /// places do not fall into the same few sets; but lines that a tile does not take whole are fetched again for the next column. With tiles
+    /// below each other, one tile finds there what the one above it has read, and only what is beside a tile and around a block comes again.
     pub(super) fn order(&self, factors: [&Factor; 2], kernel: &Kernel, caches: &Caches) -> Order {
         let [a, b] = factors;
         let (x, taps) = if a.uses(self.m) { (a, b) } else { (b, a) };
         let decl = kernel.buffer(x.buf);
         let size = decl.dtype.size();
-        let Some(places) = self.places(x).filter(|p| fits(p, size, caches)) else { return Order::ColumnsInside };
-        // What is written takes about as much of the second cache as what is read.
-        if caches.l2 > NEAR && 2 * decl.len * size > caches.l2 {
-            return Order::ColumnsInside;
-        }
         let bytes = (decl.len * size) as f64;
-        let first = if decl.len * size <= caches.l2 { bytes } else { FAR * bytes };
-        let outside = first * lines_of(self.width * size, self.v.extent * size, caches.line);
-        let again = (self.middle * places.len() * self.v.extent * size) as f64 - bytes;
+        let far = if decl.len * size <= caches.l2 { 1.0 } else { FAR };
+        let pieces = lines_of(self.width * size, self.v.extent * size, caches.line);
+        let row = (self.v.extent * size) as f64;
+        let window = self.places(x, self.m.extent, 1);
         let steps: usize = self.reduce.iter().filter(|d| taps.uses(d)).map(|d| d.extent).product();
         let taps = steps * self.v.extent * kernel.buffer(taps.buf).dtype.size();
-        let taps = if taps <= caches.l1d / 2 { 0.0 } else { (taps * self.tiles) as f64 };
-        let inside = first + again.max(0.0) + taps;
-        if outside < inside { Order::ColumnsOutside } else { Order::ColumnsInside }
+        let taps = |times: usize| if taps <= caches.l1d / 2 { 0.0 } else { (taps * times) as f64 };
+
+        let again = window.as_ref().map_or(f64::INFINITY, |w| (self.middle * w.len()) as f64 * row - bytes);
+        let inside = far * bytes + again.max(0.0) + taps(self.tiles);
+        // What is written takes about as much of the second cache as what is read.
+        let scattered = caches.l2 > NEAR && 2 * decl.len * size > caches.l2;
+        let fits = |places: &Option<BTreeSet<i64>>| places.as_ref().is_some_and(|p| fits(p, size, caches));
+        let outside = if !scattered && fits(&window) { far * bytes * pieces } else { f64::INFINITY };
+
+        let below = lines_of_block(self.lines.as_ref().map_or(1, |d| d.extent));
+        let times = self.tiles.div_ceil(below);
+        let below = match self.places(x, self.rows, below) {
+            Some(block) if below > 1 && fits(&self.places(x, self.rows, 1)) => {
+                let again = (times * block.len()) as f64 * row - bytes;
+                far * bytes * pieces + again.max(0.0) * pieces + taps(times)
+            }
+            _ => f64::INFINITY,
+        };
+        // What comes while the products are computed costs next to nothing, and memory is better read and written as it lies.
+        let products =
+            self.middle * self.m.extent * self.v.extent * self.reduce.iter().map(|d| d.extent).product::<usize>();
+        let meanwhile = products as f64 / (2 * self.lanes) as f64 * SECOND;
+        if below < outside && inside - below > meanwhile / 2.0 {
+            Order::LinesInside
+        } else if outside < inside {
+            Order::ColumnsOutside
+        } else {
+            Order::ColumnsInside
+        }
     }
 
-    /// Where the elements of one column are that the rows read for one point of the other loops; `None` if they are very many.
-    fn places(&self, x: &Factor) -> Option<BTreeSet<i64>> {
+    /// Where the elements of one column are that `rows` rows of `lines` lines read; `None` if they are very many.
+    fn places(&self, x: &Factor, rows: usize, lines: usize) -> Option<BTreeSet<i64>> {
         let mut all = BTreeSet::from([0]);
-        for d in self.reduce.iter().chain([self.m]) {
-            let by = x.index.coefficient(d.var);
+        let along = [(self.m.var, rows)].into_iter().chain(self.lines.iter().map(|d| (d.var, lines)));
+        for (var, extent) in self.reduce.iter().map(|d| (d.var, d.extent)).chain(along) {
+            let by = x.index.coefficient(var);
             if by != 0 {
-                if all.len().saturating_mul(d.extent) > MOST {
+                if all.len().saturating_mul(extent) > MOST {
                     return None;
                 }
-                all = all.iter().flat_map(|at| (0..d.extent as i64).map(move |i| at + i * by)).collect();
+                all = all.iter().flat_map(|at| (0..extent as i64).map(move |i| at + i * by)).collect();
             }
         }
         Some(all)

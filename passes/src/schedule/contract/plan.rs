@@ -181,8 +181,7 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
     let (rows, columns) = if a.along == Along::Splat { (bytes(&a), bytes(&b)) } else { (bytes(&b), bytes(&a)) };
     let shape = shape_of(c, dtype, &v, both);
     // An order that this kind of contraction has.
-    let unknown = if both { Order::RowsInside } else { Order::ColumnsOutside };
-    let asked = cx.tuning.tiles.get(&shape).copied().filter(|t| t.order != unknown);
+    let asked = cx.tuning.tiles.get(&shape).copied().filter(|t| orders(both).contains(&t.order));
     let written = c.dims.iter().map(|d| d.extent).product::<usize>() * dtype.size();
     let mut order = if both { Order::ColumnsInside } else { of_product(rows, columns, written, &cx.target.caches) };
     order = asked.map_or(order, |t| t.order);
@@ -192,9 +191,12 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
     let shaper = Shaper { budget, times, lanes, v: &v, reduce: &reduce, points, both, order, asked, cx };
     let (m, cover) = shaper.rows(&others, [&a, &b]);
     if let (true, Some(m), None) = (both, &m, asked) {
-        let middle: usize = others.iter().filter(|d| d.var != m.var).map(|d| d.extent).product();
+        let between = || others.iter().filter(|d| d.var != m.var);
+        let middle: usize = between().map(|d| d.extent).product();
         let tiles = middle * cover.full.iter().map(|r| r.count).sum::<usize>();
-        let lines = Lines { v: &v, m, reduce: &reduce, middle, tiles, width: cover.nv * lanes };
+        let (below, rows) = (between().last().cloned(), cover.size().0);
+        let width = cover.nv * lanes;
+        let lines = Lines { v: &v, m, reduce: &reduce, lines: below, rows, middle, tiles, width, lanes };
         order = lines.order([&a, &b], &unit.kernel, &cx.target.caches);
     }
     let taken = cover.size();
@@ -261,6 +263,14 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
     let kernel = unit.kernel.name.clone();
     unit.considered.push(Considered { kernel, shape, taken, others: other_tiles });
     Some(plan)
+}
+
+/// The orders that tiles of a contraction may have of which `both` factors are vectors, or one.
+fn orders(both: bool) -> &'static [Order] {
+    match both {
+        true => &[Order::ColumnsInside, Order::ColumnsOutside, Order::LinesInside],
+        false => &[Order::RowsInside, Order::ColumnsInside],
+    }
 }
 
 /// Operations of `e`.
@@ -364,12 +374,10 @@ impl Shaper<'_> {
         let mut all = self.covers(m.as_ref().map_or(1, |m| m.extent), m.as_ref(), factors);
         all.sort_by(|a, b| a.cost.total_cmp(&b.cost));
         let least = all.first().map_or(0.0, |c| c.cost);
-        let orders = match self.both {
-            true => [Order::ColumnsInside, Order::ColumnsOutside],
-            false => [Order::RowsInside, Order::ColumnsInside],
-        };
+        let orders = orders(self.both);
         let near = all.iter().filter(|c| c.cost <= WORTH * least).map(Cover::size);
-        let tiles = near.flat_map(|(rows, registers)| orders.map(|order| Tile { rows, registers, order }));
+        let tiles =
+            near.flat_map(|(rows, registers)| orders.iter().map(move |&order| Tile { rows, registers, order }));
         tiles.filter(|t| *t != taken).take(MOST_OTHERS).collect()
     }
 
