@@ -22,6 +22,8 @@ mod profile;
 mod progress;
 mod quantize;
 mod report;
+mod roofline;
+mod roofs;
 mod rules;
 mod run;
 mod targets;

@@ -5,7 +5,8 @@ use crate::bench::seconds;
 use crate::failure::{Failure, Outcome};
 use crate::output::{self, Table, say, time};
 use crate::prepared::prepare;
-use crate::{peak, progress};
+use crate::roofs::{Roof, Roofs, touched};
+use crate::{progress, roofline};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -20,11 +21,16 @@ is shown. GFLOP/s counts two operations a multiply-add and one each other operat
 asks for them: padding and polynomials are not counted. Its part of the peak is that of one core's widest f32 multiply-adds,
 measured here and now. GB/s counts every buffer that the call reads or writes once.
 
+The roof is the shortest time that this machine could take for the call: its operations at the peak, its constants from wherever as
+many bytes as a run touches stay (memory), or all else from the second cache, whichever is longest; the part of it that is reached
+is shown. In integers or bf16, which multiply faster than f32, a call may exceed it. --svg draws it all.
+
 Inputs come from the first data set of a case folder, else they are drawn.
 
 Examples:
   tenon profile model.onnx --dim batch=1
   tenon profile zoo/mobilenet_v2 --by order
+  tenon profile zoo/mobilenet_v2 --svg roofline.svg
   tenon profile zoo/resnet50 --trace trace.json     (open it in ui.perfetto.dev or chrome://tracing)
   tenon profile zoo/vit_tiny --json > profile.json")]
 pub(crate) struct Args {
@@ -42,6 +48,9 @@ pub(crate) struct Args {
     /// Write the fastest round as a Chrome trace.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Draw the calls below the machine's roofs, and the time each takes.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Seed of drawn inputs.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -66,22 +75,31 @@ struct Row {
     time: Duration,
     operations: u64,
     bytes: usize,
+    /// The shortest time that it could take, and what sets most of that.
+    limit: Duration,
+    roof: Roof,
     nodes: String,
 }
 
 pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     let p = prepare(&args.model, &args.compile, args.seed)?;
     let spinner = progress::spinner("measuring".into());
-    let peak = peak::measure();
     let profile = Profile::measure(&p.compiled, &p.inputs, Duration::from_secs_f64(args.seconds))?;
+    let roofs = Roofs::measure(touched(&profile), p.compiled.target.caches.l2);
+    let peak = roofs.compute;
+    let limit: Duration = profile.calls.iter().map(|c| roofs.limit(c).0).sum();
     spinner.finish_and_clear();
     if let Some(path) = &args.trace {
         write_trace(path, &p.compiled.program.name, &profile)?;
     }
+    if let Some(path) = &args.svg {
+        let title = format!("{} for {}, one thread", p.compiled.program.name, p.compiled.target);
+        tenon::write_file(path, roofline::svg(&title, &profile, &roofs).as_bytes())?;
+    }
     let program = &p.compiled.program;
     if json {
         let calls: Vec<Value> =
-            in_order(&profile, args.by).into_iter().map(|c| call_json(c, &profile, peak)).collect();
+            in_order(&profile, args.by).into_iter().map(|c| call_json(c, &profile, &roofs)).collect();
         output::json(&json!({
             "ok": true,
             "model": program.name,
@@ -91,6 +109,9 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
             "run_min_ms": ms(profile.run_min),
             "sum_of_medians_ms": ms(profile.sum()),
             "peak_gflops": peak,
+            "memory_gb_per_second": roofs.memory,
+            "cache_gb_per_second": roofs.cache,
+            "limit_ms": ms(limit),
             "calls": calls,
         }));
         return Ok(());
@@ -103,7 +124,14 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
         program.steps.len(),
         time(profile.sum())
     );
-    let rows = rows(&profile, args.by);
+    say!(
+        "  at {peak:.0} GFLOP/s, {:.1} GB/s of constants and {:.0} GB/s from the second cache it would take {}: {} of that is reached",
+        roofs.memory,
+        roofs.cache,
+        time(limit),
+        part(limit, profile.sum())
+    );
+    let rows = rows(&profile, args.by, &roofs);
     let shown = if args.top == 0 { rows.len() } else { args.top.min(rows.len()) };
     print(&rows[..shown], profile.sum(), peak);
     if shown < rows.len() {
@@ -113,11 +141,15 @@ pub(crate) fn main(args: &Args, json: bool) -> Outcome {
     if let Some(path) = &args.trace {
         say!("  trace written to {}", path.display());
     }
+    if let Some(path) = &args.svg {
+        say!("  picture written to {}", path.display());
+    }
     Ok(())
 }
 
 fn print(rows: &[Row], sum: Duration, peak: f64) {
-    let mut table = Table::new(&["time", "share", "GFLOP/s", "of peak", "GB/s", "kernel", "ONNX nodes"]);
+    let mut table =
+        Table::new(&["time", "share", "GFLOP/s", "of peak", "GB/s", "of roof", "roof", "kernel", "ONNX nodes"]);
     for r in rows {
         let secs = r.time.as_secs_f64().max(1e-12);
         let share = 100.0 * secs / sum.as_secs_f64().max(1e-12);
@@ -129,6 +161,8 @@ fn print(rows: &[Row], sum: Duration, peak: f64) {
             &format!("{gflops:.1}"),
             &format!("{:.0} %", 100.0 * gflops / peak),
             &format!("{:.1}", r.bytes as f64 / secs / 1e9),
+            &part(r.limit, r.time),
+            &r.roof.name(),
             &label,
             &if r.calls > 1 { String::new() } else { short(&r.nodes) },
         ]);
@@ -161,16 +195,17 @@ fn of_kinds(profile: &Profile) -> BTreeMap<&str, Duration> {
 }
 
 /// What a kernel computes: its name without number and variant.
-fn kind(kernel: &str) -> &str {
+pub(crate) fn kind(kernel: &str) -> &str {
     kernel.split_once('_').map_or(kernel, |(_, rest)| {
         let number = rest.find(|c: char| c.is_ascii_digit());
         kernel[..kernel.len() - rest.len() + number.unwrap_or(rest.len())].trim_end_matches('_')
     })
 }
 
-fn rows(profile: &Profile, by: By) -> Vec<Row> {
+fn rows(profile: &Profile, by: By, roofs: &Roofs) -> Vec<Row> {
     let mut rows: Vec<Row> = vec![];
     for c in in_order(profile, by) {
+        let (limit, roof) = roofs.limit(c);
         let (label, bytes) = (if by == By::Kind { kind(&c.kernel) } else { &c.kernel }, c.read + c.written);
         match rows.last_mut() {
             Some(last) if by == By::Kind && last.label == label => {
@@ -178,6 +213,7 @@ fn rows(profile: &Profile, by: By) -> Vec<Row> {
                 last.time += c.median;
                 last.operations += c.work.operations;
                 last.bytes += bytes;
+                last.limit += limit;
             }
             _ => rows.push(Row {
                 label: label.to_string(),
@@ -185,6 +221,8 @@ fn rows(profile: &Profile, by: By) -> Vec<Row> {
                 time: c.median,
                 operations: c.work.operations,
                 bytes,
+                limit,
+                roof,
                 nodes: c.nodes.clone(),
             }),
         }
@@ -192,13 +230,19 @@ fn rows(profile: &Profile, by: By) -> Vec<Row> {
     rows
 }
 
+/// `84 %`: `limit` as a part of `time`.
+fn part(limit: Duration, time: Duration) -> String {
+    format!("{:.0} %", 100.0 * limit.as_secs_f64() / time.as_secs_f64().max(1e-12))
+}
+
 fn ms(t: Duration) -> f64 {
     t.as_secs_f64() * 1e3
 }
 
-fn call_json(c: &CallProfile, profile: &Profile, peak: f64) -> Value {
+fn call_json(c: &CallProfile, profile: &Profile, roofs: &Roofs) -> Value {
     let secs = c.median.as_secs_f64().max(1e-12);
     let gflops = c.work.operations as f64 / secs / 1e9;
+    let (limit, roof) = roofs.limit(c);
     json!({
         "call": c.call,
         "kernel": c.kernel,
@@ -210,7 +254,9 @@ fn call_json(c: &CallProfile, profile: &Profile, peak: f64) -> Value {
         "macs": c.work.macs,
         "operations": c.work.operations,
         "gflops": gflops,
-        "part_of_peak": gflops / peak,
+        "part_of_peak": gflops / roofs.compute,
+        "limit_ms": ms(limit),
+        "roof": roof.name(),
         "bytes_read": c.read,
         "bytes_constant": c.constants,
         "bytes_written": c.written,

@@ -194,7 +194,7 @@ pub(super) fn plan(c: &Contract, around: &[(Var, usize)], unit: &mut Unit, cx: &
         let between = || others.iter().filter(|d| d.var != m.var);
         let middle: usize = between().map(|d| d.extent).product();
         let tiles = middle * cover.full.iter().map(|r| r.count).sum::<usize>();
-        let (below, rows) = (between().last().cloned(), cover.size().0);
+        let (below, rows) = (between().next_back().cloned(), cover.size().0);
         let width = cover.nv * lanes;
         let lines = Lines { v: &v, m, reduce: &reduce, lines: below, rows, middle, tiles, width, lanes };
         order = lines.order([&a, &b], &unit.kernel, &cx.target.caches);
