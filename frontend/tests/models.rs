@@ -329,3 +329,27 @@ fn neighbours_by_half_pixels_are_not_shifted_back() {
     // (i + 1/2) · 3/5
     assert_eq!(first_result(&m), [0.0, 0.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 5.0]);
 }
+
+#[test]
+fn functions_of_recurrent_layers_take_their_parameters_in_order() {
+    let text = |names: &[&str]| AttributeProto {
+        strings: names.iter().map(|s| s.as_bytes().to_vec().into()).collect(),
+        ..kind(AttributeKind::Strings)
+    };
+    let floats = |v: &[f32]| AttributeProto { floats: v.to_vec(), ..kind(AttributeKind::Floats) };
+    let run = |alpha: &[f32], beta: &[f32]| {
+        let n = with(node("RNN", &["x3", "w", "r"], &["y"]), "activations", text(&["LeakyRelu", "Affine"]));
+        let n = with(with(n, "activation_alpha", floats(alpha)), "activation_beta", floats(beta));
+        let direction = AttributeProto { s: Some(b"bidirectional".to_vec().into()), ..kind(AttributeKind::String) };
+        let m = edit(model(vec![node("Reshape", &["x", "to"], &["x3"]), with(n, "direction", direction)]), |g| {
+            g.initializer =
+                vec![integers("to", &[3], &[1, 2, 3]), weights("w", &[2, 1, 3]), weights("r", &[2, 1, 1])];
+            g.output = vec![value("y", F32, &["1", "2", "2", "1"])];
+        });
+        first_result(&m)
+    };
+    // The products are -1.75 and -8.5 forwards, and 0.5 for both elements backwards.
+    assert_eq!(run(&[0.5, 2.0], &[1.0]), [-0.875, -4.25, 2.0, 2.0]);
+    let defaults = run(&[], &[]);
+    assert!((defaults[0] + 0.0175).abs() < 1e-6 && defaults[2] == 0.5, "{defaults:?}");
+}
