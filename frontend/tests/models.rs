@@ -329,3 +329,63 @@ fn neighbours_by_half_pixels_are_not_shifted_back() {
     // (i + 1/2) · 3/5
     assert_eq!(first_result(&m), [0.0, 0.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 5.0, 5.0]);
 }
+
+#[test]
+fn long_transforms_go_in_two_steps() {
+    let dft = |points: &str, parts: usize, inverse: i64, onesided: i64, columns: usize| {
+        let n = with(with(node("DFT", &["x"], &["y"]), "inverse", int(inverse)), "onesided", int(onesided));
+        let m = edit(model(vec![n]), |g| {
+            g.input = vec![value("x", F32, &["2", points, &parts.to_string()])];
+            g.output = vec![value("y", F32, &["2", &columns.to_string(), "2"])];
+        });
+        let n: usize = points.parse().expect("a number");
+        let draw = |i: usize| ((i * 37 + 11) % 29) as f32 / 29.0 - 0.4;
+        let x: Vec<f32> = (0..2 * n * parts).map(draw).collect();
+        let done = imported(&m);
+        let tensor = Tensor::new(&[2, n, parts], &x);
+        let y = tenon_ir::eval::run(&done.graph, &[tensor]).unwrap_or_else(|e| panic!("{e}"))[0].to_f64();
+        for (i, y) in y.chunks_exact(2).enumerate() {
+            let (row, k) = (i / columns, i % columns);
+            let (mut re, mut im) = (0.0, 0.0);
+            for j in 0..n {
+                let at = |p: usize| f64::from(x[(row * n + j) * parts + p]);
+                let (a, b) = (at(0), if parts == 2 { at(1) } else { 0.0 });
+                let turn = std::f64::consts::TAU * ((j * k) % n) as f64 / n as f64;
+                let (c, s) = (turn.cos(), if inverse == 1 { turn.sin() } else { -turn.sin() });
+                (re, im) = (re + a * c - b * s, im + a * s + b * c);
+            }
+            let scale = if inverse == 1 { 1.0 / n as f64 } else { 1.0 };
+            assert!((re * scale - y[0]).abs() + (im * scale - y[1]).abs() < 1e-4, "{points} {parts} {inverse}: {i}");
+        }
+        ops(&done).iter().filter(|op| *op == "matmul").count()
+    };
+    assert_eq!(dft("96", 1, 0, 1, 49), 1, "as many products as one matrix");
+    assert_eq!(dft("256", 1, 0, 1, 129), 2);
+    assert_eq!(dft("288", 2, 0, 0, 288), 2);
+    assert_eq!(dft("400", 2, 1, 0, 400), 2);
+    assert_eq!(dft("257", 1, 0, 0, 257), 1, "a prime");
+}
+
+#[test]
+fn functions_of_recurrent_layers_take_their_parameters_in_order() {
+    let text = |names: &[&str]| AttributeProto {
+        strings: names.iter().map(|s| s.as_bytes().to_vec().into()).collect(),
+        ..kind(AttributeKind::Strings)
+    };
+    let floats = |v: &[f32]| AttributeProto { floats: v.to_vec(), ..kind(AttributeKind::Floats) };
+    let run = |alpha: &[f32], beta: &[f32]| {
+        let n = with(node("RNN", &["x3", "w", "r"], &["y"]), "activations", text(&["LeakyRelu", "Affine"]));
+        let n = with(with(n, "activation_alpha", floats(alpha)), "activation_beta", floats(beta));
+        let direction = AttributeProto { s: Some(b"bidirectional".to_vec().into()), ..kind(AttributeKind::String) };
+        let m = edit(model(vec![node("Reshape", &["x", "to"], &["x3"]), with(n, "direction", direction)]), |g| {
+            g.initializer =
+                vec![integers("to", &[3], &[1, 2, 3]), weights("w", &[2, 1, 3]), weights("r", &[2, 1, 1])];
+            g.output = vec![value("y", F32, &["1", "2", "2", "1"])];
+        });
+        first_result(&m)
+    };
+    // The products are -1.75 and -8.5 forwards, and 0.5 for both elements backwards.
+    assert_eq!(run(&[0.5, 2.0], &[1.0]), [-0.875, -4.25, 2.0, 2.0]);
+    let defaults = run(&[], &[]);
+    assert!((defaults[0] + 0.0175).abs() < 1e-6 && defaults[2] == 0.5, "{defaults:?}");
+}

@@ -35,38 +35,85 @@ crate::attr_enum! {
         Tanh = "Tanh",
         /// `max(0, x)`
         Relu = "Relu",
-        /// `clamp(0.2·x + 0.5, 0, 1)`
+        /// `clamp(α·x + β, 0, 1)`
         HardSigmoid = "HardSigmoid",
         /// `x / (1 + |x|)`
         Softsign = "Softsign",
         /// `log(1 + e^x)`
         Softplus = "Softplus",
+        /// `α·x + β`
+        Affine = "Affine",
+        /// `x` where it is positive, elsewhere `α·x`
+        LeakyRelu = "LeakyRelu",
+        /// `x` where it is at least α, elsewhere 0
+        ThresholdedRelu = "ThresholdedRelu",
+        /// `α·tanh(β·x)`
+        ScaledTanh = "ScaledTanh",
+        /// `x` where it is positive, elsewhere `α·(e^x - 1)`
+        Elu = "Elu",
     }
 }
 
+/// A function and its parameters.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Activation {
+    function: Function,
+    alpha: f64,
+    beta: f64,
+}
+
 impl Function {
-    fn float(self, x: f64) -> f64 {
+    /// What α and β are if nothing is said, of those that there are.
+    pub(super) fn defaults(self) -> [Option<f64>; 2] {
         match self {
+            Function::HardSigmoid => [Some(0.2), Some(0.5)],
+            Function::Affine => [Some(1.0), Some(0.0)],
+            Function::ScaledTanh => [Some(1.0), Some(1.0)],
+            Function::LeakyRelu => [Some(0.01), None],
+            Function::ThresholdedRelu | Function::Elu => [Some(1.0), None],
+            _ => [None, None],
+        }
+    }
+}
+
+impl Activation {
+    fn float(self, x: f64) -> f64 {
+        let Activation { function, alpha, beta } = self;
+        match function {
             Function::Sigmoid => 1.0 / (1.0 + (-x).exp()),
             Function::Tanh => x.tanh(),
             Function::Relu => x.max(0.0),
-            Function::HardSigmoid => (0.2 * x + 0.5).clamp(0.0, 1.0),
+            Function::HardSigmoid => (alpha * x + beta).clamp(0.0, 1.0),
             Function::Softsign => x / (1.0 + x.abs()),
             Function::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+            Function::Affine => alpha * x + beta,
+            Function::LeakyRelu if x < 0.0 => alpha * x,
+            Function::ThresholdedRelu if x < alpha => 0.0,
+            Function::Elu if x < 0.0 => alpha * x.exp_m1(),
+            Function::LeakyRelu | Function::ThresholdedRelu | Function::Elu => x,
+            Function::ScaledTanh => alpha * (beta * x).tanh(),
         }
     }
 
     fn expr(self, x: Expr, d: DType) -> Expr {
         let c = |v: f64| Expr::constant(d, v);
-        match self {
+        let (a, b) = (c(self.alpha), c(self.beta));
+        let negative = |x: &Expr| x.clone().compare(CmpOp::Lt, c(0.0));
+        match self.function {
             Function::Sigmoid => c(1.0) / (c(1.0) + (-x).math(MathFn::Exp)),
             Function::Tanh => x.math(MathFn::Tanh),
             Function::Relu => c(0.0).max(x),
-            Function::HardSigmoid => c(0.0).max(c(1.0).min(x * c(0.2) + c(0.5))),
+            Function::HardSigmoid => c(0.0).max(c(1.0).min(x * a + b)),
             Function::Softsign => x.clone() / (c(1.0) + x.unary(UnOp::Abs)),
             Function::Softplus => {
                 c(0.0).max(x.clone()) + (c(1.0) + (-x.unary(UnOp::Abs)).math(MathFn::Exp)).math(MathFn::Log)
             }
+            Function::Affine => x * a + b,
+            Function::LeakyRelu => negative(&x).select(x.clone() * a, x),
+            Function::ThresholdedRelu => x.clone().compare(CmpOp::Lt, a).select(c(0.0), x),
+            Function::ScaledTanh => a * (x * b).math(MathFn::Tanh),
+            // The other branch of a select must not overflow.
+            Function::Elu => negative(&x).select(a * (x.clone().min(c(0.0)).math(MathFn::Exp) - c(1.0)), x),
         }
     }
 }
@@ -88,6 +135,8 @@ crate::attributes! {
         pub g: Function,
         /// LSTM: activation of what leaves it.
         pub k: Function,
+        /// α and β of `f`, `g` and `k`, one behind the other, where they are given.
+        pub parameters: Option<Vec<Real>>,
         /// Gates are kept within this magnitude before activation.
         pub clip: Option<Real>,
         /// LSTM: the forget gate is what the input gate leaves.
@@ -110,6 +159,18 @@ impl Recurrent {
             Cell::Lstm => 4,
             Cell::Gru => 3,
         }
+    }
+
+    /// The activations `f`, `g` and `k` with their parameters.
+    fn activations(&self) -> [Activation; 3] {
+        let mut i = 0;
+        [self.f, self.g, self.k].map(|function| {
+            let defaults = function.defaults().map(Option::unwrap_or_default);
+            let at = |i: usize, default| self.parameters.as_ref().and_then(|p| p.get(i)).map_or(default, |p| p.0);
+            let [alpha, beta] = [at(i, defaults[0]), at(i + 1, defaults[1])];
+            i += 2;
+            Activation { function, alpha, beta }
+        })
     }
 
     /// The positions of the optional operands: cell state, peepholes, bias, scales, sums, lengths.
@@ -143,22 +204,23 @@ impl Recurrent {
             }
             self.clipped(v, sum)
         };
+        let [squash, enter, leave] = self.activations();
         match (self.cell, c) {
             (Cell::Lstm, Some(c)) => {
-                let i = v.call(self.f, gate(0, Some((0, c))));
-                let f = if self.coupled { v.sub(&v.one(), &i) } else { v.call(self.f, gate(2, Some((2, c)))) };
-                let enters = v.call(self.g, gate(3, None));
+                let i = v.call(squash, gate(0, Some((0, c))));
+                let f = if self.coupled { v.sub(&v.one(), &i) } else { v.call(squash, gate(2, Some((2, c)))) };
+                let enters = v.call(enter, gate(3, None));
                 let c = v.keep(v.add(&v.mul(&f, c), &v.mul(&i, &enters)));
-                let o = v.call(self.f, gate(1, Some((1, &c))));
-                (v.mul(&o, &v.call(self.k, c.clone())), Some(c))
+                let o = v.call(squash, gate(1, Some((1, &c))));
+                (v.mul(&o, &v.call(leave, c.clone())), Some(c))
             }
             (Cell::Gru, _) => {
-                let z = v.keep(v.call(self.f, gate(0, None)));
+                let z = v.keep(v.call(squash, gate(0, None)));
                 // The caller has applied the reset gate to `r[2]`, before or after the product.
-                let enters = v.call(self.g, gate(2, None));
+                let enters = v.call(enter, gate(2, None));
                 (v.add(&v.mul(&v.sub(&v.one(), &z), &enters), &v.mul(&z, h)), None)
             }
-            _ => (v.call(self.f, gate(0, None)), None),
+            _ => (v.call(squash, gate(0, None)), None),
         }
     }
 
@@ -171,7 +233,7 @@ impl Recurrent {
 
     /// The reset gate of a GRU.
     fn reset<V: Value>(&self, v: &V, x: &V::T, r: &V::T) -> V::T {
-        v.call(self.f, self.clipped(v, v.add(x, r)))
+        v.call(self.activations()[0], self.clipped(v, v.add(x, r)))
     }
 }
 
@@ -183,7 +245,7 @@ trait Value {
     fn sub(&self, a: &Self::T, b: &Self::T) -> Self::T;
     fn mul(&self, a: &Self::T, b: &Self::T) -> Self::T;
     fn clamp(&self, x: Self::T, to: f64) -> Self::T;
-    fn call(&self, f: Function, x: Self::T) -> Self::T;
+    fn call(&self, f: Activation, x: Self::T) -> Self::T;
     /// A value that is used more than once.
     fn keep(&self, x: Self::T) -> Self::T;
 }
@@ -207,7 +269,7 @@ impl Value for Numbers {
     fn clamp(&self, x: f64, to: f64) -> f64 {
         x.min(to).max(-to)
     }
-    fn call(&self, f: Function, x: f64) -> f64 {
+    fn call(&self, f: Activation, x: f64) -> f64 {
         f.float(x)
     }
     fn keep(&self, x: f64) -> f64 {
@@ -237,7 +299,7 @@ impl Value for Exprs<'_> {
     fn clamp(&self, x: Expr, to: f64) -> Expr {
         Expr::constant(self.d, -to).max(Expr::constant(self.d, to).min(x))
     }
-    fn call(&self, f: Function, x: Expr) -> Expr {
+    fn call(&self, f: Activation, x: Expr) -> Expr {
         let x = self.keep(x);
         f.expr(x, self.d)
     }
@@ -274,6 +336,9 @@ impl Operator for Recurrent {
     fn infer(&self, ins: &[Fact]) -> Result<Vec<Fact>, InferError> {
         expect_operands(ins, self.operands()..=self.operands())?;
         expect_dtype(ins, 0, |d| d.is_float() && !d.is_stored(), "f32, f64 or f16")?;
+        if self.parameters.as_ref().is_some_and(|p| p.len() != 6) {
+            return Err(InferError::new("parameters: expected two of each of three activations"));
+        }
         let [c, p, b, scales, sums, lengths] = self.positions();
         let d = ins[0].dtype;
         if self.quantized {
@@ -482,6 +547,7 @@ impl Operator for Recurrent {
             f: if cell == Cell::Rnn { Function::Tanh } else { Function::Sigmoid },
             g: Function::Tanh,
             k: Function::Tanh,
+            parameters: None,
             clip: None,
             coupled: false,
             peephole: false,
@@ -491,6 +557,10 @@ impl Operator for Recurrent {
         };
         let (lstm, gru, rnn) = (cell(Cell::Lstm), cell(Cell::Gru), cell(Cell::Rnn));
         let f = DType::F32;
+        let given = |[a, b]: [f64; 2]| Some([a, b, 1.5, 0.7, 0.4, 0.0].map(Real).to_vec());
+        let (g, k) = (Function::ScaledTanh, Function::Elu);
+        let squashed =
+            Recurrent { f: Function::HardSigmoid, g, k, parameters: given([0.3, 0.4]), ..lstm.clone() };
         let case = |op: Recurrent, d: DType, [t, n, h]: [usize; 3]| {
             let g = op.gates();
             let weights = if op.quantized { DType::I8 } else { d };
@@ -522,7 +592,11 @@ impl Operator for Recurrent {
             case(Recurrent { lengths: true, ..gru.clone() }, DType::F64, [4, 2, 3]),
             case(Recurrent { reverse: true, ..gru }, f, [3, 1, 5]),
             case(rnn.clone(), f, [4, 1, 9]),
-            case(Recurrent { reverse: true, f: Function::Relu, ..rnn }, f, [4, 2, 3]),
+            case(Recurrent { reverse: true, f: Function::Relu, ..rnn.clone() }, f, [4, 2, 3]),
+            case(Recurrent { f: Function::Affine, ..rnn.clone() }, f, [3, 2, 3]),
+            case(Recurrent { f: Function::ThresholdedRelu, parameters: given([0.3, 0.0]), ..rnn.clone() }, f, [3, 2, 3]),
+            case(Recurrent { f: Function::LeakyRelu, parameters: given([0.2, 0.0]), ..rnn }, f, [3, 2, 3]),
+            case(squashed, f, [4, 2, 5]),
         ]
     }
 }

@@ -112,28 +112,25 @@ struct Layer<'a> {
 }
 
 impl Layer<'_> {
-    /// The activations of this direction.
-    fn functions(&self) -> Result<[Function; 3], ImportError> {
+    /// The activations of this direction, and their parameters if any are given.
+    fn functions(&self) -> Result<([Function; 3], Option<Vec<Real>>), ImportError> {
         let defaults: &[Function] = match self.cell {
             Cell::Rnn => &[Function::Tanh],
             Cell::Gru => &[Function::Sigmoid, Function::Tanh],
             Cell::Lstm => &[Function::Sigmoid, Function::Tanh, Function::Tanh],
         };
         let mut found = defaults.to_vec();
+        let mut given = None;
         match self.node.attr("activations") {
             None => {}
             Some(OnnxAttr::Strs(names)) if names.is_empty() => {}
             Some(OnnxAttr::Strs(names)) if names.len() == defaults.len() * self.count => {
-                for name in ["activation_alpha", "activation_beta"] {
-                    if matches!(self.node.attr(name), Some(OnnxAttr::Floats(v)) if !v.is_empty()) {
-                        return Err(ImportError::new(format!(
-                            "`{name}`: activations with parameters are not supported"
-                        )));
-                    }
-                }
-                for (f, name) in found.iter_mut().zip(&names[self.d * defaults.len()..]) {
-                    *f = Function::parse(name).map_err(|e| ImportError::new(format!("activations: {e}")))?;
-                }
+                let parse =
+                    |n: &String| Function::parse(n).map_err(|e| ImportError::new(format!("activations: {e}")));
+                let all = names.iter().map(parse).collect::<Result<Vec<Function>, _>>()?;
+                let first = self.d * defaults.len();
+                found = all[first..first + defaults.len()].to_vec();
+                given = self.parameters(&all, first)?;
             }
             Some(other) => {
                 return Err(ImportError::new(format!(
@@ -143,7 +140,34 @@ impl Layer<'_> {
             }
         }
         let at = |i: usize| found.get(i).copied().unwrap_or(Function::Tanh);
-        Ok([at(0), at(1), at(2)])
+        Ok(([at(0), at(1), at(2)], given))
+    }
+
+    /// The parameters of three of the functions `all` of the node, from that at `first` on, as [`Recurrent`] has them. A function that has one
+    /// takes the next of the node's, in order, as long as there are any.
+    fn parameters(&self, all: &[Function], first: usize) -> Result<Option<Vec<Real>>, ImportError> {
+        let mut lists = vec![];
+        for name in ["activation_alpha", "activation_beta"] {
+            lists.push(match self.node.attr(name) {
+                None => vec![],
+                Some(OnnxAttr::Floats(v)) => v.clone(),
+                Some(other) => return Err(ImportError::new(format!("{name}: expected numbers, found {other:?}"))),
+            });
+        }
+        if lists.iter().all(Vec::is_empty) {
+            return Ok(None);
+        }
+        let mut rest: Vec<_> = lists.into_iter().map(Vec::into_iter).collect();
+        let mut each = vec![];
+        for f in all {
+            for (default, given) in f.defaults().into_iter().zip(&mut rest) {
+                let next = default.and_then(|_| given.next()).map(f64::from);
+                each.push(Real(next.or(default).unwrap_or_default()));
+            }
+        }
+        // Cells with fewer functions have none for the others.
+        each.resize((2 * all.len()).max(2 * first + 6), Real(0.0));
+        Ok(Some(each[2 * first..][..6].to_vec()))
     }
 
     /// The first state: operand `i`, or zeros.
@@ -234,13 +258,14 @@ impl Layer<'_> {
         if let Some(l) = lengths {
             operands.push(cast(cx, l, DType::I32)?);
         }
-        let [f, g, k] = self.functions()?;
+        let ([f, g, k], parameters) = self.functions()?;
         let op = Recurrent {
             cell,
             reverse: self.reverse,
             f,
             g,
             k,
+            parameters,
             clip: node.opt_float("clip")?.map(|c| Real(f64::from(c))),
             coupled: cell == Cell::Lstm && node.int("input_forget", 0)? != 0,
             peephole: peephole.is_some(),

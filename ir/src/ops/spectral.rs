@@ -1,11 +1,16 @@
 //! Discrete Fourier transforms as products with constant matrices, and the tables that go with them.
 //!
+//! One matrix does a short transform. A longer one of `n = a·b` points is `b` transforms of `a` points and then `a` of `b` points (J. Cooley and
+//! J. Tukey, *An Algorithm for the Machine Calculation of Complex Fourier Series*, 1965), whose matrices hold the factors between the two: products
+//! in proportion to `n·(a + b)` in place of `n²`, and tables that are as much smaller.
+//!
 //! ONNX: [DFT](https://onnx.ai/onnx/operators/onnx__DFT.html) (17, 20), [STFT](https://onnx.ai/onnx/operators/onnx__STFT.html) (17),
 //! [HannWindow](https://onnx.ai/onnx/operators/onnx__HannWindow.html), HammingWindow and BlackmanWindow (17),
 //! [MelWeightMatrix](https://onnx.ai/onnx/operators/onnx__MelWeightMatrix.html) (17). A matrix takes `4·n·k` numbers: transforms of more
 //! than 4096 points are refused.
 
 use super::matmul::MatMul;
+use super::slice::Slice;
 use super::transpose::Transpose;
 use super::util::{apply, cast, reshape, table_size};
 use crate::import::dtype_of_code;
@@ -78,6 +83,65 @@ impl Transform {
             }
         }
         Ok(m)
+    }
+
+    /// The two factors that take the fewest products, if that is worth two transpositions.
+    fn factors(self) -> Option<(usize, usize)> {
+        let n = self.length;
+        // Signals that are cut or filled up would have to be first.
+        let (a, b) = (2..n).filter(|a| n.is_multiple_of(*a)).map(|a| (a, n / a)).min_by_key(|(a, b)| (a + b, *a))?;
+        (self.rows == n && 8 * (a + b) <= n).then_some((a, b))
+    }
+
+    /// Does it to the rows of `x` `[…, rows·parts]`; gives `[…, columns·2]`.
+    ///
+    /// With `j = j₁·b + j₂` and `k = k₁ + a·k₂`, `w^(j·k)` is `w_a^(j₁·k₁) · w^(j₂·k₁) · w_b^(j₂·k₂)`: the sum over `j₁` first, then for each `k₁` that
+    /// over `j₂`, whose matrix is that of a transform of `n` points at the rows `j₂` and the columns `k₁ + a·k₂`.
+    fn of(self, cx: &mut Importer<'_>, x: ValueId) -> Result<ValueId, ImportError> {
+        let Some((a, b)) = self.factors() else { return times(cx, x, &self.matrix()?, self.columns * 2) };
+        let sign = if self.inverse { 1.0 } else { -1.0 };
+        // A complex factor at a row and a column of pairs, for a matrix of `parts` numbers a row.
+        let put = |m: &mut [f64], parts: usize, width: usize, [row, column]: [usize; 2], (c, s): (f64, f64)| {
+            let at = |part: usize, out: usize| ((row * parts + part) * width + column) * 2 + out;
+            (m[at(0, 0)], m[at(0, 1)]) = (c, sign * s);
+            if parts == 2 {
+                (m[at(1, 0)], m[at(1, 1)]) = (-sign * s, c);
+            }
+        };
+        let mut first = vec![0.0; a * self.parts * a * 2];
+        for (j, k) in (0..a).flat_map(|j| (0..a).map(move |k| (j, k))) {
+            put(&mut first, self.parts, a, [j, k], turn(j * k, a));
+        }
+        // Of a result that ends early as many columns as are needed.
+        let wide = self.columns.div_ceil(a);
+        let scale = if self.inverse { 1.0 / self.length as f64 } else { 1.0 };
+        let mut second = vec![0.0; a * b * 2 * wide * 2];
+        for (k1, m) in second.chunks_exact_mut(b * 2 * wide * 2).enumerate() {
+            for (j, k) in (0..b).flat_map(|j| (0..wide).map(move |k| (j, k))) {
+                let (c, s) = turn(j * (k1 + a * k), self.length);
+                put(m, 2, wide, [j, k], (c * scale, s * scale));
+            }
+        }
+        let outer = cx.shape(x).0[..cx.rank(x) - 1].to_vec();
+        let rows = outer.iter().fold(Dim::Const(1), |n, d| n.mul(d));
+        let shaped = |dims: &[usize]| Shape([vec![rows.clone()], dims.iter().map(|d| Dim::from(*d)).collect()].concat());
+        let x = reshape(cx, x, shaped(&[a, b, self.parts]))?;
+        let x = cx.op(Transpose { perm: vec![0, 2, 1, 3] }, &[x])?;
+        let x = reshape(cx, x, shaped(&[b, a * self.parts]))?;
+        let y = times(cx, x, &first, a * 2)?;
+        let y = reshape(cx, y, shaped(&[b, a, 2]))?;
+        let y = cx.op(Transpose { perm: vec![2, 0, 1, 3] }, &[y])?;
+        let y = reshape(cx, y, Shape(vec![Dim::from(a), rows.clone(), Dim::from(b * 2)]))?;
+        let m = cx.weight(Tensor::from_f64(cx.dtype(y), &[a, b * 2, wide * 2], &second));
+        let z = cx.op(MatMul { trans_a: false, trans_b: false }, &[y, m])?;
+        let z = reshape(cx, z, Shape(vec![Dim::from(a), rows.clone(), Dim::from(wide), Dim::Const(2)]))?;
+        let z = cx.op(Transpose { perm: vec![1, 2, 0, 3] }, &[z])?;
+        let mut z = reshape(cx, z, shaped(&[wide * a * 2]))?;
+        if wide * a > self.columns {
+            let to = shaped(&[self.columns * 2]);
+            z = cx.op(Slice { starts: vec![0; 2], steps: vec![1; 2], to }, &[z])?;
+        }
+        reshape(cx, z, Shape([outer, vec![Dim::from(self.columns * 2)]].concat()))
     }
 
     /// Real results of the half of a spectrum that a real signal needs: `[rows·2, length]`.
@@ -155,7 +219,7 @@ fn dft(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<ValueId, ImportErro
     let (y, out) = if inverse && onesided {
         (times(cx, flat, &t.real_matrix(), length)?, 1)
     } else {
-        (times(cx, flat, &t.matrix()?, columns * 2)?, 2)
+        (t.of(cx, flat)?, 2)
     };
     let y = reshape(cx, y, Shape([outer, vec![Dim::from(columns), Dim::Const(out)]].concat()))?;
     if perm.is_sorted() {
@@ -207,7 +271,7 @@ fn stft(node: &OnnxNode<'_>, cx: &mut Importer<'_>) -> Result<ValueId, ImportErr
     }
     let flat = reshape(cx, all, Shape(vec![batch.clone(), Dim::from(frames), Dim::from(length * parts)]))?;
     let t = Transform { length, rows: length, parts, inverse: false, columns };
-    let y = times(cx, flat, &t.matrix()?, columns * 2)?;
+    let y = t.of(cx, flat)?;
     reshape(cx, y, Shape(vec![batch, Dim::from(frames), Dim::from(columns), Dim::Const(2)]))
 }
 

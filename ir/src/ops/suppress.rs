@@ -9,7 +9,7 @@ use super::util::{Counted, loop_over};
 use crate::op::expect_operands;
 use crate::ops::*;
 use tenon_base::Shape;
-use tenon_kernel::{BinOp, CmpOp, Stmt, Type, Var};
+use tenon_kernel::{BinOp, Buf, CmpOp, KernelBuilder, Stmt, Type, Var};
 
 crate::attributes! {
     /// See the module.
@@ -49,6 +49,98 @@ impl Suppress {
             return [[p.clone() - w.clone(), p + w], [q.clone() - h.clone(), q + h]];
         }
         [[p.clone().min(r.clone()), p.max(r)], [q.clone().min(s.clone()), q.max(s)]]
+    }
+
+    fn overlap(&self, a: &[Expr; 4], b: &[Expr; 4]) -> Expr {
+        let zero = || Expr::constant(DType::F32, 0.0);
+        let (s, t) = (self.sides(a), self.sides(b));
+        let along = |k: usize| {
+            let low = s[k][0].clone().max(t[k][0].clone());
+            (s[k][1].clone().min(t[k][1].clone()) - low).max(zero())
+        };
+        let area = |s: &[[Expr; 2]; 2]| (s[0][1].clone() - s[0][0].clone()) * (s[1][1].clone() - s[1][0].clone());
+        let common = along(0) * along(1);
+        let all = area(&s) + area(&t) - common.clone();
+        all.clone().compare(CmpOp::Gt, zero()).select(common.binary(BinOp::Div, all), zero())
+    }
+}
+
+/// Boxes by their scores, the best first: no entry `i` is behind `2i + 1` and `2i + 2`. So the few best of many cost about a look at each box.
+struct Heap {
+    key: Buf,
+    place: Buf,
+    len: usize,
+}
+
+impl Heap {
+    fn at(&self, i: Expr) -> Expr {
+        i.clamp(0, self.len as i64 - 1)
+    }
+
+    fn place_at(&self, i: Expr) -> Expr {
+        Expr::load(self.place, self.at(i))
+    }
+
+    fn store(&self, k: &mut KernelBuilder, i: Expr, key: Expr, place: Expr) {
+        k.store(self.key, self.at(i.clone()), key);
+        k.store(self.place, self.at(i), place);
+    }
+
+    /// Whether `a`, a score and a position, comes before `b`.
+    fn before(a: [Expr; 2], b: [Expr; 2]) -> Expr {
+        let ([x, i], [y, j]) = (a, b);
+        let first = x.clone().compare(CmpOp::Eq, y.clone()).binary(BinOp::And, i.compare(CmpOp::Lt, j));
+        x.compare(CmpOp::Gt, y).binary(BinOp::Or, first)
+    }
+
+    fn bind(&self, k: &mut KernelBuilder, i: Expr) -> [Expr; 2] {
+        [k.bind("key", Expr::load(self.key, self.at(i.clone()))), k.bind("place", self.place_at(i))]
+    }
+
+    /// Puts the entry at `from` where it belongs among the first `held`, of which all behind it are in order.
+    fn sink(&self, k: &mut KernelBuilder, from: Expr, held: &Expr) {
+        let hole = k.declare("hole", from.clone());
+        let moved = self.bind(k, from);
+        let child = k.declare("child", Expr::Var(hole) * 2i64 + 1i64);
+        k.while_loop(Expr::Var(child).compare(CmpOp::Lt, held.clone()), |k| {
+            let left = self.bind(k, Expr::Var(child));
+            let right = self.bind(k, Expr::Var(child) + 1i64);
+            let there = (Expr::Var(child) + 1i64).compare(CmpOp::Lt, held.clone());
+            let second = k.bind("second", there.binary(BinOp::And, Heap::before(right.clone(), left.clone())));
+            let pick = |r: &Expr, l: &Expr| second.clone().select(r.clone(), l.clone());
+            let best = [k.bind("best", pick(&right[0], &left[0])), k.bind("best", pick(&right[1], &left[1]))];
+            let chosen = k.bind("chosen", pick(&(Expr::Var(child) + 1i64), &Expr::Var(child)));
+            k.if_else(
+                Heap::before(best.clone(), moved.clone()),
+                |k| {
+                    let [key, place] = best;
+                    self.store(k, Expr::Var(hole), key, place);
+                    k.set(hole, chosen.clone());
+                    k.set(child, chosen * 2i64 + 1i64);
+                },
+                // Nothing is behind the end.
+                |k| k.set(child, held.clone()),
+            );
+        });
+        let [key, place] = moved;
+        self.store(k, Expr::Var(hole), key, place);
+    }
+
+    /// Makes a heap of the first `held` entries.
+    fn order(&self, k: &mut KernelBuilder, held: Expr) {
+        let next = k.declare("next", held.clone() - 1i64);
+        k.while_loop(Expr::Var(next).compare(CmpOp::Ge, Expr::int(0)), |k| {
+            self.sink(k, Expr::Var(next), &held);
+            k.set(next, Expr::Var(next) - 1i64);
+        });
+    }
+
+    /// Takes the first entry away; `held` is how many there are.
+    fn take(&self, k: &mut KernelBuilder, held: Var) {
+        k.set(held, Expr::Var(held) - 1i64);
+        let [key, place] = self.bind(k, Expr::Var(held));
+        self.store(k, Expr::int(0), key, place);
+        self.sink(k, Expr::int(0), &Expr::Var(held));
     }
 }
 
@@ -144,59 +236,73 @@ impl Operator for Suppress {
     fn lower(&self, cx: &mut LowerCx<'_>) -> Result<(), LowerError> {
         let dims = cx.in_dims(1);
         let (batch, classes, n) = (dims[0], dims[1], dims[2]);
+        if n == 0 || self.most == 0 {
+            let none = Counted::begin(cx, &[0]);
+            none.end(cx, 1);
+            return Ok(());
+        }
         let room = batch * classes * self.most;
         let counted = Counted::begin(cx, &[0]);
-        let alive = cx.scratch("alive", DType::Bool, n);
-        let [b, c, k, i, p, best] = ["b", "c", "k", "i", "p", "best"].map(|name| cx.k.fresh(name, Type::INDEX));
-        let top = cx.k.fresh("top", Type::scalar(DType::F32));
-        let f32c = |v: f64| Expr::constant(DType::F32, v);
+        let heap = Heap { key: cx.scratch("key", DType::F32, n), place: cx.scratch("place", DType::I64, n), len: n };
+        let picks = cx.scratch("picks", DType::I64, self.most);
+        let [b, c, i, p] = ["b", "c", "i", "p"].map(|name| cx.k.fresh(name, Type::INDEX));
         let (limit, iou) = (cx.load_flat(2, Expr::int(0)), cx.load_flat(3, Expr::int(0)));
         let least = cx.load_flat(4, Expr::int(0));
         let score = cx.load_flat(1, (Expr::Var(b) * classes + Expr::Var(c)) * n + Expr::Var(i));
         let corners = |cx: &LowerCx<'_>, v: Var| -> [Expr; 4] {
             std::array::from_fn(|e| cx.load_flat(0, (Expr::Var(b) * n + Expr::Var(v)) * 4usize + e as i64))
         };
-        let when = |cond: Expr, then: Vec<Stmt>| Stmt::If { cond, then, otherwise: vec![] };
-        let set = |var: Var, value: Expr| Stmt::Set { var, value };
-        let store = |value: Expr| Stmt::Store { buf: alive, index: Expr::Var(i), value };
-        let is_alive = Expr::load(alive, Expr::Var(i));
-
-        let (s, t) = (self.sides(&corners(cx, p)), self.sides(&corners(cx, i)));
-        let along = |k: usize| {
-            let low = s[k][0].clone().max(t[k][0].clone());
-            (s[k][1].clone().min(t[k][1].clone()) - low).max(f32c(0.0))
-        };
-        let area = |s: &[[Expr; 2]; 2]| (s[0][1].clone() - s[0][0].clone()) * (s[1][1].clone() - s[1][0].clone());
-        let common = along(0) * along(1);
-        let all = area(&s) + area(&t) - common.clone();
-        let some = all.clone().compare(CmpOp::Gt, f32c(0.0));
-        let part = some.select(common.binary(BinOp::Div, all), f32c(0.0));
-        let goes = part.compare(CmpOp::Le, iou);
-        // Not "above": what is not comparable goes, too.
-        let keep = goes.binary(BinOp::And, Expr::Var(i).compare(CmpOp::Ne, Expr::Var(p)));
-        let thin = loop_over(i, n, false, vec![when(is_alive.clone(), vec![store(keep)])]);
-
+        let other = cx.k.fresh("other", Type::INDEX);
+        let overlap = self.overlap(&corners(cx, p), &corners(cx, other));
         let slot = counted.slot(room) * 3usize;
-        let last = n.max(1) as i64 - 1;
-        let mut chosen = vec![Stmt::Let { var: p, value: Expr::Var(best).clamp(0, last) }];
-        for (e, v) in [b, c, p].into_iter().enumerate() {
-            chosen.push(counted.store(cx, 0, slot.clone() + e as i64, Expr::Var(v)));
-        }
-        chosen.extend([counted.next(), thin]);
-        let better = Expr::Var(best).compare(CmpOp::Lt, Expr::int(0));
-        let better = better.binary(BinOp::Or, score.clone().compare(CmpOp::Gt, Expr::Var(top)));
-        let take = when(better, vec![set(best, Expr::Var(i)), set(top, score.clone())]);
-        let round = vec![
-            Stmt::Declare { var: best, value: Expr::int(-1) },
-            Stmt::Declare { var: top, value: f32c(0.0) },
-            loop_over(i, n, false, vec![when(is_alive, vec![take])]),
-            when(Expr::Var(best).compare(CmpOp::Ge, Expr::int(0)), chosen),
-        ];
-        let round = when(Expr::Var(k).compare(CmpOp::Lt, limit), round);
-        let body = vec![
-            loop_over(i, n, false, vec![store(score.compare(CmpOp::Gt, least))]),
-            loop_over(k, self.most, false, vec![round]),
-        ];
+        let rows = [b, c, p].map(Expr::Var).into_iter().enumerate();
+        let mut emit: Vec<Stmt> = rows.map(|(e, v)| counted.store(cx, 0, slot.clone() + e as i64, v)).collect();
+        emit.push(counted.next());
+        let yes = |is: bool| Expr::constant(DType::Bool, f64::from(u8::from(is)));
+        let body = cx.k.block(|k| {
+            let held = k.declare("held", Expr::int(0));
+            let counts = k.block(|k| {
+                let score = k.bind("score", score);
+                k.if_else(
+                    score.clone().compare(CmpOp::Gt, least),
+                    |k| {
+                        heap.store(k, Expr::Var(held), score, Expr::Var(i));
+                        k.set(held, Expr::Var(held) + 1i64);
+                    },
+                    |_| {},
+                );
+            });
+            k.push(loop_over(i, n, false, counts));
+            heap.order(k, Expr::Var(held));
+            let picked = k.declare("picked", Expr::int(0));
+            let most = k.bind("most", limit.clamp(0, self.most as i64));
+            let more = || Expr::Var(picked).compare(CmpOp::Lt, most.clone());
+            let any = || Expr::Var(held).compare(CmpOp::Gt, Expr::int(0));
+            k.while_loop(more().binary(BinOp::And, any()), |k| {
+                k.push(Stmt::Let { var: p, value: heap.place_at(Expr::int(0)).clamp(0, n as i64 - 1) });
+                heap.take(k, held);
+                // Against the better ones, until one is too near.
+                let stays = k.declare("stays", yes(true));
+                let q = k.declare("q", Expr::int(0));
+                let rest = Expr::Var(q).compare(CmpOp::Lt, Expr::Var(picked)).binary(BinOp::And, Expr::Var(stays));
+                k.while_loop(rest, |k| {
+                    let at = Expr::Var(q).clamp(0, self.most as i64 - 1);
+                    k.push(Stmt::Let { var: other, value: Expr::load(picks, at).clamp(0, n as i64 - 1) });
+                    // Not "above": what is not comparable goes, too.
+                    k.set(stays, overlap.compare(CmpOp::Le, iou));
+                    k.set(q, Expr::Var(q) + 1i64);
+                });
+                k.if_else(
+                    Expr::Var(stays),
+                    |k| {
+                        k.store(picks, Expr::Var(picked).clamp(0, self.most as i64 - 1), Expr::Var(p));
+                        k.set(picked, Expr::Var(picked) + 1i64);
+                        emit.into_iter().for_each(|s| k.push(s));
+                    },
+                    |_| {},
+                );
+            });
+        });
         cx.k.push(loop_over(b, batch, false, vec![loop_over(c, classes, false, body)]));
         counted.end(cx, 1);
         Ok(())
@@ -218,6 +324,7 @@ impl Operator for Suppress {
             sample(Suppress { most: 5, center: false }, 2, 3, 9),
             sample(Suppress { most: 3, center: true }, 1, 2, 7),
             sample(Suppress { most: 0, center: false }, 1, 1, 4),
+            sample(Suppress { most: 40, center: false }, 1, 2, 60),
         ]
     }
 }

@@ -24,7 +24,7 @@ crate::attributes! {
     }
 }
 
-/// Up to so many, elements are inserted one by one into a short list; beyond, the whole row is sorted.
+/// Up to so many, elements are inserted one by one into a short list; beyond, lists are sorted.
 const SHORT: usize = 16;
 
 impl TopK {
@@ -148,7 +148,8 @@ impl Operator for TopK {
         let index = |count: usize| (Expr::Var(o) * count + Expr::Var(j)) * inner + Expr::Var(i);
         let x = crate::lower::widen(cx.load_flat(0, index(n)), cx.in_dtype(0));
         let row = Expr::Var(o) * inner + Expr::Var(i);
-        let kept = if self.k <= SHORT { self.k } else { n };
+        // Of rows that are longer, what may be among the best is collected before it is sorted.
+        let kept = if self.k <= SHORT { self.k } else { n.min(2 * self.k) };
         let list = List {
             dtype,
             key: cx.scratch("key", dtype, outer * inner * kept),
@@ -164,7 +165,7 @@ impl Operator for TopK {
                 place: cx.scratch("merged_place", DType::I64, outer * inner * kept),
                 ..list.clone()
             };
-            cx.k.block(|kb| self.sort(kb, &list, &other, j, &x))
+            cx.k.block(|kb| self.collect(kb, [&list, &other], j, n, &x))
         };
         let mut stores = vec![];
         for (port, value) in [(0, list.key_at(Expr::Var(j))), (1, list.place_at(Expr::Var(j)))] {
@@ -185,6 +186,8 @@ impl Operator for TopK {
             Sample::new(t(1, 5, true), &[(DType::I32, &[2, 11, 3])]).with_range(&[(-3.0, 3.0)]),
             Sample::new(t(1, 29, true), &[(DType::F16, &[2, 29])]),
             Sample::new(t(0, 17, false), &[(DType::I64, &[50])]).with_range(&[(-9.0, 9.0)]),
+            Sample::new(t(1, 20, true), &[(f, &[2, 300, 2])]),
+            Sample::new(t(0, 18, true), &[(DType::I16, &[500])]).with_range(&[(-40.0, 40.0)]),
             Sample::new(t(0, 1, true), &[(DType::U8, &[1])]),
             Sample::new(t(1, 0, true), &[(f, &[2, 3])]),
         ]
@@ -269,18 +272,54 @@ impl TopK {
         k.push(loop_over(j, n, false, step));
     }
 
-    /// Sorts all of a row by merging runs of 1, 2, 4, … elements.
-    fn sort(&self, k: &mut KernelBuilder, list: &List, merged: &List, j: Var, x: &Expr) {
-        let n = list.len;
-        let copy = k.block(|k| list.store(k, Expr::Var(j), x.clone(), Expr::Var(j)));
-        k.push(loop_over(j, n, false, copy));
-        let below_n = |v: Var| Expr::Var(v).compare(CmpOp::Lt, n.into());
+    /// Collects the elements of `x` (which depends on `j`) that are better than the worst of the best so far, and sorts the list and cuts it
+    /// to the best whenever it is full. So of a long row most elements cost no more than a comparison, in whatever order they come.
+    fn collect(&self, k: &mut KernelBuilder, [list, merged]: [&List; 2], j: Var, n: usize, x: &Expr) {
+        if list.len == n {
+            let all = k.block(|k| list.store(k, Expr::Var(j), x.clone(), Expr::Var(j)));
+            k.push(loop_over(j, n, false, all));
+            return self.sort(k, list, merged, n.into());
+        }
+        let held = k.declare("held", Expr::int(0));
+        let cut = k.declare("cut", Expr::constant(DType::Bool, 0.0));
+        let worst = k.declare("worst", Expr::constant(list.dtype, 0.0));
+        let step = k.block(|k| {
+            let x = k.bind("x", x.clone());
+            let enters = self.better(x.clone(), Expr::Var(worst), list.dtype);
+            let enters = enters.binary(BinOp::Or, Expr::Var(cut).compare(CmpOp::Eq, Expr::constant(DType::Bool, 0.0)));
+            k.if_else(
+                enters,
+                |k| {
+                    list.store(k, Expr::Var(held), x.clone(), Expr::Var(j));
+                    k.set(held, Expr::Var(held) + 1i64);
+                    let full = Expr::Var(held).compare(CmpOp::Ge, list.len.into());
+                    k.if_else(
+                        full,
+                        |k| {
+                            self.sort(k, list, merged, list.len.into());
+                            k.set(held, self.k.into());
+                            k.set(cut, Expr::constant(DType::Bool, 1.0));
+                            k.set(worst, list.key_at(Expr::from(self.k - 1)));
+                        },
+                        |_| {},
+                    );
+                },
+                |_| {},
+            );
+        });
+        k.push(loop_over(j, n, false, step));
+        self.sort(k, list, merged, Expr::Var(held));
+    }
+
+    /// Sorts the first `n` elements of a list by merging runs of 1, 2, 4, … of them.
+    fn sort(&self, k: &mut KernelBuilder, list: &List, merged: &List, n: Expr) {
+        let below_n = |v: Var| Expr::Var(v).compare(CmpOp::Lt, n.clone());
         let width = k.declare("width", Expr::int(1));
         k.while_loop(below_n(width), |k| {
             let lo = k.declare("lo", Expr::int(0));
             k.while_loop(below_n(lo), |k| {
-                let mid = k.bind("mid", (Expr::Var(lo) + Expr::Var(width)).min(n.into()));
-                let hi = k.bind("hi", (mid.clone() + Expr::Var(width)).min(n.into()));
+                let mid = k.bind("mid", (Expr::Var(lo) + Expr::Var(width)).min(n.clone()));
+                let hi = k.bind("hi", (mid.clone() + Expr::Var(width)).min(n.clone()));
                 let a = k.declare("a", Expr::Var(lo));
                 let b = k.declare("b", mid.clone());
                 k.for_range("p", Expr::Var(lo), hi.clone(), |k, p| {
@@ -298,8 +337,9 @@ impl TopK {
                 });
                 k.set(lo, hi);
             });
-            let back = k.block(|k| list.store(k, Expr::Var(j), merged.key_at(Expr::Var(j)), merged.place_at(Expr::Var(j))));
-            k.push(loop_over(j, n, false, back));
+            k.for_range("q", Expr::int(0), n.clone(), |k, q| {
+                list.store(k, q.clone(), merged.key_at(q.clone()), merged.place_at(q));
+            });
             k.set(width, Expr::Var(width) * 2i64);
         });
     }

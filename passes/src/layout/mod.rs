@@ -8,7 +8,9 @@
 mod views;
 
 use crate::PassError;
-use tenon_base::{Loc, Shape};
+use tenon_base::{Dim, Loc, Shape};
+use tenon_ir::ops::conv::Conv;
+use tenon_ir::ops::expand::Expand;
 use tenon_ir::ops::reshape::Reshape;
 use tenon_ir::ops::transpose::Transpose;
 use tenon_ir::{Graph, NodeId, Op, OpClass, Operator, ValueId};
@@ -77,8 +79,33 @@ fn transposed(graph: &mut Graph, v: ValueId, perm: &[usize], loc: &Loc) -> Optio
     graph.add_op(Transpose { perm: perm.to_vec() }, &[v], loc.clone()).ok().map(|v| v[0])
 }
 
+/// More results than these a channel are lanes of a vector themselves: an image that is four times as large was slower than these.
+const MOST_RESULTS: usize = 3;
+
+/// A depthwise convolution with several results a channel, channels last, as one with one result a channel of an image in which each channel
+/// stands as often as it has results: lanes then lie along the channels, for one more image to write. Gives that image.
+fn repeated(graph: &mut Graph, conv: &mut Conv, operands: &[ValueId], loc: &Loc) -> Option<ValueId> {
+    let shape = graph.fact(operands[0]).shape.clone();
+    let weights = graph.fact(operands[1]).shape.to_usize()?;
+    let (channels, around) = shape.0.split_last()?;
+    let results = weights.first()? / conv.group.max(1);
+    let taps: usize = conv.kernel.iter().product();
+    if *channels != Dim::from(conv.group) || !(2..=MOST_RESULTS).contains(&results) || taps == 1 {
+        return None;
+    }
+    let with = |last: &[Dim]| Shape([around, last].concat());
+    let each = with(&[channels.clone(), Dim::Const(1)]);
+    let v = graph.add_op(Reshape { to: each }, &operands[..1], loc.clone()).ok()?[0];
+    let all = with(&[channels.clone(), Dim::from(results)]);
+    let v = graph.add_op(Expand { to: all }, &[v], loc.clone()).ok()?[0];
+    let flat = with(&[Dim::from(conv.group * results)]);
+    let v = graph.add_op(Reshape { to: flat }, &[v], loc.clone()).ok()?[0];
+    conv.group *= results;
+    Some(v)
+}
+
 fn flip(graph: &mut Graph, id: NodeId) -> Option<ValueId> {
-    let op = graph.op(id)?.channels_last()?;
+    let mut op = graph.op(id)?.channels_last()?;
     let loc = loc_of(graph, id);
     let mut operands = graph.operands(id);
     let rank = graph.fact(operands[0]).shape.rank();
@@ -87,6 +114,11 @@ fn flip(graph: &mut Graph, id: NodeId) -> Option<ValueId> {
     }
     let perm = to_last(rank);
     operands[0] = transposed(graph, operands[0], &perm, &loc)?;
+    if let Op::Conv(conv) = &mut op
+        && let Some(image) = repeated(graph, conv, &operands, &loc)
+    {
+        operands[0] = image;
+    }
     let y = graph.add_op(op, &operands, loc.clone()).ok()?;
     graph.add_op(Transpose { perm: inverse(&perm) }, &y[..1], loc).ok().map(|v| v[0])
 }

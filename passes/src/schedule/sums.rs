@@ -22,7 +22,8 @@ use super::{ScheduleCx, Unit};
 use std::collections::BTreeMap;
 use tenon_kernel::{BinOp, Expr, Kernel, Stmt, Type, Var};
 
-/// Products that one accumulator sums up at most, about.
+/// Products that one accumulator sums up at most, about: as few as cost next to nothing. The error of `n` products is least with blocks of `√n`
+/// (16 to 48 for most layers), by a quarter in whole networks; but those took 2 to 7 % longer, for want of registers for two sets of sums.
 const BLOCK: usize = 128;
 
 /// Splits the loops of register tiles whose sums are too long.
