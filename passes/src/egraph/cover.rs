@@ -107,14 +107,32 @@ pub struct Cover<'s, 'e> {
     alone: Vec<Vec<f64>>,
     /// Price of each class without any fusion: that of its longest chain.
     price: Vec<f64>,
+    known: Known,
+}
+
+/// What was found out about chains of views and moves, by their nodes: many cones have the same.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    stores: RefCell<BTreeMap<Vec<At>, bool>>,
+    moves: RefCell<BTreeMap<Vec<At>, bool>>,
+}
+
+/// What `known` says of `chain`; if nothing, what `find` does.
+fn recall(known: &RefCell<BTreeMap<Vec<At>, bool>>, chain: &[At], find: impl FnOnce() -> bool) -> bool {
+    let before = known.borrow().get(chain).copied();
+    before.unwrap_or_else(|| {
+        let found = find();
+        known.borrow_mut().insert(chain.to_vec(), found);
+        found
+    })
 }
 
 impl<'s, 'e> Cover<'s, 'e> {
     /// Covers `space` for the target of `cost`.
     pub fn new(space: &'s Space<'e>, cost: Cost<'s>) -> Cover<'s, 'e> {
         let n = space.classes.len();
-        let (cuts, work, alone) = (vec![vec![]; n], vec![], Vec::with_capacity(n));
-        let mut c = Cover { space, cost, cuts, work, rank: vec![], users: vec![], alone, price: vec![] };
+        let (cuts, work, alone, known) = (vec![vec![]; n], vec![], Vec::with_capacity(n), Known::default());
+        let mut c = Cover { space, cost, cuts, work, rank: vec![], users: vec![], alone, price: vec![], known };
         c.work = (0..n as u32).map(|class| c.class_work(class)).collect();
         for class in 0..n as u32 {
             let nodes = 0..space.classes[class as usize].items.len() as u32;
@@ -127,7 +145,8 @@ impl<'s, 'e> Cover<'s, 'e> {
         let mut order: Vec<u32> = (0..n as u32).collect();
         order.sort_by(|a, b| c.rank[*a as usize].total_cmp(&c.rank[*b as usize]).then(a.cmp(b)));
         for class in order {
-            c.merge(class);
+            let merged = c.merge(class);
+            c.cuts[class as usize].extend(merged);
         }
         c
     }
@@ -230,8 +249,8 @@ impl<'s, 'e> Cover<'s, 'e> {
         (users, price)
     }
 
-    /// Adds the best merged cuts of `class`.
-    fn merge(&mut self, class: u32) {
+    /// The best merged cuts of `class`.
+    fn merge(&self, class: u32) -> Vec<Cut> {
         let mut merged: Vec<(f64, Cut)> = vec![];
         let mut seen: BTreeSet<Vec<At>> = BTreeSet::new();
         for i in 0..self.space.classes[class as usize].items.len() as u32 {
@@ -291,6 +310,7 @@ impl<'s, 'e> Cover<'s, 'e> {
         merged.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then_with(|| a.2.nodes.cmp(&b.2.nodes)));
         let mut kept: BTreeSet<Vec<u32>> = BTreeSet::new();
         let mut alike: BTreeMap<Vec<(u32, &str)>, usize> = BTreeMap::new();
+        let mut best = vec![];
         for (_, _, cut) in merged {
             if kept.len() == KEPT {
                 break;
@@ -300,9 +320,10 @@ impl<'s, 'e> Cover<'s, 'e> {
             // Of cuts with the same leaves the best will do.
             if *of_kind < ALIKE && kept.insert(cut.leaves.clone()) {
                 *of_kind += 1;
-                self.cuts[class as usize].push(cut);
+                best.push(cut);
             }
         }
+        best
     }
 
     /// What the members of a cone cost alone, as far as nobody outside needs them.
@@ -327,7 +348,7 @@ impl<'s, 'e> Cover<'s, 'e> {
     /// The cut of `root` that computes `nodes` (those of them that it needs), if it is one kernel that can be written.
     fn finish(&self, root: u32, nodes: &[At]) -> Option<Cut> {
         let cone = Cone::new(self.space, root, nodes)?;
-        let shape = cone.shape()?;
+        let shape = cone.shape(&self.known)?;
         let evaluations = cone.evaluations(&shape)?;
         if cone.order.iter().all(|at| matches!(self.space.item(*at).part, Part::Free | Part::View)) {
             return Some(Cut { nodes: cone.nodes(), leaves: cone.leaves, anchor: None, cost: 0.0 });
@@ -471,7 +492,7 @@ impl<'s, 'e> Cone<'s, 'e> {
     }
 
     /// Which node is the anchor, and whether all others may stand where they do.
-    pub(super) fn shape(&self) -> Option<Shape> {
+    pub(super) fn shape(&self, known: &Known) -> Option<Shape> {
         let part = |at: &At| self.space.item(*at).part;
         let mut anchors = self.order.iter().filter(|at| part(at) == Part::Anchor);
         let (anchor, more) = (anchors.next().copied(), anchors.next());
@@ -498,7 +519,7 @@ impl<'s, 'e> Cone<'s, 'e> {
                 return None;
             }
         }
-        if !self.stores_affinely(a, &after) {
+        if !self.stores_affinely(a, &after, known) {
             return None;
         }
         let op = self.space.op(a)?;
@@ -506,7 +527,7 @@ impl<'s, 'e> Cone<'s, 'e> {
         for (i, first) in self.operands(at).enumerate().filter_map(|(i, first)| Some((i, first?))) {
             let allowed = match prologue(op, i) {
                 Prologue::Anything(_) => true,
-                Prologue::Moves => self.moves_affinely(first),
+                Prologue::Moves => self.moves_affinely(first, known),
                 Prologue::Nothing => self.only_views(first),
             };
             if !allowed {
@@ -518,11 +539,17 @@ impl<'s, 'e> Cone<'s, 'e> {
 
     /// Whether results can be stored through the transposes behind anchor `a`: the place of an element stays affine in its index, the
     /// innermost elements stay neighbours, and nothing behind a transpose reads what is before it.
-    fn stores_affinely(&self, a: At, after: &[bool]) -> bool {
+    fn stores_affinely(&self, a: At, after: &[bool], known: &Known) -> bool {
         let path: Each<usize> = (0..self.order.len()).rev().filter(|i| after[*i] && self.order[*i] != a).collect();
         if path.iter().all(|i| self.space.item(self.order[*i]).part != Part::Move) {
             return true;
         }
+        let chain: Each<At> = std::iter::once(a).chain(path.iter().map(|i| self.order[*i])).collect();
+        recall(&known.stores, &chain, || self.path_is_affine(a, &path))
+    }
+
+    /// The same for what is behind the anchor, users last.
+    fn path_is_affine(&self, a: At, path: &[usize]) -> bool {
         let Some(dims) = self.space.classes[a.0 as usize].facts[0].dims() else { return false };
         let ranges: BTreeMap<Var, (i64, i64)> =
             dims.iter().enumerate().map(|(i, &d)| (Var(i as u32), (0, (d as i64 - 1).max(0)))).collect();
@@ -533,7 +560,7 @@ impl<'s, 'e> Cone<'s, 'e> {
         let mut behind: BTreeMap<u32, usize> = BTreeMap::from([(a.0, 0)]);
         let mut transposes = 0;
         for i in path {
-            let at = self.order[i];
+            let at = self.order[*i];
             let item = self.space.item(at);
             let read: Vec<usize> = item
                 .args
@@ -577,27 +604,35 @@ impl<'s, 'e> Cone<'s, 'e> {
     }
 
     /// Whether the node at `first` and what it uses are views and moves through which an element's index stays affine.
-    fn moves_affinely(&self, first: usize) -> bool {
-        let top = self.order[first];
-        if self.only_views(first) {
+    fn moves_affinely(&self, first: usize, known: &Known) -> bool {
+        let next = |i: &usize| self.operands(*i).next().flatten();
+        let chain: Each<usize> = std::iter::successors(Some(first), next).collect();
+        let parts = || chain.iter().map(|i| self.space.item(self.order[*i]).part);
+        if parts().all(|p| p == Part::View) {
             return true;
         }
+        if !parts().all(|p| matches!(p, Part::View | Part::Move)) {
+            return false;
+        }
+        let nodes: Each<At> = chain.iter().map(|i| self.order[*i]).collect();
+        recall(&known.moves, &nodes, || self.chain_is_affine(&nodes))
+    }
+
+    /// The same for `chain`, the last user first.
+    fn chain_is_affine(&self, chain: &[At]) -> bool {
+        let top = chain[0];
         let Some(dims) = self.space.classes[top.0 as usize].facts.first().and_then(Fact::dims) else { return false };
         let ranges: BTreeMap<Var, (i64, i64)> =
             dims.iter().enumerate().map(|(i, &d)| (Var(i as u32), (0, (d as i64 - 1).max(0)))).collect();
         let simplify = |e: Expr| simplify_index(e, &|v| ranges.get(&v).copied());
         let index: Vec<Expr> = (0..dims.len() as u32).map(|i| Expr::Var(Var(i))).collect();
         let mut flat = simplify(flatten(&index, &dims));
-        let mut at = Some(first);
-        let mut moved = false;
-        while let Some(i) = at {
-            let node = self.order[i];
-            let item = self.space.item(node);
+        for node in chain {
+            let item = self.space.item(*node);
             let Some(&arg) = item.args.first() else { return false };
             if item.part == Part::Move {
-                moved = true;
                 let (ins, out) = ([self.space.arg_fact(arg)], &self.space.classes[node.0 as usize].facts[0]);
-                let (Some(op), Some(out_dims)) = (self.space.op(node), out.dims()) else { return false };
+                let (Some(op), Some(out_dims)) = (self.space.op(*node), out.dims()) else { return false };
                 let from: Rc<RefCell<Option<Expr>>> = Rc::default();
                 let load = |e: Expr| {
                     *from.borrow_mut() = Some(e);
@@ -610,12 +645,9 @@ impl<'s, 'e> Cone<'s, 'e> {
                 }
                 let Some(e) = from.borrow_mut().take() else { return false };
                 flat = simplify(e);
-            } else if item.part != Part::View {
-                return false;
             }
-            at = self.operands(i).next().flatten();
         }
-        !moved || Affine::of(&flat).is_some()
+        Affine::of(&flat).is_some()
     }
 
     /// How often an element of each node is computed in all, in the cone's order; `None` if an expression grows too large.
