@@ -210,7 +210,7 @@ impl Operator for Reduce {
         let base = |i: &[usize]| i.iter().zip(&s).map(|(i, s)| i * s).sum::<usize>();
         if dtype.is_float() {
             let (mut values, mut out) = (Vec::with_capacity(inner.len()), vec![]);
-            if inner.iter().copied().eq(0..inner.len()) {
+            if inner.len() > 1 && inner.iter().copied().eq(0..inner.len()) {
                 // Whole rows, as they lie in memory.
                 values.resize(inner.len(), 0f64);
                 for_each_index(&to, |i| {
