@@ -4,8 +4,9 @@ use crate::op::InferError;
 use crate::{Op, Operator};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
-use petgraph::visit::EdgeRef;
-use std::collections::BTreeMap;
+use petgraph::visit::{EdgeRef, NodeIndexable};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::fmt;
 use tenon_base::{Fact, Loc, Tensor};
 
@@ -340,47 +341,52 @@ impl Graph {
 
     /// Removes every node that no output depends on; inputs stay. Gives how many were removed.
     pub fn remove_dead(&mut self) -> usize {
-        let mut live = std::collections::BTreeSet::new();
+        let mut live = vec![false; self.inner.node_bound()];
         let mut work: Vec<NodeId> = self.outputs.iter().map(|(_, v)| v.node).collect();
         while let Some(n) = work.pop() {
-            if live.insert(n) {
-                work.extend(self.operands(n).into_iter().map(|v| v.node));
+            if !std::mem::replace(&mut live[n.0 as usize], true) {
+                work.extend(self.producers(n));
             }
         }
-        live.extend(self.inputs.iter().copied());
+        self.inputs.iter().for_each(|n| live[n.0 as usize] = true);
         let before = self.len();
-        self.inner.retain_nodes(|_, i| live.contains(&NodeId(i.index() as u32)));
+        self.inner.retain_nodes(|_, i| live[i.index()]);
         before - self.len()
+    }
+
+    /// The nodes whose values `n` takes, once for each.
+    fn producers(&self, n: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        let edges = self.inner.edges_directed(NodeIndex::new(n.0 as usize), Direction::Incoming);
+        edges.map(|e| NodeId(e.source().index() as u32))
     }
 
     /// Nodes in an order in which operands come first: deterministic, close to insertion order.
     pub fn topological(&self) -> Result<Vec<NodeId>, GraphError> {
-        let mut missing: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let mut ready = std::collections::BTreeSet::new();
+        let mut missing = vec![0usize; self.inner.node_bound()];
+        // The lowest first.
+        let mut ready = BinaryHeap::new();
         for n in self.nodes() {
-            let count = self.inner.edges_directed(NodeIndex::new(n.0 as usize), Direction::Incoming).count();
-            missing.insert(n, count);
+            let count = self.producers(n).count();
+            missing[n.0 as usize] = count;
             if count == 0 {
-                ready.insert(n);
+                ready.push(Reverse(n));
             }
         }
         let mut order = Vec::with_capacity(self.len());
-        while let Some(n) = ready.pop_first() {
+        while let Some(Reverse(n)) = ready.pop() {
             order.push(n);
             for e in self.inner.edges_directed(NodeIndex::new(n.0 as usize), Direction::Outgoing) {
-                let t = NodeId(e.target().index() as u32);
-                if let Some(c) = missing.get_mut(&t) {
-                    *c -= 1;
-                    if *c == 0 {
-                        ready.insert(t);
-                    }
+                let left = &mut missing[e.target().index()];
+                *left -= 1;
+                if *left == 0 {
+                    ready.push(Reverse(NodeId(e.target().index() as u32)));
                 }
             }
         }
         if order.len() == self.len() {
             return Ok(order);
         }
-        let stuck = self.nodes().find(|n| missing.get(n).is_some_and(|c| *c > 0));
+        let stuck = self.nodes().find(|n| missing[n.0 as usize] > 0);
         Err(GraphError::Cycle(stuck.map_or_else(Loc::none, |n| self.node(n).loc.clone())))
     }
 }

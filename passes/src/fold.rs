@@ -15,16 +15,13 @@ pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
     let internal = |message: String| PassError::Internal { pass: "fold".into(), message };
     let mut folded = 0;
     for id in graph.topological().map_err(|e| internal(e.to_string()))? {
-        let Some(op) = graph.op(id).cloned() else { continue };
-        if let Op::Dequantize(_) = op {
-            // Quantised constants stay until the integer operators are made of them; that pass folds what is left.
+        let Some(op) = graph.op(id) else { continue };
+        // Quantised constants stay until the integer operators are made of them; that pass folds what is left. A loop may take any time; of
+        // a branch the condition is enough.
+        if matches!(op, Op::Dequantize(_) | Op::Repeat(_)) {
             continue;
         }
         let operands = graph.operands(id);
-        // A loop may take any time; of a branch the condition is enough.
-        if matches!(op, Op::Repeat(_)) {
-            continue;
-        }
         if let Op::Branch(_) = op
             && let Some(cond) = graph.weight(operands[0])
         {
@@ -40,6 +37,7 @@ pub fn fold(graph: &mut Graph) -> Result<usize, PassError> {
         let Some(ins) = operands.iter().map(|v| graph.weight(*v).cloned()).collect::<Option<Vec<Tensor>>>() else {
             continue;
         };
+        let op = op.clone();
         let total: usize = ins.iter().map(Tensor::len).sum();
         let len = |f: &Fact| f.dims().map_or(usize::MAX, |d| d.iter().product());
         if graph.node(id).facts.iter().any(|f| len(f) > SMALL.max(2 * total)) {

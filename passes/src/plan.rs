@@ -33,6 +33,13 @@ struct Life {
     last: usize,
 }
 
+impl Life {
+    /// Whether there is a moment at which both live.
+    fn meets(&self, other: &Life) -> bool {
+        self.first <= other.last && other.first <= self.last
+    }
+}
+
 /// Gives every arena buffer its offset and sets the arena's size. Arena buffers that no call uses are dropped to size 0
 /// at offset 0.
 pub fn plan(program: &mut Program) -> PlanReport {
@@ -72,9 +79,12 @@ fn search(fixed: &[(usize, Life)], lives: &[Life], from: usize, bound: usize) ->
     let mut area: Vec<usize> = (0..n).collect();
     area.sort_by_key(|i| std::cmp::Reverse((span(i) + 1).saturating_mul(lives[*i].bytes)));
     let mut best: Option<(Vec<usize>, usize)> = None;
+    // Who lives at the same time as each; where there is only one try for each order, finding that out takes as long as the tries.
+    let meet = |i: usize| (0..n).filter(move |j| lives[i].meets(&lives[*j])).collect();
+    let meeting: Option<Vec<Vec<usize>>> = (tries > 1).then(|| (0..n).map(meet).collect());
     for mut order in [(0..n).collect(), area, longest] {
         for _ in 0..tries {
-            let (offsets, size) = place(fixed, lives, &order, from);
+            let (offsets, size) = place(fixed, lives, meeting.as_deref(), &order, from);
             let (out, inside): (Vec<usize>, Vec<usize>) =
                 order.iter().partition(|i| offsets[**i] + lives[**i].bytes > bound);
             if best.as_ref().is_none_or(|(_, least)| size < *least) {
@@ -84,7 +94,9 @@ fn search(fixed: &[(usize, Life)], lives: &[Life], from: usize, bound: usize) ->
                 break;
             }
             // Half as far from the front as they were, so that small ones do not go before all large ones at once.
-            let place_of = |i: &usize| order.iter().position(|o| o == i).unwrap_or(0);
+            let mut places = vec![0; n];
+            order.iter().zip(0..).for_each(|(i, place)| places[*i] = place);
+            let place_of = |i: &usize| places[*i];
             let mut ranked: Vec<(usize, usize)> = inside.iter().map(|i| (2 * place_of(i) + 1, *i)).collect();
             ranked.extend(out.iter().map(|i| (place_of(i) / 2 * 2, *i)));
             ranked.sort_unstable();
@@ -98,19 +110,28 @@ fn search(fixed: &[(usize, Life)], lives: &[Life], from: usize, bound: usize) ->
     best.unwrap_or_default()
 }
 
-/// Puts lives where the smallest gap is that they fit in, one after the other in `order`; the offset of each, and the end of all.
-fn place(fixed: &[(usize, Life)], lives: &[Life], order: &[usize], from: usize) -> (Vec<usize>, usize) {
+/// Puts lives where the smallest gap is that they fit in, one after the other in `order`; the offset of each, and the end of all. `meeting`
+/// says of each which others live at the same time, if that is known.
+fn place(
+    fixed: &[(usize, Life)],
+    lives: &[Life],
+    meeting: Option<&[Vec<usize>]>,
+    order: &[usize],
+    from: usize,
+) -> (Vec<usize>, usize) {
     let mut offsets = vec![0; lives.len()];
+    let mut placed = vec![false; lives.len()];
     let mut size = from;
     let mut busy: Vec<(usize, usize)> = vec![];
     for (n, i) in order.iter().enumerate() {
         let life = &lives[*i];
-        let meets = |p: &Life| p.first <= life.last && life.first <= p.last;
         busy.clear();
-        busy.extend(fixed.iter().filter(|(_, p)| meets(p)).map(|(o, p)| (*o, *o + p.bytes)));
-        busy.extend(
-            order[..n].iter().filter(|j| meets(&lives[**j])).map(|j| (offsets[*j], offsets[*j] + lives[*j].bytes)),
-        );
+        busy.extend(fixed.iter().filter(|(_, p)| life.meets(p)).map(|(o, p)| (*o, *o + p.bytes)));
+        let place = |j: &usize| (offsets[*j], offsets[*j] + lives[*j].bytes);
+        match meeting {
+            Some(meeting) => busy.extend(meeting[*i].iter().filter(|j| placed[**j]).map(place)),
+            None => busy.extend(order[..n].iter().filter(|j| life.meets(&lives[**j])).map(place)),
+        }
         busy.sort_unstable();
         // The smallest gap that fits; else the end.
         let mut best: Option<(usize, usize)> = None;
@@ -122,6 +143,7 @@ fn place(fixed: &[(usize, Life)], lives: &[Life], order: &[usize], from: usize) 
             end = end.max(*to);
         }
         offsets[*i] = best.map_or(end, |(o, _)| o);
+        placed[*i] = true;
         size = size.max(offsets[*i] + life.bytes);
     }
     (offsets, size)
@@ -231,7 +253,7 @@ mod tests {
             let lives = filled(seed, memory, 60, 20 + seed as usize);
             assert_eq!(lower_bound(&lives, 60), memory);
             let by_size: Vec<usize> = (0..lives.len()).collect();
-            let (_, largest_first) = place(&[], &lives, &by_size, 0);
+            let (_, largest_first) = place(&[], &lives, None, &by_size, 0);
             let (offsets, size) = search(&[], &lives, 0, memory);
             for (i, a) in lives.iter().enumerate() {
                 assert!(offsets[i] + a.bytes <= size);

@@ -97,17 +97,26 @@ impl Operator for Cast {
         let (from, to) = (ins[0].dtype(), self.to);
         // Of a conversion between floats and between integers nothing is left but what every result goes through.
         let t = match (from.is_float(), to.int_range()) {
+            (true, None) if SmallFloat::of(to).is_none() => map_broadcast(&out, x, |[v]: [f64; 1]| v)?,
             (true, None) => map_broadcast(&out, x, |[v]| self.limited(v))?,
-            (true, Some(_)) if to == DType::Bool => map_broadcast(&out, x, |[v]: [f64; 1]| i128::from(v != 0.0))?,
+            (true, Some(_)) if to == DType::Bool => map_broadcast(&out, x, |[v]: [f64; 1]| i64::from(v != 0.0))?,
             (true, Some((lo, hi))) => {
                 // Less than a byte saturates as a byte and wraps from there.
                 let (lo, hi) = if to.is_stored() { (-128, 127) } else { (lo, hi) };
-                map_broadcast(&out, x, |[v]: [f64; 1]| if v.is_nan() { 0 } else { (v as i128).clamp(lo, hi) })?
+                match (i64::try_from(lo), i64::try_from(hi)) {
+                    // As conversions saturate, and NaN becomes 0.
+                    (Ok(lo), Ok(hi)) => map_broadcast(&out, x, |[v]: [f64; 1]| (v as i64).clamp(lo, hi))?,
+                    _ => map_broadcast(&out, x, |[v]: [f64; 1]| (v as i128).clamp(lo, hi))?,
+                }
             }
             (false, Some(_)) => map_broadcast(&out, x, |[v]: [i64; 1]| v)?,
             // Integers up to 64 bits round once, directly to the float type.
-            (false, None) if to == DType::F32 => map_broadcast(&out, x, |[v]: [i128; 1]| f64::from(v as f32))?,
-            (false, None) => map_broadcast(&out, x, |[v]: [i128; 1]| v as f64)?,
+            (false, None) if from == DType::U64 && to == DType::F32 => {
+                map_broadcast(&out, x, |[v]: [i128; 1]| f64::from(v as f32))?
+            }
+            (false, None) if from == DType::U64 => map_broadcast(&out, x, |[v]: [i128; 1]| v as f64)?,
+            (false, None) if to == DType::F32 => map_broadcast(&out, x, |[v]: [i64; 1]| f64::from(v as f32))?,
+            (false, None) => map_broadcast(&out, x, |[v]: [i64; 1]| v as f64)?,
         };
         Ok(vec![t])
     }

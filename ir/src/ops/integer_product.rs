@@ -147,8 +147,14 @@ fn signed(cx: &mut Importer<'_>, b: ValueId, zero: Option<ValueId>) -> Result<Op
 
 /// The sums of `x` along an axis, which stays, in `i32`.
 fn sums(cx: &mut Importer<'_>, x: ValueId, axis: usize) -> Result<ValueId, ImportError> {
+    let sum = Reduce { kind: Kind::Sum, axes: vec![axis] };
+    if let Some(t) = cx.known(x) {
+        // As of most weights: without the way over wider integers.
+        let t = sum.integer_sums(t, DType::I32);
+        return Ok(cx.weight(t));
+    }
     let wide = cast(cx, x, DType::I32)?;
-    cx.op(Reduce { kind: Kind::Sum, axes: vec![axis] }, &[wide])
+    cx.op(sum, &[wide])
 }
 
 /// `Σ_k (a - za)(b - zb)` in `i32`.

@@ -70,23 +70,26 @@ impl Reduce {
 
     /// Sums of integers, for which the order is all one: elements are added as they lie in memory. Sums of millions of weights are computed so
     /// when compiling.
-    fn integer_sums(&self, x: &Tensor, to: &[usize]) -> Tensor {
+    ///
+    /// They wrap around as `dtype` does.
+    pub(super) fn integer_sums(&self, x: &Tensor, dtype: DType) -> Tensor {
         let (dims, size) = (x.shape(), x.dtype().size());
+        let to = self.kept(dims);
         let mut sums = vec![0i64; to.iter().product()];
-        let steps = crate::lower::strides(to);
-        let Some((&row, outer)) = dims.split_last() else { return x.clone() };
+        let steps = crate::lower::strides(&to);
+        let Some((&row, outer)) = dims.split_last() else { return Tensor::of_wide(dtype, &[], &x.to_wide::<i64>()) };
         let step = if to[outer.len()] == row { 1 } else { 0 };
         let (mut values, mut at) = (vec![0i64; row], 0);
         for_each_index(if row == 0 { &[0] } else { outer }, |i| {
             tenon_base::wide::read(x.dtype(), &x.bytes()[at * size..][..row * size], &mut values);
             at += row;
-            let first: usize = i.iter().zip(&steps).zip(to).map(|((i, s), d)| if *d == 1 { 0 } else { i * s }).sum();
+            let first: usize = i.iter().zip(&steps).zip(&to).map(|((i, s), d)| if *d == 1 { 0 } else { i * s }).sum();
             match step {
                 0 => sums[first] = values.iter().fold(sums[first], |sum, v| sum.wrapping_add(*v)),
                 _ => sums[first..].iter_mut().zip(&values).for_each(|(sum, v)| *sum = sum.wrapping_add(*v)),
             }
         });
-        Tensor::of_wide(x.dtype(), to, &sums)
+        Tensor::of_wide(dtype, &to, &sums)
     }
 
     /// The value of an empty reduction and the start of every other.
@@ -198,7 +201,7 @@ impl Operator for Reduce {
         let (dims, dtype) = (x.shape(), x.dtype());
         let to = self.kept(dims);
         if self.kind == Kind::Sum && !dtype.is_float() {
-            return Ok(vec![self.integer_sums(x, &to)]);
+            return Ok(vec![self.integer_sums(x, dtype)]);
         }
         let s = crate::lower::strides(dims);
         let folded: Vec<usize> = self.axes.iter().map(|&a| dims[a]).collect();
@@ -206,8 +209,18 @@ impl Operator for Reduce {
         for_each_index(&folded, |i| inner.push(i.iter().zip(&self.axes).map(|(i, &a)| i * s[a]).sum::<usize>()));
         let base = |i: &[usize]| i.iter().zip(&s).map(|(i, s)| i * s).sum::<usize>();
         if dtype.is_float() {
-            let x: Vec<f64> = x.to_wide();
             let (mut values, mut out) = (Vec::with_capacity(inner.len()), vec![]);
+            if inner.len() > 1 && inner.iter().copied().eq(0..inner.len()) {
+                // Whole rows, as they lie in memory.
+                values.resize(inner.len(), 0f64);
+                for_each_index(&to, |i| {
+                    let row = &x.bytes()[base(i) * dtype.size()..][..inner.len() * dtype.size()];
+                    tenon_base::wide::read(dtype, row, &mut values);
+                    out.push(self.fold_floats(dtype, &values));
+                });
+                return Ok(vec![Tensor::of_wide(dtype, &to, &out)]);
+            }
+            let x: Vec<f64> = x.to_wide();
             for_each_index(&to, |i| {
                 // Where nothing is folded there may be no element at all.
                 let first = base(i);

@@ -139,25 +139,79 @@ pub(crate) fn gather_elements(
 /// That is outside of `t` for some index.
 pub(crate) fn strided_elements(t: &Tensor, out: &[usize], first: i64, strides: &[i64]) -> Result<Tensor, String> {
     let size = t.dtype().size();
-    let mut data = Vec::with_capacity(out.iter().product::<usize>() * size);
     let (row, step) = (out.last().copied().unwrap_or(1), strides.last().copied().unwrap_or(0));
     let outer = &out[..out.len().saturating_sub(1)];
-    let outside = || format!("the places {first} + i·{strides:?} of {out:?} are not all in {}", t.fact());
-    let mut inside = true;
-    for_each_index(if row == 0 { &[0] } else { outer }, |i| {
-        let at = i.iter().zip(strides).fold(first, |at, (i, s)| at + *i as i64 * s);
-        let ends = [at, at + (row as i64 - 1) * step];
-        inside &= ends.iter().all(|e| usize::try_from(*e).is_ok_and(|e| e < t.len()));
-        if inside && step == 1 {
-            data.extend_from_slice(&t.bytes()[at as usize * size..][..row * size]);
-        } else if inside {
-            push_elements(&mut data, t.bytes(), size, (0..row as i64).map(|j| (at + j * step) as usize));
+    // Where the first and the last of all are.
+    let (mut ends, empty) = ([i128::from(first); 2], out.contains(&0));
+    for (extent, stride) in out.iter().zip(strides) {
+        let far = (extent.saturating_sub(1) as i128).saturating_mul((*stride).into());
+        let end = &mut ends[usize::from(far > 0)];
+        *end = end.saturating_add(far);
+    }
+    if !empty && !ends.iter().all(|e| usize::try_from(*e).is_ok_and(|e| e < t.len())) {
+        return Err(format!("the places {first} + i·{strides:?} of {out:?} are not all in {}", t.fact()));
+    }
+    let place = |i: &[usize]| i.iter().zip(strides).fold(first, |at, (i, s)| at + *i as i64 * s);
+    // Neighbours that come to lie apart, while others come together: a transposition.
+    let across = outer.iter().zip(strides).position(|(extent, stride)| *stride == 1 && *extent > 1);
+    let mut data = vec![];
+    match across {
+        Some(across) if step != 1 && row > 1 && !empty => {
+            data.resize(out.iter().product::<usize>() * size, 0);
+            let (mut rest, along) = (outer.to_vec(), crate::lower::strides(out));
+            let columns = std::mem::replace(&mut rest[across], 1);
+            for_each_index(&rest, |i| {
+                let to: usize = i.iter().zip(&along).map(|(i, s)| i * s).sum();
+                let (rows, columns) = ((row, step), (columns, along[across]));
+                match size {
+                    1 => transpose::<1>(t.bytes(), place(i), &mut data, to, rows, columns),
+                    2 => transpose::<2>(t.bytes(), place(i), &mut data, to, rows, columns),
+                    4 => transpose::<4>(t.bytes(), place(i), &mut data, to, rows, columns),
+                    _ => transpose::<8>(t.bytes(), place(i), &mut data, to, rows, columns),
+                }
+            });
         }
-    });
-    if !inside {
-        return Err(outside());
+        _ => {
+            data.reserve_exact(out.iter().product::<usize>() * size);
+            for_each_index(if empty { &[0] } else { outer }, |i| {
+                let at = place(i);
+                if step == 1 {
+                    data.extend_from_slice(&t.bytes()[at as usize * size..][..row * size]);
+                } else {
+                    push_elements(&mut data, t.bytes(), size, (0..row as i64).map(|j| (at + j * step) as usize));
+                }
+            });
+        }
     }
     Tensor::from_bytes(t.dtype(), out, data.into()).map_err(|e| e.to_string())
+}
+
+/// Elements of a square of [`transpose`]: as many as a line of memory holds.
+const SQUARE: usize = 16;
+
+/// Moves neighbours from `at` on, as many as `columns` says, to places as far apart as it says; as many runs of them as `rows` says, which lie as
+/// far apart as that says, to neighbours from `to` on. In squares, so that lines of memory are read and written once.
+fn transpose<const S: usize>(
+    from: &[u8],
+    at: i64,
+    data: &mut [u8],
+    to: usize,
+    rows: (usize, i64),
+    columns: (usize, usize),
+) {
+    let (from, data) = (from.as_chunks::<S>().0, data.as_chunks_mut::<S>().0);
+    for first_row in (0..rows.0).step_by(SQUARE) {
+        let last_row = rows.0.min(first_row + SQUARE);
+        for first in (0..columns.0).step_by(SQUARE) {
+            let last = columns.0.min(first + SQUARE);
+            for row in first_row..last_row {
+                let run = &from[(at + row as i64 * rows.1) as usize..];
+                for column in first..last {
+                    data[to + column * columns.1 + row] = run[column];
+                }
+            }
+        }
+    }
 }
 
 /// Appends the elements at the places `at` of `from`, each of `size` bytes.

@@ -15,6 +15,7 @@ use super::cost::{Cost, bytes};
 use super::extract::{Choice, Problem};
 use super::space::{Arg, Item, Part, Space};
 use crate::halo::{PIECE, pieces};
+use smallvec::{SmallVec, smallvec};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -101,28 +102,51 @@ pub struct Cover<'s, 'e> {
     /// Distance of each class from the inputs, by tree price: children lie below their users.
     rank: Vec<f64>,
     /// Classes that use each, as far as can be told before the choice; an output has itself.
-    users: Vec<BTreeSet<u32>>,
+    users: Vec<Vec<u32>>,
+    /// What each node costs alone.
+    alone: Vec<Vec<f64>>,
     /// Price of each class without any fusion: that of its longest chain.
     price: Vec<f64>,
+    known: Known,
+}
+
+/// What was found out about chains of views and moves, by their nodes: many cones have the same.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    stores: RefCell<BTreeMap<Vec<At>, bool>>,
+    moves: RefCell<BTreeMap<Vec<At>, bool>>,
+}
+
+/// What `known` says of `chain`; if nothing, what `find` does.
+fn recall(known: &RefCell<BTreeMap<Vec<At>, bool>>, chain: &[At], find: impl FnOnce() -> bool) -> bool {
+    let before = known.borrow().get(chain).copied();
+    before.unwrap_or_else(|| {
+        let found = find();
+        known.borrow_mut().insert(chain.to_vec(), found);
+        found
+    })
 }
 
 impl<'s, 'e> Cover<'s, 'e> {
     /// Covers `space` for the target of `cost`.
     pub fn new(space: &'s Space<'e>, cost: Cost<'s>) -> Cover<'s, 'e> {
         let n = space.classes.len();
-        let (cuts, users) = (vec![vec![]; n], vec![BTreeSet::new(); n]);
-        let mut c = Cover { space, cost, cuts, work: vec![], rank: vec![], users, price: vec![] };
+        let (cuts, work, alone, known) = (vec![vec![]; n], vec![], Vec::with_capacity(n), Known::default());
+        let mut c = Cover { space, cost, cuts, work, rank: vec![], users: vec![], alone, price: vec![], known };
         c.work = (0..n as u32).map(|class| c.class_work(class)).collect();
         for class in 0..n as u32 {
-            let alone = 0..space.classes[class as usize].items.len() as u32;
-            c.cuts[class as usize] = alone.filter_map(|i| c.finish(class, &[(class, i)])).collect();
+            let nodes = 0..space.classes[class as usize].items.len() as u32;
+            let alone: Vec<Option<Cut>> = nodes.map(|i| c.finish(class, &[(class, i)])).collect();
+            c.alone.push(alone.iter().map(|cut| cut.as_ref().map_or(0.0, |cut| cut.cost)).collect());
+            c.cuts[class as usize] = alone.into_iter().flatten().collect();
         }
         c.rank = c.ranks();
         (c.users, c.price) = c.likely_users();
         let mut order: Vec<u32> = (0..n as u32).collect();
         order.sort_by(|a, b| c.rank[*a as usize].total_cmp(&c.rank[*b as usize]).then(a.cmp(b)));
         for class in order {
-            c.merge(class);
+            let merged = c.merge(class);
+            c.cuts[class as usize].extend(merged);
         }
         c
     }
@@ -174,9 +198,9 @@ impl<'s, 'e> Cover<'s, 'e> {
 
     /// Classes that use each, if every class is made in the cheapest way without any fusion: alternatives that nobody will choose, and what
     /// only those need, use nothing. The price of a way is that of its longest chain; sums would count what is shared again and again.
-    fn likely_users(&self) -> (Vec<BTreeSet<u32>>, Vec<f64>) {
+    fn likely_users(&self) -> (Vec<Vec<u32>>, Vec<f64>) {
         let n = self.cuts.len();
-        let mut users = vec![BTreeSet::new(); n];
+        let mut users: Vec<Vec<u32>> = vec![vec![]; n];
         let mut readers = vec![vec![]; n];
         for (c, cuts) in self.cuts.iter().enumerate() {
             cuts.iter().flat_map(|k| &k.leaves).for_each(|l| readers[*l as usize].push(c as u32));
@@ -194,16 +218,17 @@ impl<'s, 'e> Cover<'s, 'e> {
             }
         }
         let mut needed: Vec<u32> = self.space.roots.clone();
-        let mut seen: BTreeSet<u32> = needed.iter().copied().collect();
+        let mut seen = vec![false; n];
         for r in &needed {
-            users[*r as usize].insert(*r);
+            seen[*r as usize] = true;
+            users[*r as usize].push(*r);
         }
         while let Some(class) = needed.pop() {
             let cheapest =
                 self.cuts[class as usize].iter().min_by(|a, b| chain(a, &price).total_cmp(&chain(b, &price)));
             for leaf in cheapest.map_or(&[][..], |k| &k.leaves) {
-                users[*leaf as usize].insert(class);
-                if seen.insert(*leaf) {
+                users[*leaf as usize].push(class);
+                if !std::mem::replace(&mut seen[*leaf as usize], true) {
                     needed.push(*leaf);
                 }
             }
@@ -212,16 +237,20 @@ impl<'s, 'e> Cover<'s, 'e> {
         for c in 0..n as u32 {
             let cheapest = self.cuts[c as usize].iter().min_by(|a, b| a.cost.total_cmp(&b.cost));
             for leaf in cheapest.map_or(&[][..], |k| &k.leaves) {
-                if !seen.contains(leaf) {
-                    users[*leaf as usize].insert(c);
+                if !seen[*leaf as usize] {
+                    users[*leaf as usize].push(c);
                 }
             }
         }
+        users.iter_mut().for_each(|users| {
+            users.sort_unstable();
+            users.dedup();
+        });
         (users, price)
     }
 
-    /// Adds the best merged cuts of `class`.
-    fn merge(&mut self, class: u32) {
+    /// The best merged cuts of `class`.
+    fn merge(&self, class: u32) -> Vec<Cut> {
         let mut merged: Vec<(f64, Cut)> = vec![];
         let mut seen: BTreeSet<Vec<At>> = BTreeSet::new();
         for i in 0..self.space.classes[class as usize].items.len() as u32 {
@@ -229,8 +258,11 @@ impl<'s, 'e> Cover<'s, 'e> {
             if matches!(item.part, Part::Free | Part::Control) {
                 continue;
             }
-            let mut front: Vec<(f64, Vec<At>)> = vec![(0.0, vec![(class, i)])];
-            let mut met = vec![];
+            let stores = matches!(self.space.op((class, i)), Some(Op::Transpose(_)));
+            // The node alone, and places in `merged`.
+            let start = [(class, i)];
+            let mut front: Vec<usize> = vec![];
+            let mut met: SmallVec<[u32; 8]> = smallvec![];
             for (operand, a) in item.args.iter().enumerate() {
                 let Arg::Class(leaf) = *a else { continue };
                 if met.contains(&leaf) || self.rank[leaf as usize] >= self.rank[class as usize] {
@@ -242,10 +274,9 @@ impl<'s, 'e> Cover<'s, 'e> {
                 {
                     continue;
                 }
-                let mut next = front.clone();
+                let first = merged.len();
                 let alone = self.space.classes[leaf as usize].items.len();
                 for cut in self.cuts[leaf as usize].iter().take(alone + TRIED) {
-                    let stores = matches!(self.space.op((class, i)), Some(Op::Transpose(_)));
                     let len = |c: u32| self.space.classes[c as usize].len;
                     let other = cut.anchor.is_some_and(|a| len(a.0) != len(class));
                     if cut.anchor.is_some() && (item.part == Part::Anchor || item.part == Part::Move && !stores)
@@ -253,20 +284,24 @@ impl<'s, 'e> Cover<'s, 'e> {
                     {
                         continue;
                     }
-                    for (_, nodes) in &front {
-                        let Some(union) = union(nodes, &cut.nodes) else { continue };
-                        if union.len() > NODES || !seen.insert(union.clone()) {
+                    for before in std::iter::once(None).chain(front.iter().map(Some)) {
+                        let nodes = before.map_or(&start[..], |at| &merged[*at].1.nodes);
+                        let Some(union) = union(nodes, &cut.nodes).filter(|u| u.len() <= NODES) else { continue };
+                        if seen.contains(&union[..]) {
                             continue;
                         }
-                        let Some(found) = self.finish(class, &union) else { continue };
-                        let gain = found.cost - self.saved(&found, class);
-                        next.push((gain, found.nodes.clone()));
-                        merged.push((gain, found));
+                        let found = self.finish(class, &union);
+                        seen.insert(union.into_vec());
+                        let Some(found) = found else { continue };
+                        merged.push((found.cost - self.saved(&found, class), found));
                     }
                 }
-                next[1..].sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
-                next.truncate(FRONT);
-                front = next;
+                front.extend(first..merged.len());
+                front.sort_by(|a, b| {
+                    let (a, b) = (&merged[*a], &merged[*b]);
+                    a.0.total_cmp(&b.0).then_with(|| a.1.nodes.cmp(&b.1.nodes))
+                });
+                front.truncate(FRONT - 1);
             }
         }
         // Of equals that whose operands are the cheapest.
@@ -275,20 +310,25 @@ impl<'s, 'e> Cover<'s, 'e> {
         merged.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)).then_with(|| a.2.nodes.cmp(&b.2.nodes)));
         let mut kept: BTreeSet<Vec<u32>> = BTreeSet::new();
         let mut alike: BTreeMap<Vec<(u32, &str)>, usize> = BTreeMap::new();
+        let mut best = vec![];
         for (_, _, cut) in merged {
+            if kept.len() == KEPT {
+                break;
+            }
             let kind = cut.nodes.iter().map(|at| (at.0, self.space.op(*at).map_or("", Operator::name))).collect();
             let of_kind = alike.entry(kind).or_insert(0);
             // Of cuts with the same leaves the best will do.
-            if kept.len() < KEPT && *of_kind < ALIKE && kept.insert(cut.leaves.clone()) {
+            if *of_kind < ALIKE && kept.insert(cut.leaves.clone()) {
                 *of_kind += 1;
-                self.cuts[class as usize].push(cut);
+                best.push(cut);
             }
         }
+        best
     }
 
     /// What the members of a cone cost alone, as far as nobody outside needs them.
     fn saved(&self, cut: &Cut, root: u32) -> f64 {
-        let mut own: Vec<u32> = vec![root];
+        let mut own: SmallVec<[u32; NODES]> = smallvec![root];
         loop {
             let before = own.len();
             for (c, _) in &cut.nodes {
@@ -301,29 +341,24 @@ impl<'s, 'e> Cover<'s, 'e> {
                 break;
             }
         }
-        let alone = |(c, i): &At| {
-            let of = |k: &&Cut| k.nodes == [(*c, *i)];
-            self.cuts[*c as usize].iter().find(of).map_or(0.0, |k| k.cost)
-        };
+        let alone = |(c, i): &At| self.alone[*c as usize][*i as usize];
         cut.nodes.iter().filter(|(c, _)| own.contains(c)).map(alone).sum()
     }
 
     /// The cut of `root` that computes `nodes` (those of them that it needs), if it is one kernel that can be written.
     fn finish(&self, root: u32, nodes: &[At]) -> Option<Cut> {
         let cone = Cone::new(self.space, root, nodes)?;
-        let shape = cone.shape()?;
+        let shape = cone.shape(&self.known)?;
         let evaluations = cone.evaluations(&shape)?;
         if cone.order.iter().all(|at| matches!(self.space.item(*at).part, Part::Free | Part::View)) {
-            let mut nodes = cone.order;
-            nodes.sort_unstable();
-            return Some(Cut { nodes, leaves: cone.leaves, anchor: None, cost: 0.0 });
+            return Some(Cut { nodes: cone.nodes(), leaves: cone.leaves, anchor: None, cost: 0.0 });
         }
         let mut compute = 0.0;
         for (at, n) in cone.order.iter().zip(&evaluations) {
             let len = self.space.classes[at.0 as usize].len.max(1) as f64;
             compute += self.work[at.0 as usize][at.1 as usize] * (n / len).max(1.0);
         }
-        let written: f64 = self.space.classes[root as usize].facts.iter().map(bytes).sum();
+        let written = self.space.classes[root as usize].bytes;
         let parts = cone.parts();
         let cost = if parts.bytes > 0.0 && parts.bytes >= written {
             // All of a concatenation is written into it by whoever makes its parts.
@@ -333,9 +368,7 @@ impl<'s, 'e> Cover<'s, 'e> {
             let moving: f64 = read.map(|bytes| self.cost.moving(bytes)).sum();
             self.cost.kernel(compute * (1.0 - parts.bytes / written.max(1.0)), moving)
         };
-        let mut nodes = cone.order;
-        nodes.sort_unstable();
-        Some(Cut { nodes, leaves: cone.leaves, anchor: shape.anchor, cost })
+        Some(Cut { nodes: cone.nodes(), leaves: cone.leaves, anchor: shape.anchor, cost })
     }
 }
 
@@ -346,21 +379,40 @@ struct Parts {
     bytes: f64,
 }
 
-/// Both, unless one class is made in two ways.
-fn union(a: &[At], b: &[At]) -> Option<Vec<At>> {
-    let mut all: Vec<At> = [a, b].concat();
-    all.sort_unstable();
-    all.dedup();
-    all.windows(2).all(|w| w[0].0 != w[1].0).then_some(all)
+/// Both, ascending as they are; unless one class is made in two ways.
+fn union(mut a: &[At], mut b: &[At]) -> Option<SmallVec<[At; NODES]>> {
+    let mut all = smallvec![];
+    while let (Some((x, behind)), Some((y, beyond))) = (a.split_first(), b.split_first()) {
+        all.push(*x.min(y));
+        if x.0 == y.0 && x.1 != y.1 {
+            return None;
+        }
+        if x <= y {
+            a = behind;
+        }
+        if y <= x {
+            b = beyond;
+        }
+    }
+    all.extend_from_slice(a);
+    all.extend_from_slice(b);
+    Some(all)
 }
+
+/// Something of each node of a cone, in its order.
+type Each<T> = SmallVec<[T; NODES]>;
 
 /// Nodes of one kernel, while they are looked at.
 pub(super) struct Cone<'s, 'e> {
     space: &'s Space<'e>,
     /// Users before what they use; the root first.
-    pub(super) order: Vec<At>,
+    pub(super) order: Each<At>,
     /// Classes read, ascending.
     pub(super) leaves: Vec<u32>,
+    /// The operands of all nodes, in order: where in the cone each is made, if it is.
+    inside: SmallVec<[Option<u16>; 2 * NODES]>,
+    /// Where the operands of each node begin.
+    begins: Each<u32>,
 }
 
 /// The part that each node of a cone plays.
@@ -368,36 +420,36 @@ pub(super) struct Shape {
     /// The node that shapes the loops, if it is an operator of that kind.
     pub(super) anchor: Option<At>,
     /// For each node, in the cone's order: whether it depends on the anchor, or is it.
-    pub(super) after: Vec<bool>,
+    pub(super) after: Each<bool>,
 }
 
 impl<'s, 'e> Cone<'s, 'e> {
-    /// The nodes among `nodes` that class `root` needs; `None` if they need each other in a circle.
+    /// The nodes among `nodes`, ascending, that class `root` needs; `None` if they need each other in a circle.
     pub(super) fn new(space: &'s Space<'e>, root: u32, nodes: &[At]) -> Option<Cone<'s, 'e>> {
-        let member = |c: u32| nodes.iter().find(|n| n.0 == c).copied();
+        let member = |c: u32| nodes.binary_search_by_key(&c, |n| n.0).ok();
         let mut leaves = vec![];
-        let mut state: Vec<(u32, bool)> = vec![];
-        let mut done: Vec<At> = vec![];
-        let mut stack = vec![(member(root)?, false)];
-        while let Some((at, left)) = stack.pop() {
+        // By member: whether it was left, once it is met.
+        let mut state: Each<Option<bool>> = smallvec![None; nodes.len()];
+        let mut order: Each<At> = smallvec![];
+        let mut stack: SmallVec<[(usize, bool); 2 * NODES]> = smallvec![(member(root)?, false)];
+        while let Some((m, left)) = stack.pop() {
             if left {
-                state.iter_mut().filter(|s| s.0 == at.0).for_each(|s| s.1 = true);
-                done.push(at);
+                state[m] = Some(true);
+                order.push(nodes[m]);
                 continue;
             }
-            match state.iter().find(|s| s.0 == at.0) {
-                Some((_, true)) => continue,
-                Some((_, false)) => return None,
-                None => {}
+            match state[m] {
+                Some(true) => continue,
+                Some(false) => return None,
+                None => state[m] = Some(false),
             }
-            state.push((at.0, false));
-            stack.push((at, true));
-            for a in &space.item(at).args {
+            stack.push((m, true));
+            for a in &space.item(nodes[m]).args {
                 let Arg::Class(c) = *a else { continue };
                 match member(c) {
-                    Some(m) => match state.iter().find(|s| s.0 == c) {
-                        Some((_, false)) => return None,
-                        Some((_, true)) => {}
+                    Some(m) => match state[m] {
+                        Some(false) => return None,
+                        Some(true) => {}
                         None => stack.push((m, false)),
                     },
                     None if leaves.contains(&c) => {}
@@ -405,18 +457,42 @@ impl<'s, 'e> Cone<'s, 'e> {
                 }
             }
         }
-        leaves.sort_unstable();
-        done.reverse();
         // One operator alone may read what it will.
-        (leaves.len() <= LEAVES || done.len() == 1).then_some(Cone { space, order: done, leaves })
+        if leaves.len() > LEAVES && order.len() > 1 {
+            return None;
+        }
+        leaves.sort_unstable();
+        order.reverse();
+        let mut places: Each<u16> = smallvec![0; nodes.len()];
+        for (at, place) in order.iter().zip(0..) {
+            places[member(at.0)?] = place;
+        }
+        let (mut inside, mut begins) = (smallvec![], smallvec![]);
+        for at in &order {
+            begins.push(inside.len() as u32);
+            inside.extend(space.item(*at).args.iter().map(|a| match a {
+                Arg::Class(c) => member(*c).map(|m| places[m]),
+                Arg::Const(_) => None,
+            }));
+        }
+        Some(Cone { space, order, leaves, inside, begins })
     }
 
-    fn position(&self, class: u32) -> Option<usize> {
-        self.order.iter().position(|at| at.0 == class)
+    /// The nodes, ascending.
+    fn nodes(&self) -> Vec<At> {
+        let mut nodes = self.order.to_vec();
+        nodes.sort_unstable();
+        nodes
+    }
+
+    /// Where in the cone the operands of node `i` are made.
+    fn operands(&self, i: usize) -> impl Iterator<Item = Option<usize>> + '_ {
+        let end = self.begins.get(i + 1).map_or(self.inside.len(), |e| *e as usize);
+        self.inside[self.begins[i] as usize..end].iter().map(|p| p.map(usize::from))
     }
 
     /// Which node is the anchor, and whether all others may stand where they do.
-    pub(super) fn shape(&self) -> Option<Shape> {
+    pub(super) fn shape(&self, known: &Known) -> Option<Shape> {
         let part = |at: &At| self.space.item(*at).part;
         let mut anchors = self.order.iter().filter(|at| part(at) == Part::Anchor);
         let (anchor, more) = (anchors.next().copied(), anchors.next());
@@ -425,13 +501,12 @@ impl<'s, 'e> Cone<'s, 'e> {
             return None;
         }
         let n = self.order.len();
-        let mut after = vec![false; n];
+        let mut after: Each<bool> = smallvec![false; n];
         let Some(a) = anchor else { return Some(Shape { anchor, after }) };
         let result = &self.space.classes[a.0 as usize];
         // What is used comes later in the order.
         for i in (0..n).rev() {
-            let uses = |arg: &Arg| matches!(arg, Arg::Class(c) if self.position(*c).is_some_and(|p| after[p]));
-            after[i] = self.order[i] == a || self.space.item(self.order[i]).args.iter().any(uses);
+            after[i] = self.order[i] == a || self.operands(i).flatten().any(|p| after[p]);
         }
         for (at, _) in self.order.iter().zip(&after).filter(|(at, after)| **after && **at != a) {
             let fits = match part(at) {
@@ -444,16 +519,15 @@ impl<'s, 'e> Cone<'s, 'e> {
                 return None;
             }
         }
-        if !self.stores_affinely(a, &after) {
+        if !self.stores_affinely(a, &after, known) {
             return None;
         }
         let op = self.space.op(a)?;
-        for (i, arg) in self.space.item(a).args.iter().enumerate() {
-            let Arg::Class(c) = *arg else { continue };
-            let Some(first) = self.position(c) else { continue };
+        let at = self.order.iter().position(|at| *at == a)?;
+        for (i, first) in self.operands(at).enumerate().filter_map(|(i, first)| Some((i, first?))) {
             let allowed = match prologue(op, i) {
                 Prologue::Anything(_) => true,
-                Prologue::Moves => self.moves_affinely(first),
+                Prologue::Moves => self.moves_affinely(first, known),
                 Prologue::Nothing => self.only_views(first),
             };
             if !allowed {
@@ -465,11 +539,17 @@ impl<'s, 'e> Cone<'s, 'e> {
 
     /// Whether results can be stored through the transposes behind anchor `a`: the place of an element stays affine in its index, the
     /// innermost elements stay neighbours, and nothing behind a transpose reads what is before it.
-    fn stores_affinely(&self, a: At, after: &[bool]) -> bool {
-        let path: Vec<usize> = (0..self.order.len()).rev().filter(|i| after[*i] && self.order[*i] != a).collect();
+    fn stores_affinely(&self, a: At, after: &[bool], known: &Known) -> bool {
+        let path: Each<usize> = (0..self.order.len()).rev().filter(|i| after[*i] && self.order[*i] != a).collect();
         if path.iter().all(|i| self.space.item(self.order[*i]).part != Part::Move) {
             return true;
         }
+        let chain: Each<At> = std::iter::once(a).chain(path.iter().map(|i| self.order[*i])).collect();
+        recall(&known.stores, &chain, || self.path_is_affine(a, &path))
+    }
+
+    /// The same for what is behind the anchor, users last.
+    fn path_is_affine(&self, a: At, path: &[usize]) -> bool {
         let Some(dims) = self.space.classes[a.0 as usize].facts[0].dims() else { return false };
         let ranges: BTreeMap<Var, (i64, i64)> =
             dims.iter().enumerate().map(|(i, &d)| (Var(i as u32), (0, (d as i64 - 1).max(0)))).collect();
@@ -480,7 +560,7 @@ impl<'s, 'e> Cone<'s, 'e> {
         let mut behind: BTreeMap<u32, usize> = BTreeMap::from([(a.0, 0)]);
         let mut transposes = 0;
         for i in path {
-            let at = self.order[i];
+            let at = self.order[*i];
             let item = self.space.item(at);
             let read: Vec<usize> = item
                 .args
@@ -515,37 +595,44 @@ impl<'s, 'e> Cone<'s, 'e> {
     fn only_views(&self, first: usize) -> bool {
         let mut at = Some(first);
         while let Some(i) = at {
-            let item = self.space.item(self.order[i]);
-            if item.part != Part::View {
+            if self.space.item(self.order[i]).part != Part::View {
                 return false;
             }
-            at = if let Some(Arg::Class(c)) = item.args.first() { self.position(*c) } else { None };
+            at = self.operands(i).next().flatten();
         }
         true
     }
 
     /// Whether the node at `first` and what it uses are views and moves through which an element's index stays affine.
-    fn moves_affinely(&self, first: usize) -> bool {
-        let top = self.order[first];
-        if self.only_views(first) {
+    fn moves_affinely(&self, first: usize, known: &Known) -> bool {
+        let next = |i: &usize| self.operands(*i).next().flatten();
+        let chain: Each<usize> = std::iter::successors(Some(first), next).collect();
+        let parts = || chain.iter().map(|i| self.space.item(self.order[*i]).part);
+        if parts().all(|p| p == Part::View) {
             return true;
         }
+        if !parts().all(|p| matches!(p, Part::View | Part::Move)) {
+            return false;
+        }
+        let nodes: Each<At> = chain.iter().map(|i| self.order[*i]).collect();
+        recall(&known.moves, &nodes, || self.chain_is_affine(&nodes))
+    }
+
+    /// The same for `chain`, the last user first.
+    fn chain_is_affine(&self, chain: &[At]) -> bool {
+        let top = chain[0];
         let Some(dims) = self.space.classes[top.0 as usize].facts.first().and_then(Fact::dims) else { return false };
         let ranges: BTreeMap<Var, (i64, i64)> =
             dims.iter().enumerate().map(|(i, &d)| (Var(i as u32), (0, (d as i64 - 1).max(0)))).collect();
         let simplify = |e: Expr| simplify_index(e, &|v| ranges.get(&v).copied());
         let index: Vec<Expr> = (0..dims.len() as u32).map(|i| Expr::Var(Var(i))).collect();
         let mut flat = simplify(flatten(&index, &dims));
-        let mut at = Some(first);
-        let mut moved = false;
-        while let Some(i) = at {
-            let node = self.order[i];
-            let item = self.space.item(node);
+        for node in chain {
+            let item = self.space.item(*node);
             let Some(&arg) = item.args.first() else { return false };
             if item.part == Part::Move {
-                moved = true;
                 let (ins, out) = ([self.space.arg_fact(arg)], &self.space.classes[node.0 as usize].facts[0]);
-                let (Some(op), Some(out_dims)) = (self.space.op(node), out.dims()) else { return false };
+                let (Some(op), Some(out_dims)) = (self.space.op(*node), out.dims()) else { return false };
                 let from: Rc<RefCell<Option<Expr>>> = Rc::default();
                 let load = |e: Expr| {
                     *from.borrow_mut() = Some(e);
@@ -558,43 +645,38 @@ impl<'s, 'e> Cone<'s, 'e> {
                 }
                 let Some(e) = from.borrow_mut().take() else { return false };
                 flat = simplify(e);
-            } else if item.part != Part::View {
-                return false;
             }
-            at = if let Arg::Class(c) = arg { self.position(c) } else { None };
         }
-        !moved || Affine::of(&flat).is_some()
+        Affine::of(&flat).is_some()
     }
 
     /// How often an element of each node is computed in all, in the cone's order; `None` if an expression grows too large.
-    fn evaluations(&self, shape: &Shape) -> Option<Vec<f64>> {
+    fn evaluations(&self, shape: &Shape) -> Option<Each<f64>> {
         let n = self.order.len();
         let len = |i: usize| self.space.classes[self.order[i].0 as usize].len;
         // How often each expression is written, and how often computed.
-        let (mut times, mut count) = (vec![0usize; n], vec![0.0f64; n]);
+        let (mut times, mut count): (Each<usize>, Each<f64>) = (smallvec![0; n], smallvec![0.0; n]);
         (times[0], count[0]) = (1, len(0) as f64);
         for i in 0..n {
             let item = self.space.item(self.order[i]);
-            let is_anchor = shape.anchor == Some(self.order[i]);
-            let mut met = vec![];
-            for (k, arg) in item.args.iter().enumerate() {
-                let Arg::Class(c) = *arg else { continue };
-                let Some(p) = self.position(c) else { continue };
-                let (written, reads) = match (is_anchor, self.space.op(self.order[i])) {
-                    (true, Some(op)) => {
+            let anchor = self.space.op(self.order[i]).filter(|_| shape.anchor == Some(self.order[i]));
+            let mut met: SmallVec<[usize; 8]> = smallvec![];
+            for (k, p) in self.operands(i).enumerate().filter_map(|(k, p)| Some((k, p?))) {
+                let (written, reads) = match anchor {
+                    Some(op) => {
                         let r = if let Prologue::Anything(r) = prologue(op, k) { r } else { 1 };
                         (r, r as f64 * len(p) as f64)
                     }
-                    _ => (item.written[k].max(1), count[i]),
+                    None => (item.written[k].max(1), count[i]),
                 };
                 times[p] = times[p].saturating_add(times[i].max(1).saturating_mul(written));
-                if !met.contains(&c) {
+                if !met.contains(&p) {
                     count[p] += reads;
-                    met.push(c);
+                    met.push(p);
                 }
             }
         }
-        let mut size = vec![1usize; n];
+        let mut size: Each<usize> = smallvec![1; n];
         for i in (0..n).rev() {
             let item = self.space.item(self.order[i]);
             let computed = matches!(item.part, Part::Pointwise | Part::Move);
@@ -604,9 +686,8 @@ impl<'s, 'e> Cone<'s, 'e> {
             if shape.anchor == Some(self.order[i]) {
                 continue;
             }
-            size[i] = item.args.iter().zip(&item.written).fold(usize::from(computed), |s, (a, w)| {
-                let of = if let Arg::Class(c) = a { self.position(*c).map_or(1, |p| size[p]) } else { 1 };
-                s.saturating_add(of.saturating_mul((*w).max(1)))
+            size[i] = self.operands(i).zip(&item.written).fold(usize::from(computed), |s, (p, w)| {
+                s.saturating_add(p.map_or(1, |p| size[p]).saturating_mul((*w).max(1)))
             });
             let most = if shape.after[i] { EXPRESSION } else { 4 * EXPRESSION };
             if size[i] > most && n > 1 {
@@ -638,20 +719,18 @@ impl<'s, 'e> Cone<'s, 'e> {
     }
 
     /// Bytes read of each value but those of `parts`: every leaf and constant once, of slices what is taken.
-    fn read(&self, parts: &[u32]) -> Vec<f64> {
-        let mut all = vec![];
-        let mut seen: Vec<Arg> = parts.iter().map(|c| Arg::Class(*c)).collect();
-        for at in &self.order {
+    fn read(&self, parts: &[u32]) -> Each<f64> {
+        let mut all = smallvec![];
+        let mut seen: Each<Arg> = parts.iter().map(|c| Arg::Class(*c)).collect();
+        for (i, at) in self.order.iter().enumerate() {
             let item = self.space.item(*at);
             let sliced = matches!(self.space.op(*at), Some(Op::Slice(_) | Op::Gather(_)));
-            for (k, a) in item.args.iter().enumerate() {
-                let inside = matches!(a, Arg::Class(c) if self.position(*c).is_some());
-                if inside || seen.contains(a) {
+            for (k, (a, inside)) in item.args.iter().zip(self.operands(i)).enumerate() {
+                if inside.is_some() || seen.contains(a) {
                     continue;
                 }
                 seen.push(*a);
-                let whole = bytes(&self.space.arg_fact(*a));
-                let taken: f64 = self.space.classes[at.0 as usize].facts.iter().map(bytes).sum();
+                let (whole, taken) = (item.read[k], self.space.classes[at.0 as usize].bytes);
                 all.push(if sliced && k == 0 { whole.min(taken) } else { whole });
             }
         }

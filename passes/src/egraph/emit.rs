@@ -1,6 +1,6 @@
 //! The choice as a graph, and the groups of its nodes that are one kernel each.
 
-use super::cover::{At, Cone, Cut};
+use super::cover::{At, Cone, Cut, Known};
 use super::node::Head;
 use super::space::{Arg, Part, Space};
 use crate::group::Group;
@@ -140,7 +140,7 @@ impl Emitter<'_, '_> {
 
     fn kernel(&mut self, class: u32, tag: u32, cut: Cut) -> Result<(), String> {
         let cone = Cone::new(self.space, class, &cut.nodes).ok_or("a cone needs itself")?;
-        let shape = cone.shape().ok_or("a cone is no kernel")?;
+        let shape = cone.shape(&Known::default()).ok_or("a cone is no kernel")?;
         let mut values: BTreeMap<u32, ValueId> = BTreeMap::new();
         // Operands first.
         for at in cone.order.iter().rev() {

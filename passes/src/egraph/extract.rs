@@ -8,7 +8,8 @@
 
 use rayon::prelude::*;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::collections::{BTreeSet, BinaryHeap};
+use std::sync::Arc;
 
 /// One way to make a class.
 #[derive(Clone, Debug, PartialEq)]
@@ -121,18 +122,20 @@ impl Problem {
 /// The best choice found, and its price; `None` if some root cannot be made.
 pub fn extract(p: &Problem) -> Option<(Solution, f64)> {
     let users = p.users();
+    let order = needs_first(p);
+    let (greedy, flows) = rayon::join(
+        || (p.classes.len() <= GREEDY_CLASSES).then(|| greedy(p, &users, &order)),
+        || area_flow(p, &users, &order),
+    );
     let mut seeds: Vec<Solution> = vec![];
-    let mut consider = |s: Solution| {
-        if p.cost(&s).is_some() && !seeds.contains(&s) {
+    for s in greedy.into_iter().filter(|s| p.cost(s).is_some()).chain(flows) {
+        if !seeds.contains(&s) {
             seeds.push(s);
         }
-    };
-    let order = needs_first(p);
-    if p.classes.len() <= GREEDY_CLASSES {
-        consider(greedy(p, &users, &order));
     }
-    area_flow(p, &users, &order, &mut consider);
-    let polished: Vec<(Solution, f64)> = seeds.into_par_iter().map(|s| Local::new(p, s).run(&users)).collect();
+    let circles: Arc<[u32]> = circles(p).into();
+    let polish = |s| Local::new(p, s, Arc::clone(&circles)).run(&users);
+    let polished: Vec<(Solution, f64)> = seeds.into_par_iter().map(polish).collect();
     // The first of those that cost the same.
     polished.into_iter().reduce(|best, other| if other.1 < best.1 - 1e-9 { other } else { best })
 }
@@ -198,15 +201,53 @@ fn tree(p: &Problem, users: &Users, order: &[u32], share: &[f64]) -> (Solution, 
 
 /// What a class costs with all it needs, each counted once.
 struct Set {
-    costs: BTreeMap<u32, f64>,
+    /// The classes, ascending, with the price of each.
+    costs: Vec<(u32, f64)>,
     total: f64,
     choice: u32,
+}
+
+/// Sets that become one: a place for every class, as merging lists would take as long again for every one of them.
+struct Union {
+    /// A bit a class.
+    present: Vec<u64>,
+    costs: Vec<f64>,
+}
+
+impl Union {
+    fn new(classes: usize) -> Union {
+        Union { present: vec![0; classes.div_ceil(64)], costs: vec![0.0; classes] }
+    }
+
+    /// Adds a class, or gives it another price.
+    fn insert(&mut self, class: u32, cost: f64) {
+        self.present[class as usize / 64] |= 1 << (class % 64);
+        self.costs[class as usize] = cost;
+    }
+
+    fn contains(&self, class: u32) -> bool {
+        self.present[class as usize / 64] & 1 << (class % 64) != 0
+    }
+
+    /// Moves what was inserted to `all`, ascending.
+    fn take(&mut self, all: &mut Vec<(u32, f64)>) {
+        all.clear();
+        for (word, first) in self.present.iter_mut().zip((0u32..).step_by(64)) {
+            let mut bits = std::mem::take(word);
+            while bits != 0 {
+                let class = first + bits.trailing_zeros();
+                all.push((class, self.costs[class as usize]));
+                bits &= bits - 1;
+            }
+        }
+    }
 }
 
 /// Each class by the choice that costs least with all it needs, each counted once. As in [`tree`], `order` is [`needs_first`]: a class is
 /// looked at when those below it are as cheap as they get, so that few sets are made more than once.
 fn greedy(p: &Problem, users: &Users, order: &[u32]) -> Solution {
     let mut sets: Vec<Option<Set>> = (0..p.classes.len()).map(|_| None).collect();
+    let (mut union, mut costs) = (Union::new(p.classes.len()), vec![]);
     let place = places(order);
     // Choices by the places of their classes.
     let mut queue: BTreeSet<(u32, u32)> = BTreeSet::new();
@@ -225,27 +266,28 @@ fn greedy(p: &Problem, users: &Users, order: &[u32]) -> Solution {
         if node.cost + least >= before {
             continue;
         }
-        let mut costs = parts.iter().max_by_key(|s| s.costs.len()).map_or_else(BTreeMap::new, |s| s.costs.clone());
-        for part in &parts {
-            for (k, v) in &part.costs {
-                costs.insert(*k, *v);
-            }
+        for (k, cost) in parts.iter().flat_map(|part| &part.costs) {
+            union.insert(*k, *cost);
         }
-        if costs.contains_key(&c) {
+        let circle = union.contains(c);
+        union.insert(c, node.cost);
+        union.take(&mut costs);
+        if circle {
             continue;
         }
-        costs.insert(c, node.cost);
-        let total: f64 = costs.values().sum();
+        let total: f64 = costs.iter().map(|(_, cost)| cost).sum();
         if total < before - 1e-12 || before.is_infinite() {
-            sets[c as usize] = Some(Set { costs, total, choice: i });
+            sets[c as usize] = Some(Set { costs: costs.clone(), total, choice: i });
             queue.extend(users[c as usize].iter().map(|(user, i)| (place[*user as usize], *i)));
         }
     }
     sets.into_iter().map(|s| s.map(|s| s.choice)).collect()
 }
 
-fn area_flow(p: &Problem, users: &Users, order: &[u32], consider: &mut impl FnMut(Solution)) {
+/// The choices of area flow, one after the other, that are acyclic.
+fn area_flow(p: &Problem, users: &Users, order: &[u32]) -> Vec<Solution> {
     let mut share = vec![1.0f64; p.classes.len()];
+    let mut found: Vec<Solution> = vec![];
     for _ in 0..FLOWS {
         let (s, _) = tree(p, users, order, &share);
         if p.cost(&s).is_none() {
@@ -253,12 +295,65 @@ fn area_flow(p: &Problem, users: &Users, order: &[u32], consider: &mut impl FnMu
             share.iter_mut().for_each(|d| *d = d.sqrt());
             continue;
         }
-        let local = Local::new(p, s.clone());
-        for (d, uses) in share.iter_mut().zip(&local.uses) {
-            *d = 0.5 * *d + 0.5 * f64::from((*uses).max(1));
+        for (d, uses) in share.iter_mut().zip(uses(p, &s)) {
+            *d = 0.5 * *d + 0.5 * f64::from(uses.max(1));
         }
-        consider(s);
+        found.push(s);
     }
+    found
+}
+
+/// How many of the classes that `s` needs for the roots, and how many roots, need each class.
+fn uses(p: &Problem, s: &Solution) -> Vec<u32> {
+    let mut uses = vec![0; p.classes.len()];
+    let mut stack = p.roots.clone();
+    while let Some(c) = stack.pop() {
+        uses[c as usize] += 1;
+        if uses[c as usize] == 1
+            && let Some(i) = s[c as usize]
+        {
+            stack.extend(&p.classes[c as usize][i as usize].needs);
+        }
+    }
+    uses
+}
+
+/// Numbers of classes: what a class needs, by whichever choice, has no higher one than itself, and the same only where both need each other.
+/// (Tarjan's strongly connected components, as he finds them.)
+fn circles(p: &Problem) -> Vec<u32> {
+    const NONE: u32 = u32::MAX;
+    let n = p.classes.len();
+    // When each was met, the first of those that are not numbered yet that it leads to, and its number.
+    let (mut met, mut first, mut number) = (vec![NONE; n], vec![NONE; n], vec![NONE; n]);
+    let (mut time, mut numbers) = (0, 0);
+    let mut open: Vec<u32> = vec![];
+    for root in 0..n as u32 {
+        let mut stack = vec![(root, false)];
+        while let Some((c, left)) = stack.pop() {
+            let u = c as usize;
+            let needs = || p.classes[u].iter().flat_map(|choice| &choice.needs);
+            if left {
+                let lowest = needs().filter(|k| number[**k as usize] == NONE).map(|k| first[*k as usize]).min();
+                first[u] = first[u].min(lowest.unwrap_or(NONE));
+                if first[u] == met[u] {
+                    while let Some(member) = open.pop() {
+                        number[member as usize] = numbers;
+                        if member == c {
+                            break;
+                        }
+                    }
+                    numbers += 1;
+                }
+            } else if met[u] == NONE {
+                (met[u], first[u]) = (time, time);
+                time += 1;
+                open.push(c);
+                stack.push((c, true));
+                stack.extend(needs().filter(|k| met[**k as usize] == NONE).map(|k| (*k, false)));
+            }
+        }
+    }
+    number
 }
 
 /// Local search on true costs.
@@ -273,13 +368,20 @@ struct Local<'p> {
     stamp: u32,
     /// What a walk has still to look at; empty between walks.
     stack: Vec<u32>,
+    /// See [`circles`].
+    circles: Arc<[u32]>,
+    /// How often something was changed, and how often it had been when no better choice was found for each class.
+    changes: u32,
+    settled: Vec<u32>,
 }
 
 impl<'p> Local<'p> {
     /// `choice` is acyclic and reaches the roots.
-    fn new(p: &'p Problem, choice: Solution) -> Local<'p> {
+    fn new(p: &'p Problem, choice: Solution, circles: Arc<[u32]>) -> Local<'p> {
         let n = p.classes.len();
-        let mut l = Local { p, choice, uses: vec![0; n], total: 0.0, seen: vec![0; n], stamp: 0, stack: vec![] };
+        let (uses, seen, settled) = (vec![0; n], vec![0; n], vec![0; n]);
+        let (total, stamp, stack, changes) = (0.0, 0, vec![], 1);
+        let mut l = Local { p, choice, uses, total, seen, stamp, stack, circles, changes, settled };
         for r in &p.roots {
             l.total += l.take(*r);
         }
@@ -326,15 +428,18 @@ impl<'p> Local<'p> {
     }
 
     /// Whether `from` leads to `to` by the choices made.
-    fn reaches(&mut self, from: &[u32], to: u32) -> bool {
+    fn reaches(&mut self, from: &'p [u32], to: u32) -> bool {
         self.stamp += 1;
-        self.stack.extend(from);
+        // From lower numbers on no way leads back up.
+        let (circles, least) = (Arc::clone(&self.circles), self.circles[to as usize]);
+        let near = |needs: &'p [u32]| needs.iter().filter(|k| circles[**k as usize] >= least);
+        self.stack.extend(near(from));
         while let Some(c) = self.stack.pop() {
             if std::mem::replace(&mut self.seen[c as usize], self.stamp) == self.stamp {
                 continue;
             }
             match self.chosen(c).filter(|_| c != to) {
-                Some(n) => self.stack.extend(&n.needs),
+                Some(n) => self.stack.extend(near(&n.needs)),
                 None => {
                     self.stack.clear();
                     return true;
@@ -371,6 +476,10 @@ impl<'p> Local<'p> {
             let (Some(now), true) = (self.choice[u], self.uses[u] > 0 && self.p.classes[u].len() > 1) else {
                 continue;
             };
+            // It was looked at when all was as it is now.
+            if self.settled[u] == self.changes {
+                continue;
+            }
             let p = self.p;
             let old = &p.classes[u][now as usize];
             let mut best = (0.0, now);
@@ -385,8 +494,11 @@ impl<'p> Local<'p> {
                     best = (price, i as u32);
                 }
             }
-            if best.1 != now {
+            if best.1 == now {
+                self.settled[u] = self.changes;
+            } else {
                 moves += 1;
+                self.changes += 1;
                 self.total += self.change(old, &p.classes[u][best.1 as usize]);
                 self.choice[u] = Some(best.1);
             }
@@ -428,6 +540,7 @@ impl<'p> Local<'p> {
             }
             if price < -1e-9 {
                 self.total += price;
+                self.changes += 1;
                 changed = true;
             } else {
                 for &(c, before) in moved.iter().rev() {
@@ -462,7 +575,7 @@ pub struct Alternatives<'p>(Local<'p>);
 impl<'p> Alternatives<'p> {
     /// To solution `s`, which is acyclic and reaches the roots.
     pub fn to(p: &'p Problem, s: &Solution) -> Alternatives<'p> {
-        Alternatives(Local::new(p, s.clone()))
+        Alternatives(Local::new(p, s.clone(), circles(p).into()))
     }
 
     /// The price if class `c` were made by `choice` and all else stayed, less the price now: what the alternative lost by. `None` if it

@@ -108,7 +108,7 @@ fn search(eg: &Egraph, mut goals: Vec<(&Term, Id)>, mut m: Match, most: usize, o
             Term::Op(o) => {
                 for node in &eg[class].nodes {
                     let Head::Op(_, op) = node.head else { continue };
-                    if !takes(eg, o, node, op, &m) {
+                    if !takes(o, node, op, &m) {
                         continue;
                     }
                     let orders: &[[usize; 2]] = if o.commutes { &[[0, 1], [1, 0]] } else { &[[0, 1]] };
@@ -120,7 +120,7 @@ fn search(eg: &Egraph, mut goals: Vec<(&Term, Id)>, mut m: Match, most: usize, o
                     let fits = |order: &&[usize; 2]| {
                         o.args.iter().enumerate().all(|(i, arg)| may_match(eg, arg, operand(i, order)))
                     };
-                    if !orders.iter().any(|order| fits(&order)) {
+                    if !orders.iter().any(|order| fits(&order)) || !spelt(eg, o, op) {
                         continue;
                     }
                     let mut next = m.clone();
@@ -160,17 +160,19 @@ fn may_match(eg: &Egraph, term: &Term, class: Id) -> bool {
     }
 }
 
-fn takes(eg: &Egraph, o: &OpTerm, node: &Node, op: OpId, m: &Match) -> bool {
+/// Whether one of the attributes is the word that the pattern spells. They are made for the question, so it is asked last.
+fn spelt(eg: &Egraph, o: &OpTerm, op: OpId) -> bool {
+    let is = |w: &String| eg.analysis.op(op).attrs().0.values().any(|a| matches!(a, Attr::Str(s) if s == w));
+    o.word.as_ref().is_none_or(is)
+}
+
+fn takes(o: &OpTerm, node: &Node, op: OpId, m: &Match) -> bool {
     let Head::Op(name, _) = node.head else { return false };
     let count = match o.rest {
         Some(_) => node.args.len() >= o.args.len(),
         None => node.args.len() == o.args.len(),
     };
-    let spelt = |w: &String| eg.analysis.op(op).attrs().0.values().any(|a| matches!(a, Attr::Str(s) if s == w));
-    o.name.is_none_or(|n| n == name)
-        && count
-        && o.word.as_ref().is_none_or(spelt)
-        && o.slot.is_none_or(|s| m.ops[s].is_none_or(|old| old == op))
+    o.name.is_none_or(|n| n == name) && count && o.slot.is_none_or(|s| m.ops[s].is_none_or(|old| old == op))
 }
 
 /// Whether the class is a constant of `v` all over, as its dtype rounds it. Exporters also write numbers such as √2 with few

@@ -1,6 +1,7 @@
 //! The saturated e-graph as the cover sees it: the classes that outputs depend on, numbered, without constants.
 
 use super::constants::ConstId;
+use super::cost::bytes;
 use super::node::{Egraph, Head, Node, OpId, Origin};
 use egg::Id;
 use std::collections::BTreeMap;
@@ -48,6 +49,8 @@ pub struct Item {
     pub args: Vec<Arg>,
     /// How often the expression of a pointwise operator writes each operand.
     pub written: Vec<usize>,
+    /// Bytes of each operand.
+    pub read: Vec<f64>,
     /// Who made it.
     pub origin: Origin,
 }
@@ -61,6 +64,8 @@ pub struct Class {
     pub facts: Vec<Fact>,
     /// Elements of the first result.
     pub len: usize,
+    /// Bytes of all results.
+    pub bytes: f64,
     /// Its nodes.
     pub items: Vec<Item>,
 }
@@ -100,7 +105,7 @@ impl<'e> Space<'e> {
             let a = eg.find(*a);
             constant(a).map_or_else(|| Arg::Class(index[&a]), Arg::Const)
         };
-        let classes = order
+        let mut classes: Vec<Class> = order
             .iter()
             .map(|&id| {
                 let facts = eg.analysis.facts(eg[id].data.ty).to_vec();
@@ -111,14 +116,24 @@ impl<'e> Space<'e> {
                     part: part(eg, n, &facts),
                     args: n.args.iter().map(arg).collect(),
                     written: written(eg, n, &facts),
+                    read: vec![],
                     origin: origins.get(n).copied().unwrap_or_else(|| eg.analysis.origin(id)),
                 });
                 let mut items: Vec<Item> = items.collect();
                 // The importer's nodes first: at equal prices the model stays as it is.
                 items.sort_by_key(|i| (i.origin.rule.is_some(), i.origin.rule));
-                Class { id, facts, len, items }
+                let bytes = facts.iter().map(bytes).sum();
+                Class { id, facts, len, bytes, items }
             })
             .collect();
+        let results: Vec<f64> = classes.iter().map(|c| c.facts.first().map_or(0.0, bytes)).collect();
+        for item in classes.iter_mut().flat_map(|c| &mut c.items) {
+            let size = |a: &Arg| match a {
+                Arg::Class(c) => results[*c as usize],
+                Arg::Const(c) => bytes(&eg.analysis.constants.fact(*c)),
+            };
+            item.read = item.args.iter().map(size).collect();
+        }
         let roots = roots.iter().filter_map(|r| index.get(&eg.find(*r)).copied()).collect();
         Space { eg, classes, index, roots }
     }

@@ -102,9 +102,9 @@ pub fn normalize_watched(
                 continue;
             }
             let old = ValueId { node: id, port: 0 };
+            let loc = graph.node(id).loc.clone();
+            let mut cx = Rewrite { graph, loc: loc.clone() };
             for rule in &allowed {
-                let loc = graph.node(id).loc.clone();
-                let mut cx = Rewrite { graph, loc: loc.clone() };
                 let Some(new) = (rule.apply)(&mut cx, id) else { continue };
                 if new == old {
                     return Err(internal(format!("rule `{}` replaces {loc} by itself", rule.name)));
