@@ -18,7 +18,7 @@ const FAR: f64 = 3.0;
 /// Bytes of the second cache above which the third is far away, at the other end of a mesh: rows come from there much faster than pieces.
 const NEAR: usize = 1 << 20;
 /// Bytes a cycle that come from the second cache.
-const SECOND: f64 = 21.0;
+const SECOND: f64 = 24.0;
 /// Lines of a block whose tiles are computed below each other.
 const LINES: usize = 8;
 /// Products for one point of the loops between that are looked at one by one.

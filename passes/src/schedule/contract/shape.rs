@@ -30,8 +30,8 @@ pub(super) struct Budget {
 /// rows as registers hold, whose loop over lines costs next to nothing, while its code would be three times as long.
 const UNROLLED: usize = 124;
 
-/// Products that start while a line comes from the second cache, as products go on: some 21 bytes a cycle. Tiles of few rows ask for more.
-const LINE: f64 = 6.0;
+/// Products that start while a line comes from the second cache, as products go on: some 24 bytes a cycle. Tiles of few rows ask for more.
+const LINE: f64 = 5.25;
 
 /// Products in flight when both multipliers are busy.
 const IN_FLIGHT: usize = 8;
