@@ -55,11 +55,13 @@ fn colour(kind: &str) -> (&'static str, &'static str) {
     }
 }
 
-fn escaped(s: &str) -> String {
+/// `s` as text of an SVG.
+pub fn escaped(s: &str) -> String {
     s.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-fn shortened(s: &str) -> String {
+/// `s`, cut to what stands in a box.
+pub fn shortened(s: &str) -> String {
     if s.chars().count() <= WIDEST {
         return s.to_string();
     }

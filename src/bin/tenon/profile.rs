@@ -231,7 +231,7 @@ fn rows(profile: &Profile, by: By, roofs: &Roofs) -> Vec<Row> {
 }
 
 /// `84 %`: `limit` as a part of `time`.
-fn part(limit: Duration, time: Duration) -> String {
+pub(crate) fn part(limit: Duration, time: Duration) -> String {
     format!("{:.0} %", 100.0 * limit.as_secs_f64() / time.as_secs_f64().max(1e-12))
 }
 

@@ -4,10 +4,11 @@
 //! Below, the slowest calls are bars as long as their time; the dark part is what the lowest roof asks for.
 
 use crate::output::time;
-use crate::profile::kind;
+use crate::profile::{kind, part};
 use crate::roofs::Roofs;
 use std::fmt::Write;
 use std::time::Duration;
+use tenon::drawing::{escaped, shortened};
 use tenon::profile::{CallProfile, Profile};
 
 const WIDTH: f64 = 980.0;
@@ -115,10 +116,6 @@ fn colour(kinds: &[&str], c: &CallProfile) -> (&'static str, &'static str) {
     COLOURS[at.min(COLOURS.len() - 1)]
 }
 
-fn escaped(s: &str) -> String {
-    s.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
 fn text(out: &mut String, x: f64, y: f64, anchor: &str, s: &str) {
     let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>", escaped(s));
 }
@@ -134,8 +131,8 @@ fn line(out: &mut String, from: (f64, f64), to: (f64, f64), style: &str) {
 /// What a pointer over a call shows.
 fn hint(c: &CallProfile, roofs: &Roofs) -> String {
     let (limit, roof) = roofs.limit(c);
-    let part = 100.0 * limit.as_secs_f64() / c.median.as_secs_f64().max(1e-12);
-    escaped(&format!("{}: {}, {part:.0} % of the roof ({})\n{}", c.kernel, time(c.median), roof.name(), c.nodes))
+    let part = part(limit, c.median);
+    escaped(&format!("{}: {}, {part} of the roof ({})\n{}", c.kernel, time(c.median), roof.name(), c.nodes))
 }
 
 fn plot(out: &mut String, calls: &[&CallProfile], kinds: &[&str], sum: Duration, roofs: &Roofs) {
@@ -215,10 +212,10 @@ fn below(out: &mut String, calls: &[&CallProfile], kinds: &[&str], roofs: &Roofs
     for (i, c) in calls.iter().enumerate() {
         let y = top + i as f64 * BAR;
         let (limit, roof) = roofs.limit(c);
-        let (secs, limit) = (c.median.as_secs_f64(), limit.as_secs_f64());
+        let secs = c.median.as_secs_f64();
         let (fill, stroke) = colour(kinds, c);
         let _ = writeln!(out, "<g><title>{}</title>", hint(c, roofs));
-        for (length, colour) in [(secs, fill), (limit.min(secs), stroke)] {
+        for (length, colour) in [(secs, fill), (limit.as_secs_f64().min(secs), stroke)] {
             let _ = writeln!(
                 out,
                 "<rect x=\"{LABELS}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>",
@@ -227,48 +224,21 @@ fn below(out: &mut String, calls: &[&CallProfile], kinds: &[&str], roofs: &Roofs
             );
         }
         text(out, LABELS - 8.0, y + 10.0, "end", &shortened(&c.kernel));
-        let part = 100.0 * limit / secs.max(1e-12);
         text(
             out,
             LABELS + secs * scale + 6.0,
             y + 10.0,
             "start",
-            &format!("{}, {part:.0} % {}", time(c.median), roof.name()),
+            &format!("{}, {} {}", time(c.median), part(limit, c.median), roof.name()),
         );
         out.push_str("</g>\n");
     }
 }
 
-/// A name that fits beside its bar.
-fn shortened(s: &str) -> String {
-    const KEPT: usize = 34;
-    if s.chars().count() <= KEPT {
-        return s.to_string();
-    }
-    s.chars().take(KEPT - 1).chain(['…']).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tenon_kernel::Work;
-
-    fn call(kernel: &str, us: u64, operations: u64, bytes: usize) -> CallProfile {
-        let median = Duration::from_micros(us);
-        CallProfile {
-            call: 0,
-            kernel: kernel.into(),
-            nodes: "a < b".into(),
-            median,
-            min: median,
-            start: Duration::ZERO,
-            time: median,
-            work: Work { operations, ..Work::default() },
-            read: bytes,
-            constants: 0,
-            written: 0,
-        }
-    }
+    use crate::roofs::tests::call;
 
     #[test]
     fn axes_are_whole_decades() {
@@ -281,8 +251,11 @@ mod tests {
 
     #[test]
     fn every_call_is_drawn_and_names_are_escaped() {
-        let calls =
-            vec![call("conv_0", 100, 1 << 24, 1 << 16), call("copy", 5, 0, 1 << 12), call("relu_1", 0, 10, 10)];
+        let calls = vec![
+            call("conv_0", 100, 1 << 24, 1 << 16, 0),
+            call("copy", 5, 0, 1 << 12, 0),
+            call("relu_1", 0, 10, 10, 0),
+        ];
         let run = Duration::from_micros(105);
         let profile = Profile { calls, rounds: 1, run, run_min: run };
         let drawn = svg("a & b", &profile, &Roofs { compute: 200.0, memory: 10.0, cache: 60.0 });

@@ -107,19 +107,21 @@ fn reading(bytes: usize) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use tenon_kernel::Work;
 
-    fn call(operations: u64, read: usize, constants: usize) -> CallProfile {
+    /// A call of `us` microseconds.
+    pub(crate) fn call(kernel: &str, us: u64, operations: u64, read: usize, constants: usize) -> CallProfile {
+        let time = Duration::from_micros(us);
         CallProfile {
             call: 0,
-            kernel: "conv_0".into(),
-            nodes: String::new(),
-            median: Duration::from_millis(1),
-            min: Duration::from_millis(1),
+            kernel: kernel.into(),
+            nodes: "a < b".into(),
+            median: time,
+            min: time,
             start: Duration::ZERO,
-            time: Duration::from_millis(1),
+            time,
             work: Work { operations, ..Work::default() },
             read,
             constants,
@@ -131,6 +133,7 @@ mod tests {
     fn the_lowest_roof_sets_the_limit() {
         let roofs = Roofs { compute: 100.0, memory: 10.0, cache: 50.0 };
         let ms = Duration::from_millis;
+        let call = |operations, read, constants| call("conv_0", 1000, operations, read, constants);
         assert_eq!(roofs.limit(&call(100_000_000, 0, 0)), (ms(1), Roof::Compute));
         assert_eq!(roofs.limit(&call(100_000_000, 20_000_000, 20_000_000)), (ms(2), Roof::Memory));
         assert_eq!(roofs.limit(&call(100_000_000, 150_000_000, 0)), (ms(3), Roof::Cache));

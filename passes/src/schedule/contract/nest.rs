@@ -7,7 +7,7 @@ use super::tile::{Part, Tile, tile};
 use crate::schedule::pack::Layout;
 use crate::schedule::scope::{Block, for_loop};
 use crate::tuning::Order;
-use tenon_kernel::{Access, Affine, Contract, Expr, Kernel, Stmt};
+use tenon_kernel::{Access, Affine, Contract, ContractDim, Expr, Kernel, Stmt};
 
 /// Loops for `c`, tiled as `p` says.
 pub(super) fn lower(c: &Contract, mut p: Plan, kernel: &mut Kernel) -> Vec<Stmt> {
@@ -22,7 +22,12 @@ pub(super) fn lower(c: &Contract, mut p: Plan, kernel: &mut Kernel) -> Vec<Stmt>
     p.divide(c, kernel);
     let mut body = packing;
     body.append(&mut tiles(c, &p, kernel));
-    for d in p.outer.iter().rev() {
+    inside(&p.outer, body)
+}
+
+/// `body` in loops over `dims`, the first outermost.
+fn inside(dims: &[ContractDim], mut body: Vec<Stmt>) -> Vec<Stmt> {
+    for d in dims.iter().rev() {
         body = vec![for_loop(d.var, d.extent, 1, true, body)];
     }
     body
@@ -53,12 +58,7 @@ fn pack_inside(f: &mut Factor, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
         let from = f.index.to_expr().substitute(p.v.var, &(tile.clone() * width + lane.clone()));
         Stmt::Store { buf, index: tile * stride + index.to_expr() + lane, value: Expr::load(f.buf, from) }
     };
-    let loops = |mut body: Vec<Stmt>| {
-        for d in used.iter().rev() {
-            body = vec![for_loop(d.var, d.extent, 1, true, body)];
-        }
-        body
-    };
+    let loops = |body: Vec<Stmt>| inside(&used, body);
     // Runs are copied as such. Else lanes are outermost: the source is read as it lies where its unit stride is in the sum.
     let runs = f.index.coefficient(p.v.var) == 1;
     let over = |n: usize, s: Stmt| match runs {
@@ -88,12 +88,7 @@ fn pack_inside(f: &mut Factor, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
 
 /// All tiles, for one point of the outer loops.
 fn tiles(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
-    let within = |mut body: Vec<Stmt>| {
-        for d in p.middle.iter().rev() {
-            body = vec![for_loop(d.var, d.extent, 1, true, body)];
-        }
-        body
-    };
+    let within = |body: Vec<Stmt>| inside(&p.middle, body);
     match p.order {
         Order::RowsInside if p.middle.is_empty() && p.m.is_some() => blocks_of_rows(c, p, kernel),
         Order::RowsInside if p.middle.first().is_some_and(|d| p.block(d.extent).is_some()) => {
@@ -184,54 +179,15 @@ fn blocks_of_rows(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
     out
 }
 
-/// The same where the outermost of the loops between is what is cut.
-fn blocks_of_middle(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
-    let Some((d, inner)) = p.middle.split_first() else { return vec![] };
-    let by = p.block(d.extent).unwrap_or(d.extent);
-    let block = |first: Expr, n: usize, kernel: &mut Kernel| {
-        columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
-            in_parts(p, kernel, &mut |part, kernel| {
-                let mut body = along_rows(p, rows, kernel, &mut |m0, mr, kernel| {
-                    tile(c, p, &Tile { m0, mr, part, ..at.clone() }, kernel)
-                });
-                for d in inner.iter().rev() {
-                    body = vec![for_loop(d.var, d.extent, 1, true, body)];
-                }
-                let (lo, hi) = (first.clone(), first.clone() + n);
-                vec![Stmt::For { var: d.var, lo, hi, step: 1, parallel: true, body }]
-            })
-        })
-    };
-    let (blocks, left) = (d.extent / by, d.extent % by);
-    let b = Block::new(kernel).index("block");
-    let body = block(Expr::Var(b) * by, by, kernel);
-    let mut out = vec![for_loop(b, blocks, 1, true, body)];
-    if left > 0 {
-        out.append(&mut block((blocks * by).into(), left, kernel));
-    }
-    out
-}
-
-/// Tiles below each other, one column after the other, in blocks of lines.
-fn blocks_of_lines(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
-    let (line, outside) = match p.middle.split_last() {
-        Some((d, outside)) => (Some(d), outside),
-        None => (None, &[][..]),
-    };
-    let block = |first: Expr, n: usize, kernel: &mut Kernel| {
-        along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
-            columns(p, c, kernel, Columns::All, &mut |at, _, kernel| {
-                let body = tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel);
-                let Some(d) = line else { return body };
-                let (lo, hi) = (first.clone(), first.clone() + n);
-                vec![Stmt::For { var: d.var, lo, hi, step: 1, parallel: true, body }]
-            })
-        })
-    };
-    let lines = line.map_or(1, |d| d.extent);
-    let by = lines_of_block(lines);
-    let (blocks, left) = (lines / by, lines % by);
-    let mut body = if blocks == 1 {
+/// What `block` makes of `extent` iterations from the first on, `by` at a time: it is told where they begin and how many they are.
+fn in_blocks(
+    extent: usize,
+    by: usize,
+    kernel: &mut Kernel,
+    block: &mut dyn FnMut(Expr, usize, &mut Kernel) -> Vec<Stmt>,
+) -> Vec<Stmt> {
+    let (blocks, left) = (extent / by, extent % by);
+    let mut out = if blocks == 1 {
         block(0.into(), by, kernel)
     } else {
         let b = Block::new(kernel).index("block");
@@ -239,12 +195,50 @@ fn blocks_of_lines(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
         vec![for_loop(b, blocks, 1, true, body)]
     };
     if left > 0 {
-        body.append(&mut block((blocks * by).into(), left, kernel));
+        out.append(&mut block((blocks * by).into(), left, kernel));
     }
-    for d in outside.iter().rev() {
-        body = vec![for_loop(d.var, d.extent, 1, true, body)];
-    }
-    body
+    out
+}
+
+/// `body` for `n` iterations of the loop over `d` from `first` on.
+fn run_of(d: &ContractDim, first: Expr, n: usize, body: Vec<Stmt>) -> Vec<Stmt> {
+    let (lo, hi) = (first.clone(), first + n);
+    vec![Stmt::For { var: d.var, lo, hi, step: 1, parallel: true, body }]
+}
+
+/// Columns inside blocks of the outermost of the loops between.
+fn blocks_of_middle(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
+    let Some((d, inner)) = p.middle.split_first() else { return vec![] };
+    let by = p.block(d.extent).unwrap_or(d.extent);
+    in_blocks(d.extent, by, kernel, &mut |first, n, kernel| {
+        columns(p, c, kernel, Columns::All, &mut |at, rows, kernel| {
+            in_parts(p, kernel, &mut |part, kernel| {
+                let body = along_rows(p, rows, kernel, &mut |m0, mr, kernel| {
+                    tile(c, p, &Tile { m0, mr, part, ..at.clone() }, kernel)
+                });
+                run_of(d, first.clone(), n, inside(inner, body))
+            })
+        })
+    })
+}
+
+/// Tiles below each other, one column after the other, in blocks of lines.
+fn blocks_of_lines(c: &Contract, p: &Plan, kernel: &mut Kernel) -> Vec<Stmt> {
+    let block = |line: Option<(&ContractDim, Expr, usize)>, kernel: &mut Kernel| {
+        along_rows(p, &p.cover.full, kernel, &mut |m0, mr, kernel| {
+            columns(p, c, kernel, Columns::All, &mut |at, _, kernel| {
+                let body = tile(c, p, &Tile { m0: m0.clone(), mr, ..at.clone() }, kernel);
+                match &line {
+                    Some((d, first, n)) => run_of(d, first.clone(), *n, body),
+                    None => body,
+                }
+            })
+        })
+    };
+    let Some((d, outside)) = p.middle.split_last() else { return block(None, kernel) };
+    let by = lines_of_block(d.extent);
+    let body = in_blocks(d.extent, by, kernel, &mut |first, n, kernel| block(Some((d, first, n)), kernel));
+    inside(outside, body)
 }
 
 /// Which columns of tiles.

@@ -8,7 +8,7 @@ use super::plan::Factor;
 use crate::tuning::Order;
 use std::collections::BTreeSet;
 use tenon_base::gcd;
-use tenon_kernel::{ContractDim, Kernel};
+use tenon_kernel::{ContractDim, Kernel, Var};
 use tenon_target::Caches;
 
 /// Lines of a set of the first cache at least, in most processors.
@@ -27,13 +27,11 @@ const MOST: usize = 1 << 14;
 /// Lines of a block whose tiles are computed below each other, of `n` in all. Few lines read what is around them more often; many lie in more
 /// pages than the first of the tables of pages has room for, and each column would look for them again.
 pub(super) fn lines_of_block(n: usize) -> usize {
-    let even = |l: &usize| n.is_multiple_of(*l);
-    match n <= LINES {
-        true => n,
-        false => {
-            (LINES / 2 + 1..=LINES).rev().find(even).or_else(|| (LINES + 1..=2 * LINES).find(even)).unwrap_or(LINES)
-        }
+    if n <= LINES {
+        return n;
     }
+    let even = |l: &usize| n.is_multiple_of(*l);
+    (LINES / 2 + 1..=LINES).rev().find(even).or_else(|| (LINES + 1..=2 * LINES).find(even)).unwrap_or(LINES)
 }
 
 /// The order of a product whose loops over rows read `columns` bytes again, and whose loops over columns read `rows` bytes and write
@@ -119,19 +117,24 @@ impl Lines<'_> {
 
     /// Where the elements of one column are that `rows` rows of `lines` lines read; `None` if they are very many.
     fn places(&self, x: &Factor, rows: usize, lines: usize) -> Option<BTreeSet<i64>> {
-        let mut all = BTreeSet::from([0]);
         let along = [(self.m.var, rows)].into_iter().chain(self.lines.iter().map(|d| (d.var, lines)));
-        for (var, extent) in self.reduce.iter().map(|d| (d.var, d.extent)).chain(along) {
-            let by = x.index.coefficient(var);
-            if by != 0 {
-                if all.len().saturating_mul(extent) > MOST {
-                    return None;
-                }
-                all = all.iter().flat_map(|at| (0..extent as i64).map(move |i| at + i * by)).collect();
-            }
-        }
-        Some(all)
+        places(x, self.reduce.iter().map(|d| (d.var, d.extent)).chain(along))
     }
+}
+
+/// Where the elements of `f` are that `loops` read, each a variable and its iterations; `None` if they are very many.
+fn places(f: &Factor, loops: impl Iterator<Item = (Var, usize)>) -> Option<BTreeSet<i64>> {
+    let mut all = BTreeSet::from([0]);
+    for (var, extent) in loops {
+        let by = f.index.coefficient(var);
+        if by != 0 {
+            if all.len().saturating_mul(extent) > MOST {
+                return None;
+            }
+            all = all.iter().flat_map(|at| (0..extent as i64).map(move |i| at + i * by)).collect();
+        }
+    }
+    Some(all)
 }
 
 /// How many lines pieces of `bytes` of rows of `row` bytes touch on average, for each line that they fill: a piece may be less than a
@@ -161,14 +164,7 @@ fn fits(places: &BTreeSet<i64>, size: usize, caches: &Caches) -> bool {
 /// Whether runs of `width` elements of `f`, one for each point of `reduce`, crowd so few sets of the first cache that the rows of tiles
 /// that read them one after the other would not find them there: heads of an attention lie so, many powers of two apart.
 pub(super) fn crowded(f: &Factor, reduce: &[ContractDim], width: usize, size: usize, caches: &Caches) -> bool {
-    let mut places = BTreeSet::from([0]);
-    for d in reduce.iter().filter(|d| f.uses(d)) {
-        if places.len().saturating_mul(d.extent) > MOST {
-            return true;
-        }
-        let by = f.index.coefficient(d.var);
-        places = places.iter().flat_map(|at| (0..d.extent as i64).map(move |i| at + i * by)).collect();
-    }
+    let Some(places) = places(f, reduce.iter().map(|d| (d.var, d.extent))) else { return true };
     // One run beside the other is what packing would make of them.
     let apart = places.iter().zip(places.iter().skip(1)).any(|(a, b)| b - a > width as i64);
     let line = (caches.line / size.max(1)).max(1);
